@@ -1,0 +1,166 @@
+"""What is known of a file (`Attr`), and the bytes it is kept in beside the file (the sidecar)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticSerializationError
+
+from artstore.errors import Damaged, InvalidField
+
+SIDECAR_SUFFIX = ".attr.json"
+SIDECAR_LIMIT = 4096
+SCHEMA_VERSION = 1
+MAX_DEPTH = 20
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, 5.6.2: a grammar, not a secret
+_CONTENT_TYPE = re.compile(
+    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\\x00-\x1f\x7f]|\\[ -~])*\"))*", re.ASCII
+)
+_DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)})
+# Marks that reorder the text around them: a name that holds one can pass for another (UTR 36, 2.6).
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def timestamp(at: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds and `Z`; strings of this form sort as the times do."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _is_time(text: str) -> str:
+    if not _TIME.fullmatch(text):
+        raise ValueError("must look like 2025-01-11T15:30:45.123Z")
+    datetime.fromisoformat(text)
+    return text
+
+
+def _is_uuid(text: str) -> str:
+    if not _UUID.fullmatch(text):
+        raise ValueError("must be a UUID in lower case, like 0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4")
+    return text
+
+
+def _is_plain(text: str) -> str:
+    if any(c < " " or c == "\x7f" for c in text):
+        raise ValueError("must not hold control characters")
+    return text
+
+
+def _is_filename(text: str) -> str:
+    _is_plain(text)
+    if "/" in text or "\\" in text:
+        raise ValueError("must be a name, not a path")
+    if not text.strip(". \u00a0\u3000"):
+        raise ValueError("must hold more than dots and spaces")
+    if any(c in _BIDI or "\x80" <= c <= "\x9f" or c in "\u2028\u2029" for c in text):
+        raise ValueError("must not hold marks that hide or reorder text")
+    if text.split(".", 1)[0].rstrip().lower() in _DEVICES:
+        raise ValueError("is the name of a device on Windows")
+    return text
+
+
+def _is_content_type(text: str) -> str:
+    if not _CONTENT_TYPE.fullmatch(text):
+        raise ValueError("must look like text/plain or text/plain; charset=utf-8")
+    return text
+
+
+def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [v for x in level if isinstance(x, dict | list) for v in (x.values() if isinstance(x, dict) else x)]
+        if not level:
+            return value
+    raise ValueError(f"must not be deeper than {MAX_DEPTH}")
+
+
+Timestamp = Annotated[str, AfterValidator(_is_time), Field(examples=["2025-01-11T15:30:45.123Z"])]
+FileId = Annotated[str, AfterValidator(_is_uuid), Field(json_schema_extra={"format": "uuid"})]
+Filename = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_is_filename)]
+ContentType = Annotated[str, StringConstraints(min_length=3, max_length=255), AfterValidator(_is_content_type)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_is_plain)]
+Username = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_is_plain)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(_is_shallow)]
+
+
+class Attr(BaseModel):
+    """All that is known of one file; immutable. Sizes in bytes, times in RFC 3339 UTC.
+
+    `storage_path` is the directory and `storage_filename` the name of the data within the store.
+    `revision` starts at 1 and grows by 1 with every update. Keys that this version does not know are
+    kept through every rewrite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    file_id: FileId
+    original_filename: Filename
+    storage_filename: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    storage_path: str
+    size: int = Field(ge=0)
+    content_type: ContentType
+    sha256: Sha256
+    uploaded_by: Username
+    uploaded_by_id: Username
+    uploaded_at: Timestamp
+    updated_at: Timestamp
+    revision: int = Field(ge=1)
+    description: str = ""
+    tags: tuple[Tag, ...] = ()
+    metadata: Metadata = {}
+
+    @property
+    def key(self) -> str:
+        """Where the data lies in a backend."""
+        return f"{self.storage_path}/{self.storage_filename}"
+
+    def encode(self) -> bytes:
+        """The sidecar: UTF-8 JSON, indented where that fits. Raises `InvalidField` past 4,096 bytes."""
+        try:
+            sidecar = self.model_dump_json(indent=2).encode()
+            if len(sidecar) > SIDECAR_LIMIT:
+                sidecar = self.model_dump_json().encode()
+        except (PydanticSerializationError, UnicodeEncodeError) as e:
+            raise InvalidField("metadata", f"Metadata cannot be written as UTF-8 JSON: {e}.") from None
+        if len(sidecar) > SIDECAR_LIMIT:
+            raise InvalidField(
+                "metadata",
+                f"Name, description, tags and metadata need {len(sidecar)} bytes together; "
+                f"{SIDECAR_LIMIT} is the limit of {SIDECAR_SUFFIX}.",
+            )
+        return sidecar
+
+
+def decode(sidecar: bytes, key: str) -> Attr:
+    """The `Attr` a sidecar holds. Raises `Damaged` when it cannot be parsed or speaks of another key."""
+    if len(sidecar) > SIDECAR_LIMIT:
+        raise Damaged(f"The sidecar of {key} is larger than {SIDECAR_LIMIT} bytes.")
+    try:
+        attr = Attr.model_validate_json(sidecar)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(x) for x in first["loc"])
+        raise Damaged(f"The sidecar of {key} is not valid: {where}: {first['msg']}.") from None
+    if attr.key != key:
+        raise Damaged(f"The sidecar of {key} belongs to {attr.key}.")
+    return attr
+
+
+def sidecar_key(key: str) -> str:
+    """Where the sidecar of `key` lies."""
+    return key + SIDECAR_SUFFIX

@@ -1,0 +1,388 @@
+"""The rooms: what a naming, a backend, a cache and an auth must do. Prose plus types.
+
+Everything here is synchronous and called from many threads at once. A provider class carries `API` (the
+generation of this file it was written for) and `Settings` (a pydantic model, `extra="forbid"`), and is
+built once per process with `(settings, context)`. Providers raise the errors of `artstore.errors`,
+translated once at their edge; any other exception is a bug and is reported as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+from pydantic import BaseModel
+
+from artstore.attr import Attr
+
+API = 1
+PIECE = 1 << 20
+"""Bytes moved at a time, everywhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a provider is told about the element it serves."""
+
+    home: Path
+    files: Path
+    """The store of an embedded element: only a backend writes here."""
+    state: Path
+    """What may be deleted at any time while the element is stopped, except keys the operator wants to keep."""
+    element_id: str = ""
+    """Empty until the store remembers one."""
+
+
+class NoSettings(BaseModel, extra="forbid"):
+    """For a provider that has nothing to set."""
+
+
+# --- naming -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Name:
+    """Where new data goes: `directory` has `/` between its parts, `filename` has none."""
+
+    directory: str
+    filename: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.directory}/{self.filename}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """What a filename of ours tells. `uuid` is the part of the id that the name carries."""
+
+    stem: str
+    user: str
+    timestamp: str
+    uuid: str
+    ext: str
+
+
+class Naming(Protocol):
+    """Makes names that people can read, and finds its way back from them. Pure: no I/O."""
+
+    API: ClassVar[int]
+    Settings: ClassVar[type[BaseModel]]
+
+    def name(self, *, file_id: str, original_filename: str, username: str, at: datetime) -> Name:
+        """The name of a new file; with `.attr.json` behind it never over 245 bytes. Never raises on text."""
+
+    def parse(self, filename: str) -> Parsed | None:
+        """What `filename` tells, or None when it is not ours. Never raises."""
+
+    def carries(self, filename: str, file_id: str) -> bool:
+        """Whether `filename` could be the name of `file_id`; False positives are checked by the caller."""
+
+    def directory(self, file_id: str) -> str | None:
+        """The directory of an id that we made, told by the id alone; None when the id does not tell."""
+
+    def directory_at(self, at: datetime) -> str:
+        """The directory that names made at `at` get. Directories sort as their times do."""
+
+
+# --- backend ----------------------------------------------------------------------------------------------
+
+
+class Span(NamedTuple):
+    """A piece of data: `length` bytes from `offset`."""
+
+    offset: int
+    length: int
+
+
+class Space(NamedTuple):
+    """Bytes of the volume below the store; None where the backend has no such limit."""
+
+    total: int | None
+    free: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Facts a backend declares; the shipped suite holds it to them."""
+
+    durable: bool
+    """What `publish`, `replace_sidecar` and `entomb` did survives power loss once they return."""
+    atomic_sidecar: bool
+    """A reader sees the old sidecar or the new one, whole."""
+    shared: bool
+    """Several machines may serve this store at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What one hour directory holds under one key. `age` in seconds since the last change."""
+
+    key: str
+    data: bool
+    sidecar: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What became of something a dead process left: the cache row of `key` is to be compared again."""
+
+    key: str
+    outcome: Literal["finished", "undone", "quarantined"]
+
+
+class Writer(Protocol):
+    """New data on its way; nobody sees it before `publish`. Used by one thread at a time."""
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        """Append. Raises `StorageFull`, `Unavailable`."""
+
+    def publish(self, sidecar: bytes) -> None:
+        """Make the data durable, then the sidecar; on return both are, under their names.
+
+        The appearance of the sidecar is the commit point: a valid sidecar never exists before its data
+        is durable. On any exception nothing is published and nothing is left. `Conflict`: the key is taken.
+        """
+
+    def abort(self) -> None:
+        """Leave nothing. Harmless after `publish`, after `abort`, and twice. Never raises."""
+
+
+class Reader(Protocol):
+    """Data held open: stays readable while the file is deleted under it."""
+
+    size: int
+    path: str | None
+    """A path by which this process can open the same bytes until `close`, or None."""
+
+    def pieces(self, span: Span) -> Iterator[bytes]:
+        """The bytes of `span`, in pieces of at most 1 MiB. Raises `Damaged` when data ends before it should."""
+
+    def close(self) -> None:
+        """Give everything back. Harmless twice."""
+
+
+class Backend(Protocol):
+    """Where data and sidecars lie. Narrow and stateless, like an object store."""
+
+    API: ClassVar[int]
+    Settings: ClassVar[type[BaseModel]]
+    capabilities: Capabilities
+
+    def create(self, key: str) -> Writer:
+        """Begin new data. Raises `Conflict` when `key` is taken, `StorageFull`, `Unavailable`."""
+
+    def sidecar(self, key: str) -> bytes:
+        """The sidecar, at most 4,097 bytes of it. Raises `NotFound`, `Damaged` (not a plain file)."""
+
+    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+        """Swap `old` for `new`; durable on return. Raises `PreconditionFailed` when it is no longer `old`."""
+
+    def entomb(self, key: str) -> None:
+        """Take the sidecar away: the file is deleted, durably, and a tombstone remembers it.
+
+        Works on a full disk. Raises `NotFound` when there is no sidecar.
+        """
+
+    def remove_data(self, key: str) -> None:
+        """Remove data that has no sidecar. Removing what is not there is no error."""
+
+    def tombstones(self) -> Iterator[str]:
+        """The keys that were entombed and not forgotten."""
+
+    def forget(self, key: str) -> None:
+        """Remove the tombstone; called once the deletion is durable everywhere. Not there: no error."""
+
+    def quarantine(self, key: str) -> None:
+        """Move data and sidecar of `key`, whichever are there, out of the tree; nothing is dropped."""
+
+    def read(self, key: str) -> Reader:
+        """Open data. Raises `NotFound`, `Damaged` (not a plain file), `Unavailable`."""
+
+    def scan(self, directory: str) -> Iterator[Entry]:
+        """What lies in one directory, by key, in no order; foreign names too. Not there: nothing."""
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        """The directories that hold files, sorted, from `since` on (inclusive)."""
+
+    def reap(self) -> Iterator[Settled]:
+        """Settle what dead processes left half-done; never touches what a live one holds.
+
+        Each unfinished publication ends whole (its sidecar was published) or gone. Idempotent, and
+        safe when killed half-way.
+        """
+
+    def lonely(self) -> bool:
+        """Whether no other live process writes to this store."""
+
+    def record(self, name: str) -> bytes | None:
+        """A small document of the element itself (`element.json`, `checkpoint.json`), or None."""
+
+    def put_record(self, name: str, document: bytes) -> None:
+        """Replace such a document; atomic, durable on return."""
+
+    def space(self) -> Space:
+        """What is left. Raises `Unavailable`."""
+
+    def check(self, *, writing: bool) -> None:
+        """Raise `Unavailable` with a sentence unless reading (and writing) works now."""
+
+    def close(self) -> None:
+        """Give everything back; unfinished writers are lost."""
+
+
+# --- cache ------------------------------------------------------------------------------------------------
+
+Sort = Literal["uploaded_at", "original_filename", "size"]
+
+
+class Position(NamedTuple):
+    """The last row of a page: its sort value and its id."""
+
+    value: str | int
+    file_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A search; every condition must hold. `size` in bytes, times as in `Attr`.
+
+    `words`: each must occur, regardless of case, somewhere in name, description or tags (as a part of a
+    word, in any language; no character is special). `after` starts behind that position.
+    """
+
+    words: tuple[str, ...] = ()
+    filename: str | None = None
+    uploaded_by: str | None = None
+    content_type: str | None = None
+    tags: tuple[str, ...] = ()
+    sha256: str | None = None
+    min_size: int | None = None
+    max_size: int | None = None
+    uploaded_after: str | None = None
+    """Strictly later."""
+    uploaded_before: str | None = None
+    """Strictly earlier."""
+    sort: Sort = "uploaded_at"
+    descending: bool = True
+    limit: int = 100
+    after: Position | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A part of the answer; `next` is None on the last page."""
+
+    items: Sequence[Attr]
+    next: Position | None
+
+
+class Totals(NamedTuple):
+    """How many files the cache knows, and the sum of their sizes in bytes."""
+
+    files: int
+    size: int
+
+
+class Cache(Protocol):
+    """The index that may be deleted at any time. Never the truth: the kernel believes sidecars only.
+
+    Every method raises `Unavailable` when the database does not answer within its deadline.
+    """
+
+    API: ClassVar[int]
+    Settings: ClassVar[type[BaseModel]]
+
+    def put(self, attrs: Sequence[Attr]) -> None:
+        """Insert or replace rows by `file_id`; a row of a newer revision stays. Readers see it on return."""
+
+    def remove(self, file_ids: Sequence[str]) -> None:
+        """Delete rows; those not there are no error. Readers see it on return."""
+
+    def key(self, file_id: str) -> str | None:
+        """Where the file lies, or None when no row says so."""
+
+    def search(self, query: Query) -> Page:
+        """One page, ordered by (sort value, id); text compares by code point. Costs the same at any depth."""
+
+    def directory(self, directory: str) -> dict[str, str]:
+        """The rows of one directory: `storage_filename` -> `file_id`."""
+
+    def totals(self) -> Totals:
+        """Cheap: called on every upload when the element has a capacity."""
+
+    def flush(self) -> None:
+        """Make everything done before this call durable."""
+
+    def stamp(self) -> str | None:
+        """The mark last set, or None in a new cache: a cache whose mark is unknown is rebuilt."""
+
+    def set_stamp(self, stamp: str) -> None:
+        """Set the mark; durable on return together with everything before it."""
+
+    def clear(self) -> None:
+        """Forget every row and the mark."""
+
+    def check(self) -> None:
+        """Raise `Unavailable` with a sentence unless reading and writing work now."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+# --- auth -------------------------------------------------------------------------------------------------
+
+FILES_READ = "files:read"
+FILES_WRITE = "files:write"
+FILES_DELETE = "files:delete"
+STORAGE_READ = "storage:read"
+STORAGE_WRITE = "storage:write"
+
+ROLES: dict[str, frozenset[str]] = {
+    "reader": frozenset({FILES_READ}),
+    "user": frozenset({FILES_READ, FILES_WRITE}),
+    "operator": frozenset({FILES_READ, FILES_WRITE, FILES_DELETE, STORAGE_READ}),
+    "admin": frozenset({FILES_READ, FILES_WRITE, FILES_DELETE, STORAGE_READ, STORAGE_WRITE}),
+}
+"""A role is a set of scopes. An unknown role has none."""
+
+SCOPES = ROLES["admin"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who calls: `id` never changes, `name` is shown, `scopes` is what they may do."""
+
+    id: str
+    name: str
+    scopes: frozenset[str] = field(default_factory=frozenset)
+
+
+class Auth(Protocol):
+    """Tells who a bearer token speaks for."""
+
+    API: ClassVar[int]
+    Settings: ClassVar[type[BaseModel]]
+
+    def authenticate(self, token: str) -> Principal:
+        """The caller. Raises `Unauthorized` (a sentence for the caller, no secrets), `Unavailable`."""
+
+    def check(self) -> None:
+        """Raise `Unavailable` unless tokens can be checked now."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+@runtime_checkable
+class SupportsIssue(Protocol):
+    """An auth that can make tokens itself (`artstore token`)."""
+
+    def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
+        """A token for `user`, valid for `seconds`. Raises `ConfigError` when no private key is at hand."""
+
+
