@@ -28,7 +28,8 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, 5.6.2: a grammar, not a secret
 _CONTENT_TYPE = re.compile(
-    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\\x00-\x1f\x7f]|\\[ -~])*\"))*", re.ASCII
+    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\\x00-\x1f\x7f]|\\[ -~])*\"))*",
+    re.ASCII,
 )
 _DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)})
 # Marks that reorder the text around them: a name that holds one can pass for another (UTR 36, 2.6).
@@ -81,7 +82,9 @@ def _is_content_type(text: str) -> str:
 def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [v for x in level if isinstance(x, dict | list) for v in (x.values() if isinstance(x, dict) else x)]
+        level = [
+            v for x in level if isinstance(x, dict | list) for v in (x.values() if isinstance(x, dict) else x)
+        ]
         if not level:
             return value
     raise ValueError(f"must not be deeper than {MAX_DEPTH}")
@@ -90,7 +93,9 @@ def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
 Timestamp = Annotated[str, AfterValidator(_is_time), Field(examples=["2025-01-11T15:30:45.123Z"])]
 FileId = Annotated[str, AfterValidator(_is_uuid), Field(json_schema_extra={"format": "uuid"})]
 Filename = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_is_filename)]
-ContentType = Annotated[str, StringConstraints(min_length=3, max_length=255), AfterValidator(_is_content_type)]
+ContentType = Annotated[
+    str, StringConstraints(min_length=3, max_length=255), AfterValidator(_is_content_type)
+]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_is_plain)]
 Username = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_is_plain)]

@@ -54,4 +54,6 @@ def check_transition(current: Mode, target: Mode, *, confirm: bool) -> None:
         raise Conflict(f"Going back from '{current.value}' to '{target.value}' needs \"confirm\": true.")
     if Mode.EDIT in step:
         raise Conflict("Mode 'edit' is closed: nothing leaves it and nothing enters it.")
-    raise Conflict(f"There is no way from '{current.value}' to '{target.value}'; the steps are rw -> ro -> ar.")
+    raise Conflict(
+        f"There is no way from '{current.value}' to '{target.value}'; the steps are rw -> ro -> ar."
+    )

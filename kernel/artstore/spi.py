@@ -31,9 +31,7 @@ class Context:
     files: Path
     """The store of an embedded element: only a backend writes here."""
     state: Path
-    """What may be deleted at any time while the element is stopped, except keys the operator wants to keep."""
-    element_id: str = ""
-    """Empty until the store remembers one."""
+    """What may be deleted while the element is stopped: caches, logs, and keys made on first start."""
 
 
 class NoSettings(BaseModel, extra="forbid"):
@@ -119,12 +117,11 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What one hour directory holds under one key. `age` in seconds since the last change."""
+    """What one directory holds under one key."""
 
     key: str
     data: bool
     sidecar: bool
-    age: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +157,7 @@ class Reader(Protocol):
     """A path by which this process can open the same bytes until `close`, or None."""
 
     def pieces(self, span: Span) -> Iterator[bytes]:
-        """The bytes of `span`, in pieces of at most 1 MiB. Raises `Damaged` when data ends before it should."""
+        """The bytes of `span`, in pieces of at most 1 MiB. Raises `Damaged` when data ends too early."""
 
     def close(self) -> None:
         """Give everything back. Harmless twice."""
@@ -205,6 +202,9 @@ class Backend(Protocol):
 
     def scan(self, directory: str) -> Iterator[Entry]:
         """What lies in one directory, by key, in no order; foreign names too. Not there: nothing."""
+
+    def age(self, key: str) -> float:
+        """Seconds since data or sidecar of `key`, whichever is younger, came to its place."""
 
     def directories(self, since: str = "") -> Iterator[str]:
         """The directories that hold files, sorted, from `since` on (inclusive)."""
@@ -384,5 +384,3 @@ class SupportsIssue(Protocol):
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
         """A token for `user`, valid for `seconds`. Raises `ConfigError` when no private key is at hand."""
-
-

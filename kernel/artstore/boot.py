@@ -1,0 +1,176 @@
+"""Joins the parts of one element: settings, plugins, providers, kernel. The only place that knows them all."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from artstore import recovery
+from artstore.attr import Attr
+from artstore.element import Element
+from artstore.errors import ConfigError, PluginError, Unavailable
+from artstore.hookspecs import Change
+from artstore.ids import now
+from artstore.kernel import Kernel
+from artstore.locks import Locks
+from artstore.plugins import Registry
+from artstore.settings import ROLES, Configuration, Role, Settings, load, suggestion, validate
+from artstore.spi import Auth, Context
+from artstore.wal import Wal
+
+log = logging.getLogger("artstore.boot")
+
+
+@dataclass(slots=True)
+class Node:
+    """One element, running in this process."""
+
+    configuration: Configuration
+    registry: Registry
+    kernel: Kernel
+    auth: Auth
+    report: recovery.Report
+    _stop: Callable[[], None]
+
+    @property
+    def settings(self) -> Settings:
+        return self.configuration.settings
+
+    def close(self) -> None:
+        """Leave everything durable and settled."""
+        self._stop()
+        self.kernel.close()
+        self.auth.close()
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The plugins of this installation. Raises `PluginError`."""
+    registry = Registry()
+    registry.load(block=settings.plugins.block, strict=settings.plugins.strict)
+    return registry
+
+
+def context(configuration: Configuration) -> Context:
+    """What providers are told; makes the home."""
+    home = configuration.home
+    made = Context(home=home, files=home / "files", state=home / "state")
+    try:
+        made.state.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(
+            f"The home {home} cannot be used: {e.strerror}.",
+            place="--home or ARTSTORE_HOME",
+            cure="Make it a directory that this user may read and write.",
+        ) from e
+    return made
+
+
+def build(role: str, configuration: Configuration, registry: Registry, told: Context) -> Any:
+    """The provider chosen for a role, built. Raises `ConfigError`, `PluginError`."""
+    chosen: Role = getattr(configuration.settings, role)
+    offered = {o.provider.name for o in registry.offers if o.role == role}
+    for name in chosen.tables():
+        if name not in offered:
+            raise ConfigError(
+                f"There is no {role} '{name}' to set.",
+                place=f"[{role}.{name}]",
+                cure=suggestion(name, offered),
+            )
+    provider = registry.choose(role, chosen.use)
+    under = f"{role}.{chosen.use}"
+    settings = validate(provider.Settings, chosen.table(chosen.use), configuration.sources, under)
+    try:
+        return provider(settings, told)
+    except (ConfigError, Unavailable):
+        raise
+    except Exception as e:
+        plugin = registry.offer(role, chosen.use).plugin
+        raise PluginError(f"{plugin} failed to build: {type(e).__name__}: {e}.", place=under) from e
+
+
+def open_auth(configuration: Configuration) -> Auth:
+    """Only the auth of an element: for `artstore token`. Raises `ConfigError`."""
+    auth: Auth = build("auth", configuration, open_registry(configuration.settings), context(configuration))
+    return auth
+
+
+def open_node(configuration: Configuration) -> Node:
+    """Open the element and recover it; on return it may serve. Raises `ConfigError`, `Unavailable`."""
+    settings = configuration.settings
+    registry = open_registry(settings)
+    told = context(configuration)
+    built: list[Any] = []
+    try:
+        for role in ROLES:
+            built.append(build(role, configuration, registry, told))
+        backend, naming, cache, auth = built
+        locks = Locks(told.state / "locks")
+        element = Element(backend, locks)
+        element.open(
+            element_id=settings.element_id,
+            naming=settings.naming.use,
+            mode=settings.mode,
+            fallback_id=f"se-{secrets.token_hex(4)}",
+            at=now(),
+        )
+        wal = Wal(told.state / "wal", keep_hours=settings.wal.keep_hours, max_size=int(settings.wal.max_size))
+        announce, stop = _announcer(registry)
+        kernel = Kernel(
+            backend=backend,
+            cache=cache,
+            naming=naming,
+            wal=wal,
+            locks=locks,
+            element=element,
+            limits=settings.limits,
+            announce=announce,
+        )
+        report = recovery.recover(kernel)
+        kernel.keeper.start()
+    except BaseException:
+        for provider in reversed(built):
+            close = getattr(provider, "close", None)  # a naming has nothing to close
+            if close is not None:
+                close()
+        raise
+    return Node(configuration, registry, kernel, auth, report, stop)
+
+
+def open_default(home: Path | None = None) -> Node:
+    """The element that file and environment describe: for servers that load an app by its name."""
+    return open_node(load(home=home))
+
+
+def _announcer(registry: Registry) -> tuple[Callable[[Change, Attr], None], Callable[[], None]]:
+    """A function that hands changes to the plugins on a thread of its own, and one that ends that thread."""
+    if not registry.has_listeners:
+        return (lambda op, attr: None), (lambda: None)
+    waiting: queue.Queue[tuple[Change, Attr] | None] = queue.Queue(maxsize=10_000)
+
+    def run() -> None:
+        while (change := waiting.get()) is not None:
+            registry.announce(*change)
+
+    thread = threading.Thread(target=run, name="announcer", daemon=True)
+    thread.start()
+
+    def announce(op: Change, attr: Attr) -> None:
+        try:
+            waiting.put_nowait((op, attr))
+        except queue.Full:
+            log.warning("plugins hear too slowly: they miss %s of %s", op, attr.file_id)
+
+    def stop() -> None:
+        try:
+            waiting.put(None, timeout=1)
+        except queue.Full:
+            return
+        thread.join(timeout=5)
+
+    return announce, stop

@@ -1,0 +1,138 @@
+"""The element itself: its id and its mode, remembered in the store, and the gate every change passes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from artstore import modes
+from artstore.attr import Timestamp, timestamp
+from artstore.errors import ConfigError, Unavailable
+from artstore.locks import Locks
+from artstore.modes import Mode, Operation
+from artstore.spi import Backend
+
+RECORD = "element.json"
+_REMEMBERED = 0.5
+"""Seconds for which a store that several machines share is not asked again."""
+
+
+class ElementRecord(BaseModel):
+    """What `.artstore/element.json` holds; unknown keys are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    schema_version: int = 1
+    element_id: str
+    naming: str
+    mode: Mode
+    changed_at: Timestamp
+    changed_by: str
+    reason: str = ""
+
+
+class Element:
+    """Id and mode of one element. The truth is the record in the store, read again before each use."""
+
+    def __init__(self, backend: Backend, locks: Locks) -> None:
+        self._backend = backend
+        self._locks = locks
+        self._lock = threading.Lock()
+        self._seen: tuple[bytes, ElementRecord] | None = None
+        self._asked = 0.0
+
+    def open(
+        self, *, element_id: str | None, naming: str, mode: Mode, fallback_id: str, at: datetime
+    ) -> None:
+        """Remember the element on the first start, recognise it later. Raises `ConfigError` for another's."""
+        with self._locks.exclusive("element"):
+            document = self._backend.record(RECORD)
+            if document is None:
+                record = ElementRecord(
+                    element_id=element_id or fallback_id,
+                    naming=naming,
+                    mode=mode,
+                    changed_at=timestamp(at),
+                    changed_by="artstore",
+                    reason="first start",
+                )
+                self._write(record)
+                return
+        record = _parse(document)
+        if element_id and record.element_id != element_id:
+            raise ConfigError(
+                f"This store belongs to element '{record.element_id}', not to '{element_id}'.",
+                place="element_id",
+                cure="Name the right element_id, or point the backend to a store of its own.",
+            )
+        if record.naming != naming:
+            raise ConfigError(
+                f"This store was made with naming '{record.naming}', not '{naming}'.",
+                place="naming",
+                cure=f'Set naming = "{record.naming}".',
+            )
+
+    def record(self) -> ElementRecord:
+        """As the store has it now. Raises `Unavailable`."""
+        if self._backend.capabilities.shared and time.monotonic() - self._asked < _REMEMBERED and self._seen:
+            return self._seen[1]
+        document = self._backend.record(RECORD)
+        if document is None:
+            raise Unavailable("The store has lost the record of this element.")
+        seen = self._seen
+        if seen is None or seen[0] != document:
+            try:
+                seen = (document, _parse(document))
+            except ConfigError as e:
+                raise Unavailable(e.detail) from None
+            self._seen = seen
+        self._asked = time.monotonic()
+        return seen[1]
+
+    def require(self, operation: Operation) -> None:
+        """Raise `ModeNotAllowed` unless the element performs `operation` now."""
+        modes.require(self.record().mode, operation)
+
+    @contextmanager
+    def gate(self, operation: Operation) -> Iterator[None]:
+        """Within it the mode does not change: a transition answers after all who are within have left."""
+        with self._locks.shared("element"):
+            self.require(operation)
+            yield
+
+    def transition(self, target: Mode, *, confirm: bool, by: str, reason: str, at: datetime) -> ElementRecord:
+        """Step to `target`; durable, and true for every process of this node, on return. Raises `Conflict`."""
+        with self._lock, self._locks.exclusive("mode"):
+            self._asked = 0.0
+            current = self.record()
+            modes.check_transition(current.mode, target, confirm=confirm)
+            changed = current.model_copy(
+                update={"mode": target, "changed_at": timestamp(at), "changed_by": by, "reason": reason}
+            )
+            # Written first, so that whoever comes now is refused; then wait for those who came before.
+            self._write(changed)
+            with self._locks.exclusive("element"):
+                pass
+        return changed
+
+    def _write(self, record: ElementRecord) -> None:
+        document = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()
+        self._backend.put_record(RECORD, document)
+        self._seen = (document, record)
+
+
+def _parse(document: bytes) -> ElementRecord:
+    try:
+        return ElementRecord.model_validate_json(document)
+    except ValidationError as e:
+        raise ConfigError(
+            f"{RECORD} of the store cannot be read: {e.errors(include_url=False)[0]['msg']}.",
+            place=f".artstore/{RECORD}",
+            cure="Restore it from a backup of the store.",
+        ) from None

@@ -1,0 +1,121 @@
+"""The keeper: one thread that pays what changes still owe, settles dead neighbours, and moves the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from artstore import recovery
+from artstore.errors import ArtstoreError
+from artstore.ids import now
+from artstore.wal import Intent
+
+if TYPE_CHECKING:
+    from artstore.kernel import Kernel
+
+log = logging.getLogger("artstore.keeper")
+
+TICK = 5.0
+"""Seconds between two looks at debts and dead neighbours."""
+FLUSH_EVERY = 12
+"""Ticks between two flushes of the cache."""
+
+
+class Keeper:
+    """What is left to do after an answer went out: owed rows, data of deleted files, tombstones, flushes."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._lock = threading.Lock()
+        self._owed: dict[str, tuple[str, Intent | None]] = {}
+        self._graves: list[str] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look after things every few seconds."""
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
+
+    def owe(self, file_id: str, key: str, intent: Intent | None) -> None:
+        """The cache row of `file_id` does not say what the tree says."""
+        with self._lock:
+            self._owed[file_id] = (key, intent)
+
+    def owed_key(self, file_id: str) -> str | None:
+        """Where a file lies whose row is owed."""
+        owed = self._owed.get(file_id)
+        return owed[0] if owed else None
+
+    def bury(self, key: str) -> None:
+        """A file was deleted: its data goes now, its tombstone once the cache has forgotten it durably."""
+        try:
+            self._kernel.backend.remove_data(key)
+        except ArtstoreError as e:  # the tombstone stays, so recovery tries again
+            log.warning("data of the deleted file %s is still there: %s", key, e.detail)
+            return
+        with self._lock:
+            self._graves.append(key)
+
+    def flush(self) -> None:
+        """Make the cache durable; then tombstones, old segments and the checkpoint can follow."""
+        kernel = self._kernel
+        begun = now()
+        with self._lock:
+            graves, self._graves = self._graves, []
+            owes = bool(self._owed)
+        marks = kernel.wal.marks()
+        try:
+            kernel.cache.flush()
+            for key in graves:
+                kernel.backend.forget(key)
+            graves = []
+            kernel.wal.flushed(marks)
+            if not owes:
+                recovery.move_checkpoint(kernel, begun)
+        finally:
+            if graves:
+                with self._lock:
+                    self._graves += graves
+
+    def pay(self) -> None:
+        """Try again to write the rows that are owed."""
+        with self._lock:
+            owed = dict(self._owed)
+        for file_id, (key, intent) in owed.items():
+            recovery.repair_row(self._kernel, key, file_id)
+            if intent is not None:
+                intent.commit()
+            with self._lock:
+                self._owed.pop(file_id, None)
+
+    def close(self) -> None:
+        """Stop, and leave everything durable that can be."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        for step in (self.pay, self.flush):
+            _guarded(step)
+
+    def _run(self) -> None:
+        ticks = 0
+        while not self._stop.wait(TICK):
+            ticks += 1
+            _guarded(self.pay)
+            _guarded(self._settle_neighbours)
+            if ticks % FLUSH_EVERY == 0:
+                _guarded(self.flush)
+
+    def _settle_neighbours(self) -> None:
+        recovery.settle(self._kernel)
+
+
+def _guarded(step: object) -> None:
+    """A fault here is a line in the log: the next tick tries again."""
+    try:
+        step()  # type: ignore[operator]
+    except ArtstoreError as e:
+        log.warning("%s; it is tried again", e.detail)
+    except Exception:
+        log.exception("the keeper failed; it is tried again")

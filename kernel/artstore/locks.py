@@ -1,0 +1,51 @@
+"""Locks that all processes of one node share: `flock` on files below `state/locks`.
+
+A lock dies with its holder, so nothing has to be cleaned after kill -9.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_BUCKETS = 64
+
+
+class Locks:
+    """Named locks. Each use opens the file anew, so threads exclude each other as processes do."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._directory = directory
+        # Made ahead, so that a full disk cannot keep anybody from deleting.
+        for name in ("element", "mode", "recovery", *(f"file-{n:02x}" for n in range(_BUCKETS))):
+            os.close(self._open(name))
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Alone."""
+        yield from self._hold(name, fcntl.LOCK_EX)
+
+    @contextmanager
+    def shared(self, name: str) -> Iterator[None]:
+        """Together with other shared holders."""
+        yield from self._hold(name, fcntl.LOCK_SH)
+
+    @contextmanager
+    def file(self, file_id: str) -> Iterator[None]:
+        """Alone with one file: changes of one file come one after the other."""
+        yield from self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", fcntl.LOCK_EX)
+
+    def _open(self, name: str) -> int:
+        return os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def _hold(self, name: str, kind: int) -> Iterator[None]:
+        fd = self._open(name)
+        try:
+            fcntl.flock(fd, kind)
+            yield
+        finally:
+            os.close(fd)

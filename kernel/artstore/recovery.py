@@ -1,0 +1,270 @@
+"""What is done at start, and for dead neighbours while running: every unfinished change ends whole or gone.
+
+Idempotent, safe when killed itself; the cost depends on what was in flight, not on the number of files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from artstore.attr import Attr, Timestamp, decode, timestamp
+from artstore.errors import ConfigError, Damaged, NotFound
+from artstore.ids import now
+from artstore.wal import Abandoned, Transaction
+
+if TYPE_CHECKING:
+    from artstore.kernel import Kernel
+
+log = logging.getLogger("artstore.recovery")
+
+CHECKPOINT = "checkpoint.json"
+MARGIN = timedelta(hours=1)
+"""How far before the checkpoint recovery looks: files of younger uploads lie within."""
+ORPHAN_AGE = 3600.0
+"""Seconds after which data without a sidecar (or the reverse) is nobody's upload under way."""
+CLOCK_SLACK = timedelta(minutes=5)
+BATCH = 500
+
+
+class Checkpoint(BaseModel):
+    """Up to where the cache is known to be durable. `stamps`: the marks a cache may carry to be believed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    at: Timestamp
+    directory: str
+    stamps: tuple[str, ...]
+
+
+class Report(BaseModel):
+    """What recovery found and did; numbers of files."""
+
+    finished: int = 0
+    undone: int = 0
+    deleted: int = 0
+    quarantined: int = 0
+    rows_written: int = 0
+    rows_removed: int = 0
+    rebuilt: bool = False
+
+    def __str__(self) -> str:
+        done = [f"{v} {k.replace('_', ' ')}" for k, v in self if v and v is not True]
+        return ", ".join((["cache rebuilt"] if self.rebuilt else []) + done) or "nothing to do"
+
+
+def recover(kernel: Kernel) -> Report:
+    """Everything that has to be true before the element serves. Raises `ConfigError`, `Unavailable`."""
+    report = Report()
+    with kernel.locks.exclusive("recovery"):
+        checkpoint = _read_checkpoint(kernel)
+        _check_clock(checkpoint)
+        doubtful = checkpoint is None or kernel.cache.stamp() not in checkpoint.stamps
+        if doubtful:
+            kernel.cache.clear()
+            report.rebuilt = checkpoint is not None or any(True for _ in kernel.backend.directories())
+        since = "" if doubtful or checkpoint is None else checkpoint.directory
+        begun = now()
+        _settle(kernel, report, since)
+        _finish_deletions(kernel, report)
+        lonely = kernel.backend.lonely()
+        for directory in kernel.backend.directories(since):
+            compare(kernel, directory, report, lonely=lonely)
+        # Until the new mark is in the cache, the old one counts as well: a crash between the two costs nothing.
+        stamp = secrets.token_hex(8)
+        old = () if doubtful or checkpoint is None else checkpoint.stamps[-1:]
+        _write_checkpoint(kernel, begun, (*old, stamp))
+        kernel.cache.set_stamp(stamp)
+        _write_checkpoint(kernel, begun, (stamp,))
+    log.info("recovery: %s", report)
+    return report
+
+
+def settle(kernel: Kernel) -> Report:
+    """Settle what dead neighbours left, while this process serves."""
+    report = Report()
+    with kernel.locks.exclusive("recovery"):
+        if _settle(kernel, report, since=""):
+            _finish_deletions(kernel, report)
+            log.warning("settled what a dead neighbour left: %s", report)
+    return report
+
+
+def move_checkpoint(kernel: Kernel, flushed: datetime) -> None:
+    """The cache is durable up to `flushed`: the next recovery begins there."""
+    with kernel.locks.exclusive("recovery"):
+        checkpoint = _read_checkpoint(kernel)
+        if checkpoint is not None and checkpoint.directory < kernel.naming.directory_at(flushed - MARGIN):
+            _write_checkpoint(kernel, flushed, checkpoint.stamps)
+
+
+def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> None:
+    """Make the rows of one directory say what its sidecars say; move broken pairs out of the way.
+
+    A pair is broken for good when nobody else is writing (`lonely`) or when it is older than an hour.
+    Names that are not ours are left alone.
+    """
+    rows = kernel.cache.directory(directory)
+    missing: list[Attr] = []
+    for entry in kernel.backend.scan(directory):
+        filename = entry.key.rpartition("/")[2]
+        if entry.data and entry.sidecar:
+            if filename not in rows:
+                attr = _decode(kernel, entry.key)
+                if attr is not None:
+                    missing.append(attr)
+            rows.pop(filename, None)
+        elif kernel.naming.parse(filename) is not None and (
+            lonely or kernel.backend.age(entry.key) > ORPHAN_AGE
+        ):
+            log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
+            kernel.backend.quarantine(entry.key)
+            report.quarantined += 1
+        if len(missing) == BATCH:
+            _put(kernel, missing, report)
+    _put(kernel, missing, report)
+    if rows:
+        kernel.cache.remove(list(rows.values()))
+        report.rows_removed += len(rows)
+
+
+def repair_row(kernel: Kernel, key: str, file_id: str) -> bool:
+    """Make the cache row of one file say what its sidecar says; True when there is a file."""
+    with kernel.locks.file(file_id):
+        try:
+            attr = decode(kernel.backend.sidecar(key), key)
+        except NotFound:
+            if kernel.cache.key(file_id) == key:
+                kernel.cache.remove([file_id])
+            return False
+        except Damaged as e:
+            log.error("%s", e.detail)
+            return False
+        kernel.cache.put([attr])
+        return True
+
+
+def _settle(kernel: Kernel, report: Report, since: str) -> bool:
+    """Staged uploads first, then the logs that speak of them. True when a dead process had left anything."""
+    found = False
+    for settled in kernel.backend.reap():
+        found = True
+        if settled.outcome == "finished":
+            report.finished += 1
+        else:
+            report.undone += 1
+        _touch(kernel, settled.key)
+    for abandoned in kernel.wal.abandoned():
+        found = True
+        _settle_log(kernel, abandoned, since)
+    return found
+
+
+def _finish_deletions(kernel: Kernel, report: Report) -> None:
+    """What has a tombstone ends gone, unless its sidecar is in place (again, or still: then it was never gone)."""
+    buried = list(kernel.backend.tombstones())
+    for key in buried:
+        _touch(kernel, key)
+        kernel.backend.remove_data(key)
+    if buried:
+        kernel.cache.flush()
+        for key in buried:
+            kernel.backend.forget(key)
+        report.deleted += len(buried)
+
+
+def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
+    try:
+        for t in abandoned.unflushed:
+            # Rows of uploads in the directories that are compared anyway need no second look.
+            if t.operation != "upload" or (t.key or "") < since:
+                _repair(kernel, t)
+        for t in abandoned.pending:
+            if t.operation == "mode":
+                abandoned.end(
+                    t, "committed" if _mode_is(kernel, t.key) else "rolled_back", "the process died"
+                )
+                continue
+            there = _repair(kernel, t)
+            if there == (t.operation != "delete"):
+                abandoned.end(t, "committed")
+            else:
+                abandoned.end(t, "rolled_back", "the process died")
+        kernel.cache.flush()
+        abandoned.segment.settle()
+    finally:
+        abandoned.segment.release()
+
+
+def _mode_is(kernel: Kernel, mode: str | None) -> bool:
+    return kernel.element.record().mode == mode
+
+
+def _repair(kernel: Kernel, t: Transaction) -> bool:
+    return bool(t.key and t.file_id) and repair_row(kernel, str(t.key), str(t.file_id))
+
+
+def _touch(kernel: Kernel, key: str) -> None:
+    """Make the row of whatever lies, or lay, under `key` true."""
+    directory, _, filename = key.rpartition("/")
+    attr = _decode(kernel, key)
+    if attr is not None:
+        kernel.cache.put([attr])
+        return
+    file_id = kernel.cache.directory(directory).get(filename)
+    if file_id is not None:
+        kernel.cache.remove([file_id])
+
+
+def _decode(kernel: Kernel, key: str) -> Attr | None:
+    try:
+        return decode(kernel.backend.sidecar(key), key)
+    except NotFound:
+        return None
+    except Damaged as e:
+        log.error("%s", e.detail)
+        return None
+
+
+def _put(kernel: Kernel, attrs: list[Attr], report: Report) -> None:
+    if attrs:
+        kernel.cache.put(attrs)
+        report.rows_written += len(attrs)
+        attrs.clear()
+
+
+def _read_checkpoint(kernel: Kernel) -> Checkpoint | None:
+    document = kernel.backend.record(CHECKPOINT)
+    if document is None:
+        return None
+    try:
+        return Checkpoint.model_validate_json(document)
+    except ValidationError:
+        log.error("the checkpoint cannot be read: the cache is rebuilt")
+        return None
+
+
+def _write_checkpoint(kernel: Kernel, at: datetime, stamps: Iterable[str]) -> None:
+    checkpoint = Checkpoint(
+        at=timestamp(at), directory=kernel.naming.directory_at(at - MARGIN), stamps=tuple(stamps)
+    )
+    kernel.backend.put_record(CHECKPOINT, json.dumps(checkpoint.model_dump(mode="json"), indent=2).encode())
+
+
+def _check_clock(checkpoint: Checkpoint | None) -> None:
+    if checkpoint is None:
+        return
+    last = datetime.fromisoformat(checkpoint.at)
+    if now() < last - CLOCK_SLACK:
+        raise ConfigError(
+            f"The clock says {timestamp(now())}, but this store was in use at {checkpoint.at}.",
+            place="the system clock",
+            cure="Set the clock; if it is right now and was wrong then, remove .artstore/checkpoint.json.",
+        )

@@ -1,0 +1,264 @@
+"""What an operator may set, and where it comes from: command line > environment > file > default.
+
+One TOML file, every key of it also as `ARTSTORE_...` with `__` between levels. Whatever is unknown is an error
+with a suggestion: a misspelt limit is a limit that is not there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, Field, ValidationError
+
+from artstore.errors import ConfigError
+from artstore.modes import Mode
+
+ROLES = ("backend", "naming", "cache", "auth")
+USE = "use"
+DEFAULTS = {"backend": "local", "naming": "dated", "cache": "sql", "auth": "jwt"}
+
+M = TypeVar("M", bound=BaseModel)
+
+_ENV = "ARTSTORE_"
+_NOT_SETTINGS = {"ARTSTORE_CONFIG", "ARTSTORE_HOME", "ARTSTORE_PLUGINS"}
+
+# `backend = "s3"` beside `[backend.s3]` is what people write and what TOML forbids; this is the same, lawfully.
+_SHORT_ROLE = re.compile(rf"^(\s*(?:{'|'.join(ROLES)}))(\s*=\s*[\"'])", re.MULTILINE)
+
+
+def _listed(value: object) -> object:
+    return [x.strip() for x in value.split(",") if x.strip()] if isinstance(value, str) else value
+
+
+class Server(BaseModel, extra="forbid"):
+    """`[server]`: who listens where."""
+
+    adapter: Literal["starlette", "falcon"] = "starlette"
+    host: str = "127.0.0.1"
+    port: int = Field(default=8010, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=256, description="processes")
+    threads: int = Field(default=32, ge=1, le=1024, description="transfers at a time in one process")
+    drain: float = Field(default=30, gt=0, description="seconds for transfers to end after SIGTERM")
+
+
+class Limits(BaseModel, extra="forbid"):
+    """`[limits]`: sizes in bytes or as "5 GiB", times in seconds."""
+
+    max_file_size: ByteSize = Field(default=ByteSize(5 << 30), gt=0, description="of one file")
+    capacity: ByteSize | None = Field(default=None, description="of all files together")
+    min_free: ByteSize = Field(default=ByteSize(64 << 20), description="free space that uploads leave alone")
+    max_json_body: ByteSize = Field(default=ByteSize(64 << 10), gt=0, description="of one JSON request")
+    idle_body: float = Field(default=30, gt=0, description="seconds a request body may stand still")
+
+
+class WalSettings(BaseModel, extra="forbid"):
+    """`[wal]`: how long finished intents are kept for `artstore wal` and the API."""
+
+    keep_hours: float = Field(default=168, ge=0, description="hours")
+    max_size: ByteSize = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
+
+
+class Log(BaseModel, extra="forbid"):
+    """`[log]`: lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = Field(default=True, description="a line a request")
+
+
+class Plugins(BaseModel, extra="forbid"):
+    """`[plugins]`: entry points, as `<distribution>:<name>`."""
+
+    block: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="switched off")
+    strict: bool = Field(default=False, description="a broken plugin is fatal also when nobody chose it")
+
+
+class Role(BaseModel, extra="allow"):
+    """The provider chosen for a role, and one table of settings a provider, checked when it is chosen."""
+
+    use: str
+
+    def table(self, provider: str) -> dict[str, Any]:
+        """The settings of one provider, unchecked."""
+        return dict((self.__pydantic_extra__ or {}).get(provider) or {})
+
+    def tables(self) -> list[str]:
+        """The providers that have a table."""
+        return list(self.__pydantic_extra__ or {})
+
+
+def _role(name: str) -> Any:
+    return Field(default_factory=lambda: Role(use=DEFAULTS[name]))
+
+
+class Settings(BaseModel, extra="forbid"):
+    """One element."""
+
+    element_id: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="remembered by the store"
+    )
+    display_name: str | None = Field(default=None, max_length=200, description="shown by /api/v1/info")
+    mode: Mode = Field(default=Mode.EDIT, description="of a new element; later it remembers its own")
+    backend: Role = _role("backend")
+    naming: Role = _role("naming")
+    cache: Role = _role("cache")
+    auth: Role = _role("auth")
+    server: Server = Server()
+    limits: Limits = Limits()
+    wal: WalSettings = WalSettings()
+    log: Log = Log()
+    plugins: Plugins = Plugins()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Settings, and where each came from (`sources`: dotted key -> file or variable)."""
+
+    home: Path
+    file: Path | None
+    settings: Settings
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(
+    *,
+    home: Path | None = None,
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Configuration:
+    """Read the configuration. `overrides`: dotted key -> value, from the command line. Raises `ConfigError`."""
+    environ = os.environ if environ is None else environ
+    home = (home or Path(environ.get("ARTSTORE_HOME") or "artstore-data")).expanduser().absolute()
+    tree: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    file = _find_file(home, config, environ)
+    if file is not None:
+        _merge(tree, _read_file(file), str(file), sources)
+    for name, path, value in _from_environment(environ):
+        _put(tree, path, value, name, sources)
+    for dotted, value in (overrides or {}).items():
+        _put(tree, dotted.split("."), value, f"--{dotted.rpartition('.')[2].replace('_', '-')}", sources)
+    settings = validate(Settings, tree, sources)
+    return Configuration(home=home, file=file, settings=settings, sources=sources)
+
+
+def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str], under: str = "") -> M:
+    """`raw` as a `model`; `x_file` stands for the content of a file where the model has `x` and no `x_file`.
+
+    Raises `ConfigError` that names the place and, for an unknown key, the one that was probably meant.
+    """
+    values = dict(raw)
+    for key in [
+        k for k in values if k not in model.model_fields and k.removesuffix("_file") in model.model_fields
+    ]:
+        path = Path(str(values.pop(key)))
+        try:
+            values[key.removesuffix("_file")] = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{path} cannot be read: {e}", place=_place(under, [key], sources)) from None
+    try:
+        return model.model_validate(values)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False)[0]
+        loc = [str(x) for x in first["loc"]]
+        place = _place(under, loc, sources)
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(model, loc[:-1])
+            raise ConfigError(
+                f"There is no setting '{loc[-1]}'.", place=place, cure=suggestion(loc[-1], known)
+            ) from None
+        shown = "" if "secret" in "".join(loc) else f" (it is {first['input']!r})"
+        raise ConfigError(f"{first['msg']}{shown}.", place=place, cure="See docs/configuration.md.") from None
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """A sentence that says which of `known` was probably meant."""
+    known = sorted(known)
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else f"There is: {', '.join(known) or 'nothing to set'}."
+
+
+def _find_file(home: Path, config: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = config or (Path(environ["ARTSTORE_CONFIG"]) if environ.get("ARTSTORE_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(f"There is no file {named}.", place="--config or ARTSTORE_CONFIG")
+        return named
+    for path in (home / "artstore.toml", Path("/etc/artstore/artstore.toml")):
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"It cannot be read: {e}", place=str(path)) from None
+    table = re.search(r"^\s*\[", text, re.MULTILINE)
+    top = table.start() if table else len(text)
+    text = _SHORT_ROLE.sub(rf"\1.{USE}\2", text[:top]) + text[top:]
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"It is not valid TOML: {e}.", place=str(path)) from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, list[str], str]]:
+    for name, value in sorted(environ.items()):
+        if not name.startswith(_ENV) or name in _NOT_SETTINGS:
+            continue
+        path = name.removeprefix(_ENV).lower().split("__")
+        if path[0].removesuffix("_file") not in Settings.model_fields or not all(path):
+            known = {_ENV + f.upper() for f in Settings.model_fields} | _NOT_SETTINGS
+            raise ConfigError("This variable sets nothing.", place=name, cure=suggestion(name, known))
+        if path[0] in ROLES and len(path) == 1:
+            path.append(USE)
+        yield name, path, value
+
+
+def _merge(
+    tree: dict[str, Any], new: Mapping[str, Any], source: str, sources: dict[str, str], at: str = ""
+) -> None:
+    for key, value in new.items():
+        dotted = f"{at}{key}"
+        if isinstance(value, Mapping):
+            _merge(tree.setdefault(key, {}), value, source, sources, f"{dotted}.")
+        else:
+            tree[key] = value
+        sources[dotted] = source
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any, source: str, sources: dict[str, str]) -> None:
+    for part in path[:-1]:
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"'{part}' is a value, not a table.", place=source)
+        tree = below
+    tree[path[-1]] = value
+    sources[".".join(path)] = source
+
+
+def _place(under: str, loc: list[str], sources: Mapping[str, str]) -> str:
+    dotted = ".".join(x for x in [under, *loc] if x)
+    source = next((sources[k] for k in (dotted, f"{dotted}_file") if k in sources), "")
+    if source.startswith((_ENV, "--")):
+        return source
+    return f"{source}: {dotted}" if source else dotted
+
+
+def _fields_at(model: type[BaseModel], loc: list[str]) -> Iterable[str]:
+    fields = model.model_fields
+    for part in loc:
+        annotation = fields[part].annotation if part in fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ()
+        fields = annotation.model_fields
+    return fields

@@ -1,0 +1,46 @@
+"""An auth that knows its tokens by heart: for tests of what stands behind it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from artstore.errors import Unauthorized
+from artstore.spi import API, ROLES, NoSettings, Principal
+
+
+class StaticAuth:
+    """`tokens` says whom each token speaks for; `issue` adds one."""
+
+    API: ClassVar[int] = API
+    Settings: ClassVar[type[BaseModel]] = NoSettings
+
+    def __init__(
+        self, tokens: Mapping[str, Principal] | None = None, *, clock: Callable[[], float] = time.time
+    ):
+        self._clock = clock
+        self._tokens = {token: (principal, float("inf")) for token, principal in (tokens or {}).items()}
+
+    def authenticate(self, token: str) -> Principal:
+        principal, ends = self._tokens.get(token, (None, 0.0))
+        if principal is None:
+            raise Unauthorized("The token is not known.")
+        if self._clock() >= ends:
+            raise Unauthorized("The token has expired.")
+        return principal
+
+    def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
+        token = secrets.token_urlsafe(16)
+        scopes = frozenset[str]().union(*(ROLES.get(role, frozenset()) for role in roles))
+        self._tokens[token] = (Principal(id=user, name=user, scopes=scopes), self._clock() + seconds)
+        return token
+
+    def check(self) -> None:
+        """Always ready."""
+
+    def close(self) -> None:
+        """Holds nothing."""

@@ -1,0 +1,347 @@
+"""The log of intents: what was begun, and what became of it. Segment files, one writer process each.
+
+    <home>/state/wal/<milliseconds>-<pid>-<random>.jsonl      being written, held by `flock`
+    <home>/state/wal/<...>.settled.jsonl                      nothing in it is of concern to recovery
+
+One JSON line a record: `{"tx", "at", "status": "pending", "op", "file_id", "key", "by", ...}` opens an intent,
+`{"tx", "at", "status": "committed" | "rolled_back" | "failed", "error"}` ends it, and `{"at", "flushed": N}`
+says that what was committed before byte N is durable in the cache too. The log is not synced for an upload,
+whose staged files are its durable trace; it is for an update (`durable=True`). A line torn by a crash is
+skipped. It does not depend on the cache, and it may be deleted while the element is stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from artstore.attr import timestamp
+from artstore.errors import StorageFull, Unavailable
+from artstore.ids import now, uuid7
+
+Status = Literal["pending", "committed", "rolled_back", "failed"]
+STATUSES: tuple[Status, ...] = ("pending", "committed", "rolled_back", "failed")
+
+_OPEN = ".jsonl"
+_SETTLED = ".settled.jsonl"
+
+
+@dataclass(slots=True, kw_only=True)
+class Transaction:
+    """An intent and its end, as the log tells it. `error` says why it did not commit."""
+
+    id: str
+    operation: str
+    file_id: str | None
+    key: str | None
+    by: str
+    status: Status
+    started: str
+    finished: str | None = None
+    error: str | None = None
+    offset: int = 0
+    """Where its last record begins."""
+
+
+class Intent:
+    """An intent in the hands of the process that opened it; ended exactly once."""
+
+    def __init__(self, segment: Segment, tx: str) -> None:
+        self._segment = segment
+        self.tx = tx
+
+    def commit(self) -> None:
+        self._end("committed", None)
+
+    def roll_back(self, error: str) -> None:
+        """It failed or was given up, and everything of it was undone."""
+        self._end("rolled_back", error)
+
+    def fail(self, error: str) -> None:
+        """It failed, and what is left of it is for recovery."""
+        self._end("failed", error)
+
+    def sync(self) -> None:
+        """The opening record is durable on return."""
+        self._segment.sync()
+
+    def _end(self, status: Status, error: str | None) -> None:
+        record = {"tx": self.tx, "at": timestamp(now()), "status": status}
+        if error:
+            record["error"] = error[:500]
+        self._segment.end(self.tx, record)
+
+
+class Segment:
+    """One file of the log, held by this process: its own, or a dead one's that it settles."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._size = os.fstat(fd).st_size
+        self._flushed = self._size
+        self.open: set[str] = set()
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def begin(self, tx: str, record: dict[str, Any]) -> None:
+        self._append(record, opens=tx)
+
+    def end(self, tx: str, record: dict[str, Any]) -> None:
+        """Ends an intent. A log that cannot be written (a full disk) must not undo what is done:
+        the intent stays open and recovery looks at it again."""
+        try:
+            self._append(record)
+        except (StorageFull, Unavailable):
+            pass
+        with self._lock:
+            self.open.discard(tx)
+
+    def flushed(self, upto: int) -> None:
+        """Note that everything before `upto` is durable elsewhere."""
+        if upto > self._flushed:
+            self._append({"at": timestamp(now()), "flushed": upto})
+            with self._lock:
+                self._flushed = self._size
+
+    @property
+    def unflushed(self) -> bool:
+        return self._size > self._flushed
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as e:
+            raise Unavailable(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
+
+    def settle(self) -> None:
+        """Nothing in it is of concern any more: give it its final name, and let it go."""
+        if self._size:
+            self.path.rename(self.path.with_name(self.path.name.removesuffix(_OPEN) + _SETTLED))
+        else:
+            self.path.unlink(missing_ok=True)
+        self.release()
+
+    def release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _append(self, record: dict[str, Any], opens: str | None = None) -> None:
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            try:
+                written = os.write(self._fd, line)
+                if written < len(
+                    line
+                ):  # the disk filled up within the line: end it, so that the next is whole
+                    os.write(self._fd, b"\n")
+                    raise StorageFull("There is no space left for the log.")
+            except OSError as e:
+                if e.errno in (28, 122):  # ENOSPC, EDQUOT
+                    raise StorageFull("There is no space left for the log.") from e
+                raise Unavailable(f"The log cannot be written: {os.strerror(e.errno or 0)}.") from e
+            self._size += written
+            if opens:
+                self.open.add(opens)
+
+
+@dataclass(slots=True)
+class Abandoned:
+    """A dead process's segment, held, with what recovery has to look at."""
+
+    segment: Segment
+    pending: list[Transaction] = field(default_factory=list)
+    unflushed: list[Transaction] = field(default_factory=list)
+
+    def end(self, transaction: Transaction, status: Status, error: str | None = None) -> None:
+        record = {"tx": transaction.id, "at": timestamp(now()), "status": status}
+        if error:
+            record["error"] = error
+        self.segment.end(transaction.id, record)
+
+
+class Wal:
+    """The log of one element. `keep_hours` and `max_size` (bytes) bound what is kept of settled segments."""
+
+    def __init__(
+        self, directory: Path, *, keep_hours: float, max_size: int, segment_size: int = 4 << 20
+    ) -> None:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._directory = directory
+        self._keep = keep_hours * 3600
+        self._max_size = max_size
+        self._segment_size = segment_size
+        self._lock = threading.Lock()
+        self._current: Segment | None = None
+        self._full: list[Segment] = []
+
+    def begin(
+        self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, **more: Any
+    ) -> Intent:
+        """Open an intent. Raises `StorageFull`, `Unavailable`: then nothing may be done."""
+        at = now()
+        tx = uuid7(at)
+        record = {"tx": tx, "at": timestamp(at), "status": "pending", "op": op}
+        record |= {
+            k: v for k, v in {"file_id": file_id, "key": key, "by": by, **more}.items() if v is not None
+        }
+        with self._lock:
+            segment = self._writable()
+        segment.begin(tx, record)
+        return Intent(segment, tx)
+
+    def _writable(self) -> Segment:
+        if self._current is not None and self._current.size > self._segment_size:
+            self._full.append(self._current)
+            self._current = None
+        if self._current is None:
+            self._current = self._create()
+        return self._current
+
+    def _create(self) -> Segment:
+        while True:
+            name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{secrets.token_hex(4)}{_OPEN}"
+            path = self._directory / name
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            except OSError as e:
+                kind = StorageFull if e.errno in (28, 122) else Unavailable
+                raise kind(f"The log cannot be begun: {os.strerror(e.errno or 0)}.") from e
+            if _hold(fd, path):
+                return Segment(path, fd)
+            os.close(fd)
+
+    def marks(self) -> list[tuple[Segment, int]]:
+        """How far each segment of this process is written, to be handed to `flushed` after a flush."""
+        with self._lock:
+            segments = [*self._full, *([self._current] if self._current else [])]
+            return [(s, s.size) for s in segments]
+
+    def flushed(self, marks: list[tuple[Segment, int]]) -> None:
+        """The cache made durable what was committed before `marks` was taken; old segments may end."""
+        for segment, upto in marks:
+            segment.flushed(upto)
+        with self._lock:
+            done = [s for s, upto in marks if s in self._full and not s.open and s.size >= upto]
+            self._full = [s for s in self._full if s not in done]
+        for segment in done:
+            segment.settle()
+        self._prune()
+
+    def _prune(self) -> None:
+        kept = 0
+        for path in sorted(self._directory.glob("*" + _SETTLED), reverse=True):
+            try:
+                stat = path.stat()
+                kept += stat.st_size
+                if kept > self._max_size or time.time() - stat.st_mtime > self._keep:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+    def abandoned(self) -> Iterator[Abandoned]:
+        """The segments of dead processes, each held until the caller settles or releases it."""
+        for path in sorted(self._directory.glob("*" + _OPEN)):
+            if path.name.endswith(_SETTLED):
+                continue
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            if not _hold(fd, path):
+                os.close(fd)
+                continue
+            found = Abandoned(Segment(path, fd))
+            transactions, flushed = _read(path)
+            for t in transactions:
+                if t.status == "pending":
+                    found.pending.append(t)
+                elif t.offset >= flushed:
+                    found.unflushed.append(t)
+            yield found
+
+    def transactions(
+        self, *, status: Status | None = None, limit: int = 100, before: str | None = None
+    ) -> list[Transaction]:
+        """The newest `limit` transactions with ids below `before`, newest first."""
+        newest: list[Transaction] = []
+        segments: list[tuple[float, Path]] = []
+        for path in self._directory.glob("*" + _OPEN):
+            try:
+                segments.append((path.stat().st_mtime, path))
+            except FileNotFoundError:
+                continue
+        for mtime, path in sorted(segments, reverse=True):
+            # What ended before the oldest one found began cannot hold a newer one.
+            if len(newest) == limit and int(newest[-1].id.replace("-", "")[:12], 16) > (mtime + 1) * 1000:
+                break
+            try:
+                found, _ = _read(path)
+            except FileNotFoundError:
+                continue
+            wanted = (t for t in found if (status in (None, t.status)) and (before is None or t.id < before))
+            newest = heapq.nlargest(limit, [*newest, *wanted], key=lambda t: t.id)
+        return newest
+
+    def close(self) -> None:
+        """Settle what is settled; the rest is read at the next start."""
+        with self._lock:
+            segments = [*self._full, *([self._current] if self._current else [])]
+            self._full, self._current = [], None
+        for segment in segments:
+            if segment.open or segment.unflushed:
+                segment.release()
+            else:
+                segment.settle()
+
+
+def _hold(fd: int, path: Path) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _read(path: Path) -> tuple[list[Transaction], int]:
+    """The transactions of a segment, and how much of it was flushed."""
+    found: dict[str, Transaction] = {}
+    flushed = offset = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            here, offset = offset, offset + len(line)
+            try:
+                record = json.loads(line)
+                if "flushed" in record:
+                    flushed = int(record["flushed"])
+                elif record["status"] == "pending":
+                    found[record["tx"]] = Transaction(
+                        id=record["tx"],
+                        operation=record["op"],
+                        file_id=record.get("file_id"),
+                        key=record.get("key"),
+                        by=record["by"],
+                        status="pending",
+                        started=record["at"],
+                        offset=here,
+                    )
+                elif record["status"] in STATUSES and record["tx"] in found:
+                    t = found[record["tx"]]
+                    t.status, t.finished, t.error = record["status"], record["at"], record.get("error")
+                    t.offset = here
+            except (ValueError, KeyError, TypeError):  # torn by a crash
+                continue
+    return list(found.values()), flushed

@@ -1,0 +1,1 @@
+"""The local disk: durable by `os`, three fsyncs an upload, nothing ever seen half-written."""

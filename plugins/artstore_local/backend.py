@@ -1,0 +1,258 @@
+"""The backend `local`: data and sidecars as plain files that people can read, copy and back up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
+from artstore.errors import ConfigError, Conflict, Damaged, NotFound, PreconditionFailed, Unavailable
+from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space, Span
+from artstore_local import disk, staging
+from artstore_local.health import Health
+from artstore_local.staging import Staging, staged_key, staged_name
+from artstore_local.tree import INTERNAL, Tree, split
+from artstore_local.writer import Committer, LocalWriter
+
+_TOMB = "trash"
+_QUARANTINE = "quarantine"
+
+
+class LocalReader:
+    """A data file held open."""
+
+    def __init__(self, fd: int, key: str) -> None:
+        self._fd = fd
+        self._key = key
+        self.size = os.fstat(fd).st_size
+        self.path: str | None = f"/proc/self/fd/{fd}"
+
+    def pieces(self, span: Span) -> Iterator[bytes]:
+        offset, left = span
+        while left:
+            with disk.translated(self._key):
+                piece = os.pread(self._fd, min(left, PIECE), offset)
+            if not piece:
+                raise Damaged(f"The data of {self._key} ends at {offset}, before it should.")
+            yield piece
+            offset += len(piece)
+            left -= len(piece)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class LocalBackend:
+    """A directory on a local disk. See `disk.py` for what each step is worth after a power cut."""
+
+    API: ClassVar[int] = API
+    capabilities = Capabilities(durable=True, atomic_sidecar=True, shared=False)
+
+    class Settings(BaseModel, extra="forbid"):
+        """`[backend.local]`"""
+
+        root: Path | None = None
+        """Where the files lie; `files` below the home unless set."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        root = settings.root or context.files
+        try:
+            root.mkdir(mode=0o750, parents=True, exist_ok=True)
+            for name in ("staging", _TOMB, _QUARANTINE):
+                (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._tree = Tree(os.fspath(root))
+            os.fsync(self._tree.root)
+            self._internal = os.open(root / INTERNAL, disk.DIRECTORY)
+            os.fsync(self._internal)
+            self._trash = os.open(root / INTERNAL / _TOMB, disk.DIRECTORY)
+            self._staging = Staging(root)
+        except OSError as e:
+            raise ConfigError(
+                f"The store {root} cannot be used: {os.strerror(e.errno or 0)}.",
+                place="backend.local.root",
+                cure="Make it a directory that this user may read and write.",
+            ) from e
+        self._root = root
+        self._health = Health()
+        self._committer = Committer(self._tree, self._health)
+        self._pool = ThreadPoolExecutor(32, "fsync")
+
+    def create(self, key: str) -> LocalWriter:
+        directory, name = split(key)
+        self._health.require()
+        with disk.translated("a new file"):
+            for last_try in (False, True):
+                self._tree.make(directory)
+                try:
+                    with self._tree.open(directory) as fd:
+                        taken = disk.exists(name, fd) or disk.exists(name + SIDECAR_SUFFIX, fd)
+                    break
+                except FileNotFoundError:
+                    self._tree.forget_made(directory)
+                    if last_try:
+                        raise
+            if taken:
+                raise Conflict(f"The name {name} is taken.")
+            try:
+                return LocalWriter(key, self._staging, self._committer, self._health, self._pool)
+            except FileExistsError:
+                raise Conflict(f"The name {name} is taken.") from None
+
+    def sidecar(self, key: str) -> bytes:
+        directory, name = split(key)
+        with disk.translated(f"sidecar of {key}"), self._tree.open(directory) as fd:
+            return _read_small(name + SIDECAR_SUFFIX, fd, SIDECAR_LIMIT + 1)
+
+    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+        directory, name = split(key)
+        self._health.require()
+        with disk.translated(f"sidecar of {key}"), self._tree.open(directory) as fd:
+            if _read_small(name + SIDECAR_SUFFIX, fd, SIDECAR_LIMIT + 1) != old:
+                raise PreconditionFailed("The file was changed meanwhile.")
+            temp = staging.UPDATE + staged_name(key) + SIDECAR_SUFFIX
+            self._write_durably(temp, new, fd, name + SIDECAR_SUFFIX)
+
+    def _write_durably(self, temp: str, content: bytes, target: int, name: str) -> None:
+        """Temp, write, fsync, rename, fsync of the directory."""
+        shard = self._staging.shard()
+        disk.unlink(temp, shard)
+        try:
+            fd = disk.create(temp, shard)
+            try:
+                disk.write_all(fd, content)
+                self._health.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temp, name, src_dir_fd=shard, dst_dir_fd=target)
+            self._health.fsync(target)
+        finally:
+            disk.unlink(temp, shard)
+
+    def entomb(self, key: str) -> None:
+        directory, name = split(key)
+        tomb = staged_name(key) + SIDECAR_SUFFIX
+        with disk.translated(key), self._tree.open(directory) as fd:
+            os.rename(name + SIDECAR_SUFFIX, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
+            # The trace before the loss: were the name's removal durable alone, nobody would know of the data.
+            self._health.fsync(self._trash)
+            self._health.fsync(fd)
+
+    def remove_data(self, key: str) -> None:
+        directory, name = split(key)
+        try:
+            with disk.translated(key), self._tree.open(directory) as fd:
+                if not disk.exists(name + SIDECAR_SUFFIX, fd):
+                    disk.unlink(name, fd)
+        except NotFound:
+            pass
+
+    def tombstones(self) -> Iterator[str]:
+        with disk.translated("the trash"):
+            names = os.listdir(self._trash)
+        for name in names:
+            key = staged_key(name)
+            if key is not None:
+                yield key
+
+    def forget(self, key: str) -> None:
+        with disk.translated("the trash"):
+            disk.unlink(staged_name(key) + SIDECAR_SUFFIX, self._trash)
+
+    def quarantine(self, key: str) -> None:
+        directory, name = split(key)
+        place = self._root / INTERNAL / _QUARANTINE / directory
+        with disk.translated(key):
+            place.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with self._tree.open(directory) as fd:
+                for n in (name, name + SIDECAR_SUFFIX):
+                    try:
+                        os.rename(n, place / n, src_dir_fd=fd)
+                    except FileNotFoundError:
+                        continue
+                self._health.fsync(fd)
+
+    def read(self, key: str) -> LocalReader:
+        directory, name = split(key)
+        with disk.translated(key), self._tree.open(directory) as fd:
+            return LocalReader(disk.open_plain(name, fd), key)
+
+    def scan(self, directory: str) -> Iterator[Entry]:
+        with disk.translated(directory):
+            yield from self._tree.scan(directory)
+
+    def age(self, key: str) -> float:
+        directory, name = split(key)
+        youngest = 0.0
+        with disk.translated(key), self._tree.open(directory) as fd:
+            for n in (name, name + SIDECAR_SUFFIX):
+                try:
+                    youngest = max(youngest, os.stat(n, dir_fd=fd, follow_symlinks=False).st_ctime)
+                except FileNotFoundError:
+                    continue
+        return max(0.0, time.time() - youngest)
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        with disk.translated("the store"):
+            yield from self._tree.directories(since)
+
+    def reap(self) -> Iterator[Settled]:
+        with disk.translated("the staging area"):
+            yield from staging.reap(self._staging, self._tree)
+
+    def lonely(self) -> bool:
+        with disk.translated("the staging area"):
+            return not any(staging.alive(owner) for owner in self._staging.others())
+
+    def record(self, name: str) -> bytes | None:
+        try:
+            with disk.translated(name):
+                return _read_small(name, self._internal, PIECE)
+        except NotFound:
+            return None
+
+    def put_record(self, name: str, document: bytes) -> None:
+        self._health.require()
+        with disk.translated(name):
+            self._write_durably(f"{staging.UPDATE}{name}", document, self._internal, name)
+
+    def space(self) -> Space:
+        with disk.translated("the store"):
+            volume = os.statvfs(self._tree.root)
+        return Space(total=volume.f_blocks * volume.f_frsize, free=volume.f_bavail * volume.f_frsize)
+
+    def check(self, *, writing: bool) -> None:
+        try:
+            os.stat(self._root / INTERNAL)
+            if writing:
+                self._health.require()
+                probe, shard = f"{staging.UPDATE}probe-{time.monotonic_ns()}", self._staging.shard()
+                os.close(disk.create(probe, shard))
+                disk.unlink(probe, shard)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                return  # full is not broken: reading and deleting go on
+            raise Unavailable(f"The store does not answer: {os.strerror(e.errno or 0)}.") from e
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._staging.close()
+        self._tree.close()
+        for fd in (self._internal, self._trash):
+            os.close(fd)
+
+
+def _read_small(name: str, dir_fd: int, limit: int) -> bytes:
+    fd = disk.open_plain(name, dir_fd)
+    try:
+        return os.read(fd, limit)
+    finally:
+        os.close(fd)

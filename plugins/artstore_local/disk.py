@@ -1,0 +1,113 @@
+"""The few things a disk is asked to do, each with what it means after a power cut.
+
+Sources: POSIX rename() and fsync(); Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014):
+a name is durable only once its directory was fsynced; Rebello et al., "Can Applications Recover from fsync
+Failures?" (ATC 2020): an fsync that failed must not be tried again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from artstore.errors import ArtstoreError, Damaged, NotFound, StorageFull, Unavailable
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RENAME_NOREPLACE = 1
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_PLAIN = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn an `OSError` into the error of ours that says what happened to `what`."""
+    try:
+        yield
+    except OSError as e:
+        raise translate(e, what) from e
+
+
+def translate(error: OSError, what: str) -> ArtstoreError:
+    """The error of ours for an `OSError`: full, not there, not a plain file, or the disk does not answer."""
+    if error.errno in _FULL:
+        return StorageFull(f"There is no space left for {what}.")
+    if error.errno == errno.ENOENT:
+        return NotFound(f"There is no {what}.")
+    if error.errno in _NOT_PLAIN:
+        return Damaged(f"The place of {what} holds something that is not a plain file or directory.")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return Unavailable(f"The disk failed at {what}: {reason}.")
+
+
+def write_all(fd: int, piece: bytes | bytearray | memoryview) -> None:
+    """Write every byte; a short write is gone on with."""
+    written = os.write(fd, piece)
+    if written < len(piece):
+        rest = memoryview(piece)[written:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+
+def create(path: str, dir_fd: int) -> int:
+    """A new file, open for writing. Raises `FileExistsError`."""
+    return os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640, dir_fd=dir_fd
+    )
+
+
+def open_plain(name: str, dir_fd: int) -> int:
+    """Open a plain file for reading, following no link. Raises `OSError(ELOOP)` for anything else."""
+    # O_NONBLOCK: opening a FIFO that somebody left there must not wait for a writer.
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.ELOOP, "not a plain file", name)
+
+
+def exists(name: str, dir_fd: int) -> bool:
+    """Whether anything, a dangling link too, has this name."""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def unlink(name: str, dir_fd: int) -> None:
+    """Remove a name; one that is not there is no error."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass
+
+
+def _load_renameat2() -> ctypes._NamedFuncPointer | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return function
+
+
+_renameat2 = _load_renameat2()
+
+
+def rename_new(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+    """Rename to a name that must be free. Raises `FileExistsError`, `FileNotFoundError`."""
+    if _renameat2 is not None:
+        old, new = os.fsencode(source), os.fsencode(target)
+        if _renameat2(src_dir_fd, old, dst_dir_fd, new, _RENAME_NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), target)
+    # A file system without RENAME_NOREPLACE: link() refuses a taken name just as well.
+    os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False)
+    os.unlink(source, dir_fd=src_dir_fd)

@@ -1,0 +1,117 @@
+"""The store as a tree of directories: walked part by part, never through a link, never outside."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from artstore.attr import SIDECAR_SUFFIX
+from artstore.spi import Entry
+from artstore_local import disk
+
+INTERNAL = ".artstore"
+
+
+def split(key: str) -> tuple[str, str]:
+    """Directory and name of a key. Raises `ValueError` for a key that is none."""
+    directory, _, name = key.rpartition("/")
+    parts = key.split("/")
+    if (
+        not directory
+        or any(p in ("", ".", "..") or "\0" in p for p in parts)
+        or parts[0] == INTERNAL
+        or name.endswith(SIDECAR_SUFFIX)
+    ):
+        raise ValueError(f"not a key: {key!r}")
+    return directory, name
+
+
+class Tree:
+    """The directories below `root`. Descriptors are opened for each use: a tree that was restored under us
+    is seen as it is, not as it was."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.open(root, disk.DIRECTORY)
+        self._made: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def open(self, directory: str) -> Iterator[int]:
+        """A descriptor of `directory`. Raises `FileNotFoundError`, `OSError(ELOOP, ENOTDIR)` for a link."""
+        fd = self.root
+        try:
+            for part in directory.split("/"):
+                parent, fd = fd, os.open(part, disk.DIRECTORY, dir_fd=fd)
+                if parent != self.root:
+                    os.close(parent)
+                    parent = self.root
+            yield fd
+        finally:
+            if fd != self.root:
+                os.close(fd)
+
+    def make(self, directory: str) -> None:
+        """Make `directory`; durable on return. Costs nothing when this process made it before."""
+        if directory in self._made:
+            return
+        with self._lock:
+            fd = self.root
+            try:
+                for part in directory.split("/"):
+                    try:
+                        os.mkdir(part, 0o750, dir_fd=fd)
+                    except FileExistsError:
+                        pass
+                    # Also for one that was there: a neighbour may have made it a moment ago, unsynced.
+                    os.fsync(fd)
+                    parent, fd = fd, os.open(part, disk.DIRECTORY, dir_fd=fd)
+                    if parent != self.root:
+                        os.close(parent)
+            finally:
+                if fd != self.root:
+                    os.close(fd)
+            self._made.add(directory)
+
+    def forget_made(self, directory: str) -> None:
+        """Somebody removed `directory` under us: make it again next time."""
+        self._made.discard(directory)
+
+    def scan(self, directory: str) -> Iterator[Entry]:
+        """What lies in `directory`, by key."""
+        try:
+            with self.open(directory) as fd, os.scandir(fd) as entries:
+                names = {e.name for e in entries if not e.is_dir(follow_symlinks=False)}
+        except FileNotFoundError:
+            return
+        keys = {n.removesuffix(SIDECAR_SUFFIX) for n in names}
+        for name in keys:
+            yield Entry(key=f"{directory}/{name}", data=name in names, sidecar=name + SIDECAR_SUFFIX in names)
+
+    def directories(self, since: str) -> Iterator[str]:
+        """Directories that hold files, sorted, from `since` on."""
+        yield from self._below("", since)
+
+    def _below(self, directory: str, since: str) -> Iterator[str]:
+        if directory and directory < since[: len(directory)]:
+            return
+        try:
+            fd = os.open(directory or ".", disk.DIRECTORY, dir_fd=self.root)
+        except OSError:  # removed meanwhile, or a link: neither holds files of ours
+            return
+        try:
+            with os.scandir(fd) as found:
+                entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found)
+        finally:
+            os.close(fd)
+        if directory >= since and directory and not all(is_dir for _, is_dir in entries):
+            yield directory
+        for name, is_dir in entries:
+            if is_dir and not (directory == "" and name == INTERNAL):
+                yield from self._below(f"{directory}/{name}" if directory else name, since)
+
+    def close(self) -> None:
+        if self.root >= 0:
+            os.close(self.root)
+            self.root = -1

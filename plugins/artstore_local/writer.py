@@ -1,0 +1,199 @@
+"""An upload on its way to the disk, and the committer that moves many into place at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from artstore.attr import SIDECAR_SUFFIX
+from artstore.errors import Conflict, NotFound, Unavailable
+from artstore_local import disk
+from artstore_local.health import Health
+from artstore_local.staging import Staging, staged_name
+from artstore_local.tree import Tree, split
+
+
+@dataclass(slots=True, eq=False)
+class Publication:
+    """One staged pair that waits for its two renames and the fsync of its directory."""
+
+    key: str
+    shard: int
+    error: BaseException | None = None
+    leads: bool = False
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._turn.acquire()
+
+    def wait(self) -> None:
+        """Until it is settled, or its thread is to lead."""
+        self._turn.acquire()
+
+    def wake(self) -> None:
+        self._turn.release()
+
+
+class Committer:
+    """Renames staged pairs into place, one batch at a time, one fsync for all of a batch in one directory.
+
+    Whoever comes first leads and does the work of all that came meanwhile: the directory's own lock would
+    make them wait for each other anyway, and its fsync would cost each of them one.
+    """
+
+    def __init__(self, tree: Tree, health: Health) -> None:
+        self._tree = tree
+        self._health = health
+        self._lock = threading.Lock()
+        self._waiting: deque[Publication] = deque()
+        self._led = False
+
+    def publish(self, publication: Publication) -> None:
+        """Both names in place and durable on return. Raises what the renames or the fsync raised."""
+        with self._lock:
+            self._waiting.append(publication)
+            leads = not self._led
+            self._led = True
+        if not leads:
+            publication.wait()
+        if leads or publication.leads:
+            self._lead(publication)
+        if publication.error is not None:
+            raise publication.error
+
+    def _lead(self, mine: Publication) -> None:
+        with self._lock:
+            batch = list(self._waiting)
+            self._waiting.clear()
+        try:
+            by_directory: dict[str, list[Publication]] = {}
+            for p in batch:
+                by_directory.setdefault(split(p.key)[0], []).append(p)
+            for directory, some in by_directory.items():
+                self._settle(directory, some)
+        finally:
+            with self._lock:
+                heir = self._waiting[0] if self._waiting else None
+                self._led = heir is not None
+                if heir is not None:
+                    heir.leads = True
+            if heir is not None:
+                heir.wake()
+            for p in batch:
+                if p is not mine:
+                    p.wake()
+
+    def _settle(self, directory: str, batch: list[Publication]) -> None:
+        moved: list[Publication] = []
+        try:
+            with self._tree.open(directory) as target:
+                for p in batch:
+                    if self._move(p, target):
+                        moved.append(p)
+                if moved:
+                    self._health.fsync(target)
+        except FileNotFoundError as e:
+            self._tree.forget_made(directory)
+            _fail(batch, e)
+        except BaseException as e:
+            # The names may or may not be on the disk: none of these uploads may be acknowledged.
+            _fail(batch, e)
+            for p in moved:
+                self._withdraw(directory, p)
+
+    def _move(self, p: Publication, target: int) -> bool:
+        staged, (_, name) = staged_name(p.key), split(p.key)
+        try:
+            disk.rename_new(staged, name, src_dir_fd=p.shard, dst_dir_fd=target)
+        except FileExistsError:
+            p.error = Conflict(f"Another file took the name {name} in this second; try again.")
+            return False
+        except OSError as e:
+            p.error = e
+            return False
+        try:
+            # The token. A plain rename: exactly one of writer and reaper succeeds.
+            os.rename(staged + SIDECAR_SUFFIX, name + SIDECAR_SUFFIX, src_dir_fd=p.shard, dst_dir_fd=target)
+        except OSError as e:
+            p.error = e
+            disk.unlink(name, target)
+            return False
+        return True
+
+    def _withdraw(self, directory: str, p: Publication) -> None:
+        """Best effort after a failed fsync: sidecar first, so that no reader ever sees one without data."""
+        _, name = split(p.key)
+        try:
+            with self._tree.open(directory) as target:
+                disk.unlink(name + SIDECAR_SUFFIX, target)
+                disk.unlink(name, target)
+        except OSError as e:
+            p.error = e
+
+
+def _fail(batch: list[Publication], error: BaseException) -> None:
+    for p in batch:
+        if p.error is None:
+            p.error = error
+
+
+class LocalWriter:
+    """Data staged for one key."""
+
+    def __init__(
+        self, key: str, staging: Staging, committer: Committer, health: Health, pool: ThreadPoolExecutor
+    ) -> None:
+        self._key = key
+        self._name = staged_name(key)
+        self._shard = staging.shard()
+        self._committer = committer
+        self._health = health
+        self._pool = pool
+        self._fd = disk.create(self._name, self._shard)
+        self._over = False
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        with disk.translated("this file"):
+            disk.write_all(self._fd, piece)
+
+    def publish(self, sidecar: bytes) -> None:
+        try:
+            with disk.translated("this file"):
+                self._stage_sidecar(sidecar)
+                self._committer.publish(Publication(self._key, self._shard))
+            self._over = True
+        except NotFound:
+            raise Unavailable(
+                "The staged upload or its directory was taken away meanwhile; try again."
+            ) from None
+        finally:
+            self.abort()
+
+    def _stage_sidecar(self, sidecar: bytes) -> None:
+        """Barrier 1: sidecar and data are fsynced at the same time."""
+        fd = disk.create(self._name + SIDECAR_SUFFIX, self._shard)
+        try:
+            disk.write_all(fd, sidecar)
+            synced = self._pool.submit(self._health.fsync, fd)
+            try:
+                self._health.fsync(self._fd)
+            finally:
+                synced.result()
+        finally:
+            os.close(fd)
+
+    def abort(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if not self._over:
+            self._over = True
+            try:
+                # Sidecar last: as long as it is there, a reaper knows of this upload.
+                disk.unlink(self._name, self._shard)
+                disk.unlink(self._name + SIDECAR_SUFFIX, self._shard)
+            except OSError:
+                self._health.note_litter(self._name)
