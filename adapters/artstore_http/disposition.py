@@ -1,0 +1,106 @@
+"""Content-Disposition: written for downloads (RFC 6266, 8187), read from parts of forms (RFC 7578, 4.2)."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote_to_bytes
+
+from artstore.errors import MalformedRequest
+
+# RFC 8187, 3.2.1: attr-char, besides letters and digits.
+_ATTR_CHARS = "!#$&+-.^_`|~"
+_EXTENDED = re.compile(
+    r"utf-8'[^']*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})*)", re.IGNORECASE | re.ASCII
+)
+# A fallback keeps what every user agent reads alike. Some decode %41 there although nobody should
+# (RFC 6266, appendix D), so a percent sign goes where two hex digits follow it.
+_UNPLAIN = re.compile(r'[^ -~]|["\\]|%(?=[0-9A-Fa-f]{2})')
+
+_HEAD = re.compile(r"[ \t]*([^\s;,\"]+)[ \t]*")
+_PARAMETER = re.compile(
+    r";[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*"
+    r"(\"[^\"\\]*(?:\\.[^\"\\]*)*\"|[^\";\s]+))?[ \t]*",
+    re.ASCII | re.DOTALL,
+)
+_ESCAPED = re.compile(r"\\([\"\\])")
+
+_INLINE = frozenset(
+    {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"}
+)  # fmt: skip
+_INLINE_KINDS = re.compile(r"(?:audio|video)/[!#$%&'*+.^_`|~0-9a-z-]+")
+
+
+def content_disposition(filename: str, *, inline: bool = False) -> str:
+    """`filename*` carries the name exactly; `filename` is what a client without RFC 8187 shows instead."""
+    fallback = _UNPLAIN.sub("_", filename)
+    exact = quote(filename, safe=_ATTR_CHARS, errors="replace")
+    return f"{'inline' if inline else 'attachment'}; filename=\"{fallback}\"; filename*=UTF-8''{exact}"
+
+
+def may_inline(content_type: str) -> bool:
+    """Whether a browser may show it in place: only what cannot run script, in any viewer.
+
+    Not PDF: it can hold script, and browsers refuse their viewer under `Content-Security-Policy: sandbox`.
+    """
+    kind = content_type.partition(";")[0].strip(" \t").lower()
+    return kind in _INLINE or _INLINE_KINDS.fullmatch(kind) is not None
+
+
+def parse_disposition(value: str) -> tuple[str, dict[str, str]]:
+    """Type and parameters, both in lower case; `filename` is what `filename*` said where both are there.
+
+    Clients write a quote within `name` or `filename` in one of two ways: browsers, curl since 7.81 and
+    urllib3 as `%22` (WHATWG form-data encoding), older ones as a quoted-pair. So `%22` is a quote unless a
+    quoted-pair shows that this client does not write it so. Browsers leave `%` alone, so a name that truly
+    holds `%22` cannot be told apart: it takes `filename*`, or `?filename=` with a plain body. `%0D` and
+    `%0A` stay as they are: no name of ours holds a line end, some may hold these letters.
+    Raises `MalformedRequest`.
+    """
+    kind, raw = _scan(value, "Content-Disposition")
+    parameters = {name: _unquoted(text) for name, text in raw.items() if not name.endswith("*")}
+    for name in ("name", "filename"):
+        if name in raw and '\\"' not in raw[name]:
+            parameters[name] = parameters[name].replace("%22", '"')
+    if "filename*" in raw:
+        parameters["filename"] = _extended(_unquoted(raw["filename*"]))
+    return kind, parameters
+
+
+def parse_parameters(value: str, header: str) -> tuple[str, dict[str, str]]:
+    """What stands before the first `;` and the parameters, names in lower case. Raises `MalformedRequest`."""
+    head, raw = _scan(value, header)
+    return head, {name: _unquoted(text) for name, text in raw.items()}
+
+
+def _scan(value: str, header: str) -> tuple[str, dict[str, str]]:
+    head = _HEAD.match(value)
+    at = head.end() if head else -1
+    raw: dict[str, str] = {}
+    while 0 <= at < len(value):
+        match = _PARAMETER.match(value, at)
+        name = match[1].lower() if match and match[1] else ""
+        if match is None or name in raw:
+            at = -1
+            break
+        if name:
+            raw[name] = match[2]
+        at = match.end()
+    if head is None or at < 0:
+        raise MalformedRequest(f"{header} cannot be parsed.")
+    return head[1].lower(), raw
+
+
+def _unquoted(text: str) -> str:
+    # Only \" and \\ are pairs: browsers send any other backslash as it is, and dropping it would turn a
+    # path that must be refused into a name nobody meant.
+    return _ESCAPED.sub(r"\1", text[1:-1]) if text.startswith('"') else text
+
+
+def _extended(text: str) -> str:
+    match = _EXTENDED.fullmatch(text)
+    try:
+        if match:
+            return unquote_to_bytes(match[1]).decode()
+    except UnicodeDecodeError:
+        pass
+    raise MalformedRequest("filename* must look like UTF-8''na%C3%AFve.txt (RFC 8187).")

@@ -1,0 +1,86 @@
+"""JSON from strangers (RFC 8259), read so that every reader would read the same (RFC 7493, I-JSON)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn, cast
+
+from pydantic import JsonValue
+
+from artstore.attr import MAX_DEPTH
+from artstore.errors import MalformedRequest
+
+_LARGEST = 2**63 - 1
+# A string that never ends reaches to the end of the body: else each escaped quote in it would begin a
+# scan of the rest.
+_MARKS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+
+
+def parse_json(body: bytes, *, what: str) -> JsonValue:
+    """The value; `what` begins the sentence when it is refused ("The body", "The field tags").
+
+    Refuses what is not UTF-8, a BOM, duplicate keys, NaN and infinities, integers past 64 bits, more than
+    20 levels and escaped halves of surrogate pairs. Raises `MalformedRequest` alone.
+    """
+    if not body.strip():
+        raise MalformedRequest(f"{what} is empty; it must be JSON.")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise MalformedRequest(f"{what} is not UTF-8 (byte {e.start}).") from None
+    # The parser recurses once per level: count before it does.
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise MalformedRequest(f"{what} is nested deeper than {MAX_DEPTH} levels.")
+
+    def refuse(detail: str) -> NoReturn:
+        raise MalformedRequest(f"{what} {detail}.")
+
+    def to_int(digits: str) -> int:
+        number = int(digits) if len(digits) <= 20 else None
+        if number is None or abs(number) > _LARGEST:
+            refuse("holds an integer of more than 64 bits")
+        return number
+
+    def to_float(digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number):
+            refuse("holds a number too large for a double")
+        return number
+
+    def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in members if keys.count(key) > 1)
+            refuse(f"holds the key {json.dumps(twice[:50])} twice")
+        return members
+
+    try:
+        value = json.loads(
+            text,
+            parse_int=to_int,
+            parse_float=to_float,
+            parse_constant=lambda name: refuse(f"holds {name}, which is not JSON"),
+            object_pairs_hook=to_dict,
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as e:
+        raise MalformedRequest(f"{what} is not JSON: {e}.") from None
+    except UnicodeEncodeError:
+        refuse("holds half of a surrogate pair, which is no character")
+    return cast(JsonValue, value)
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for mark in _MARKS.finditer(text):
+        first = mark[0][0]
+        if first in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif first in "]}":
+            depth -= 1
+    return deepest

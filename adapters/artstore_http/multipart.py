@@ -1,0 +1,223 @@
+"""Uploads as `multipart/form-data` (RFC 7578): a push reader that keeps nothing of the file.
+
+python-multipart finds the delimiters; what a form of ours is, and every sentence about it, stands here.
+"""
+
+from __future__ import annotations
+
+import re
+from logging import CRITICAL, Logger
+from typing import TYPE_CHECKING, Protocol
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+
+from artstore.errors import InvalidField, MalformedRequest
+from artstore_http.disposition import parse_disposition, parse_parameters
+from artstore_http.form import FIELDS, Form
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MAX_PARTS = 32
+MAX_HEADERS = 16
+MAX_HEADER_BYTES = 8192
+MAX_TEXT_BYTES = 65536
+
+_HINT = "send it as curl -F file=@NAME does"
+# RFC 2046, 5.1.1
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# A client's broken form is an answer of ours, not a warning in the operator's log.
+_SILENT = Logger("artstore_http.multipart", CRITICAL + 1)
+
+
+class Sink(Protocol):
+    """Where the file goes while it comes in. What it raises passes through `feed` untouched."""
+
+    def on_file(self, filename: str, content_type: str | None) -> None:
+        """The file begins; `content_type` is None when the part declares none. Called once at most."""
+
+    def on_file_data(self, piece: bytes | memoryview) -> None:
+        """The next bytes; never called with none. `piece` may be kept: what it shows does not change."""
+
+    def on_file_end(self) -> None:
+        """The file's bytes are all there. The form may yet be refused: nothing is whole before `close`."""
+
+
+def boundary_of(content_type: str) -> bytes:
+    """The boundary a `multipart/form-data` header announces. Raises `MalformedRequest`."""
+    text = parse_parameters(content_type, "Content-Type")[1].get("boundary", "")
+    if not text:
+        raise MalformedRequest("Content-Type names no boundary; let the HTTP library write this header.")
+    if not _BOUNDARY.fullmatch(text):
+        raise MalformedRequest("The boundary must be 1 to 70 of the characters of RFC 2046, 5.1.1.")
+    return text.encode("ascii")
+
+
+class FormReader:
+    """`feed` the body as it comes, then `close`. After an exception the reader is of no more use."""
+
+    def __init__(self, content_type: str, sink: Sink) -> None:
+        boundary = boundary_of(content_type)
+        self._opening = b"--" + boundary
+        self._head: bytes | None = b""
+        self._sink = sink
+        self._ended = self._seen_file = False
+        self._parts = self._text_bytes = 0
+        self._header_bytes = 0
+        self._header: tuple[bytearray, bytearray] = bytearray(), bytearray()
+        self._headers: dict[str, str] = {}
+        self._name = ""
+        self._text: list[bytes] | None = None
+        self._values: dict[str, list[str]] = {}
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._part_begin,
+            "on_header_begin": self._header_begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+        # One field more than we take, so that the refusal, and its sentence, is ours.
+        self._parser = MultipartParser(
+            boundary, callbacks, max_header_count=MAX_HEADERS + 1, max_header_size=MAX_HEADER_BYTES
+        )
+        self._parser.logger = _SILENT
+
+    def feed(self, piece: bytes) -> None:
+        """Read on. Raises `MalformedRequest`, `InvalidField`, and what the sink raises."""
+        if self._head is not None:
+            # The parser reads text before the first delimiter differently when it comes in pieces, so
+            # it never sees any: at most one line end is skipped. No client sends a preamble.
+            piece = self._head + piece
+            start = piece.removeprefix(b"\r\n")[: len(self._opening)]
+            if piece != b"\r" and start != self._opening[: len(start)]:
+                raise MalformedRequest(
+                    "The body does not begin with the boundary that Content-Type announces."
+                )
+            if piece == b"\r" or len(start) < len(self._opening):
+                self._head = piece
+                return
+            self._head = None
+        try:
+            self._parser.write(piece)
+        except FormParserError:
+            # The parser's own words count bytes from the start of the piece: they change with the splits.
+            raise MalformedRequest(
+                "The form cannot be parsed: a delimiter or the headers of a part are broken or longer than "
+                f"{MAX_HEADER_BYTES} bytes (lines must end in CRLF)."
+            ) from None
+
+    def close(self) -> Form:
+        """The body is over: the fields. Raises `MalformedRequest` when it was cut or held no file."""
+        if not self._ended:
+            raise MalformedRequest("The form is truncated: the body ended before its closing boundary.")
+        if not self._seen_file:
+            raise MalformedRequest(f"The form has no part named 'file'; {_HINT}.")
+        return Form.of(self._values)
+
+    # --- what the parser reports ---
+
+    def _part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise MalformedRequest(f"The form has more than {MAX_PARTS} parts.")
+        self._headers = {}
+        self._header_bytes = 0
+
+    def _header_begin(self) -> None:
+        if len(self._headers) == MAX_HEADERS:
+            raise MalformedRequest(f"A part of the form has more than {MAX_HEADERS} headers.")
+        self._header = bytearray(), bytearray()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._add_header(self._header[0], data, start, end)
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._add_header(self._header[1], data, start, end)
+
+    def _add_header(self, to: bytearray, data: bytes, start: int, end: int) -> None:
+        self._header_bytes += end - start
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise MalformedRequest(f"The headers of a part are longer than {MAX_HEADER_BYTES} bytes.")
+        to += data[start:end]
+
+    def _header_end(self) -> None:
+        name = self._header[0].decode("ascii").lower()
+        try:
+            value = self._header[1].decode("utf-8").strip(" \t")
+        except UnicodeDecodeError:
+            raise MalformedRequest(f"The header {name} of a part is not UTF-8.") from None
+        if name in self._headers or _CONTROL.search(value):
+            raise MalformedRequest(f"The header {name} of a part comes twice or holds control characters.")
+        self._headers[name] = value
+
+    def _headers_finished(self) -> None:
+        kind, parameters = parse_disposition(self._headers.get("content-disposition", "none"))
+        name, filename = parameters.get("name"), parameters.get("filename")
+        if kind != "form-data" or name is None:
+            raise MalformedRequest("A part lacks Content-Disposition: form-data with a name (RFC 7578, 4.2).")
+        if self._headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+            # RFC 7578, 4.7: deprecated; decoding is not storing the bytes that came.
+            raise MalformedRequest("Content-Transfer-Encoding is not taken: send the bytes as they are.")
+        self._name, self._text = name, None
+        if name == "file":
+            self._begin_file(filename)
+        elif name in FIELDS or name == "_charset_":
+            # A filename is no fault here: FormData gives one to every Blob, curl -F metadata=@NAME too.
+            self._begin_text(name)
+        elif filename is not None:
+            raise MalformedRequest(f"The file must be in a part named 'file', not {name[:50]!r}; {_HINT}.")
+        else:
+            raise InvalidField(
+                name[:50], f"There is no field {name[:50]!r}; there are: file, {', '.join(FIELDS)}."
+            )
+
+    def _begin_file(self, filename: str | None) -> None:
+        if self._seen_file:
+            raise MalformedRequest("The form has a second part named 'file'; send one file per request.")
+        if not filename:
+            raise MalformedRequest(f"The part named 'file' has no filename; {_HINT}, with the @.")
+        self._seen_file = True
+        self._sink.on_file(filename, self._headers.get("content-type"))
+
+    def _begin_text(self, name: str) -> None:
+        if name in self._values and name != "tags":
+            raise InvalidField(name, f"The field {name} comes twice.")
+        if declared := self._headers.get("content-type"):
+            _is_utf8(parse_parameters(declared, "The Content-Type of a part")[1].get("charset", "utf-8"))
+        self._text = []
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        whole = start == 0 and end == len(data)
+        if self._text is None:
+            self._sink.on_file_data(data if whole else memoryview(data)[start:end])
+            return
+        self._text_bytes += end - start
+        if self._text_bytes > MAX_TEXT_BYTES:
+            raise InvalidField(self._name, f"The text fields hold more than {MAX_TEXT_BYTES} bytes together.")
+        self._text.append(data[start:end])
+
+    def _part_end(self) -> None:
+        if self._text is None:
+            self._sink.on_file_end()
+            return
+        try:
+            text = b"".join(self._text).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidField(self._name, f"The field {self._name} is not UTF-8.") from None
+        if self._name == "_charset_":
+            _is_utf8(text)
+        self._values.setdefault(self._name, []).append(text)
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _is_utf8(charset: str) -> None:
+    if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise MalformedRequest("The text fields of a form must be UTF-8.")
