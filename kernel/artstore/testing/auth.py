@@ -16,7 +16,11 @@ from artstore.errors import Unauthorized
 from artstore.spi import API, ROLES, SCOPES, Auth, SupportsIssue
 
 # Refusing leaves no trace that a caller can see, so one instance may serve every example of a property.
-shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+shared = settings(
+    # Several classes inherit each property: that is what a suite is for.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    deadline=None,
+)
 
 
 class AuthSuite:

@@ -26,7 +26,11 @@ v7_times = st.datetimes(datetime(1970, 1, 1), _LAST_V7.replace(tzinfo=None), tim
 ids = st.uuids().map(str)
 
 # Namings are pure, so one instance may serve every example of a property.
-pure = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+pure = settings(
+    # Several classes inherit each property: that is what a suite is for.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    deadline=None,
+)
 
 
 def v7(at: datetime, rest: int) -> str:

@@ -1,0 +1,1 @@
+"""Names that people can read, under directories that tell the hour."""

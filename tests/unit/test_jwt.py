@@ -1,0 +1,508 @@
+"""The auth `jwt`: which tokens it takes, and what it makes of their claims."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from joserfc import jws
+from joserfc.jwk import ECKey, RSAKey
+
+from artstore.errors import ConfigError, InvalidField, Unauthorized
+from artstore.spi import ROLES, Context, SupportsIssue
+from artstore_jwt.auth import MAX_TOKEN, REMEMBERED, JwtAuth
+
+NOW = 1_800_000_000.0
+KEY = RSAKey.generate_key(2048)
+OTHER = RSAKey.generate_key(2048)
+NOWHERE = Path("/nonexistent")
+
+
+class Clock:
+    def __init__(self, now=NOW):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def b64(raw):
+    if isinstance(raw, dict | list):
+        raw = json.dumps(raw).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def signed(payload, header=None, key=KEY, alg="RS256"):
+    """A token with exactly these bytes in it, whatever they are."""
+    head = b64({"alg": "RS256"} if header is None else header)
+    text = f"{head}.{b64(payload)}".encode()
+    algorithm = jws.JWSRegistry.algorithms[alg]
+    return f"{text.decode()}.{b64(algorithm.sign(text, key))}"
+
+
+def claims(**changes):
+    all_ = {"sub": "u-1", "exp": NOW + 600} | changes
+    return {k: v for k, v in all_.items() if v is not ...}
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(home=tmp_path, files=tmp_path / "files", state=tmp_path / "state")
+
+
+@pytest.fixture
+def public(tmp_path):
+    path = tmp_path / "public.pem"
+    path.write_bytes(KEY.as_pem(private=False))
+    return path
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def build(public, context, clock):
+    def build(**changes):
+        return JwtAuth(JwtAuth.Settings(**({"public_key_file": public} | changes)), context, clock=clock)
+
+    return build
+
+
+@pytest.fixture
+def auth(build):
+    return build()
+
+
+def refused(auth, token, *words):
+    with pytest.raises(Unauthorized) as refusal:
+        auth.authenticate(token)
+    for word in words:
+        assert word in refusal.value.detail
+    assert token not in refusal.value.detail
+
+
+# --- form and algorithm -----------------------------------------------------------------------------------
+
+
+def test_takes_a_sound_token(auth):
+    who = auth.authenticate(signed(claims(name="Ivanov", role="user")))
+    assert (who.id, who.name, who.scopes) == ("u-1", "Ivanov", ROLES["user"])
+
+
+def test_refuses_none(auth):
+    for alg in ("none", "None", "NONE", "nOnE"):
+        refused(auth, f"{b64({'alg': alg})}.{b64(claims(role='admin'))}.", "algorithm")
+        refused(auth, f"{b64({'alg': alg})}.{b64(claims(role='admin'))}.AAAA", "algorithm")
+    refused(auth, f"{b64({'alg': 'RS256'})}.{b64(claims(role='admin'))}.", "signature")
+
+
+def test_refuses_hmac_with_the_public_key_as_its_secret(auth, public):
+    for alg in ("HS256", "RS256"):
+        text = f"{b64({'alg': alg, 'typ': 'JWT'})}.{b64(claims(role='admin'))}"
+        for secret in (public.read_bytes(), public.read_bytes().strip(), KEY.as_der(private=False)):
+            refused(auth, f"{text}.{b64(hmac.digest(secret, text.encode(), hashlib.sha256))}")
+
+
+@pytest.mark.parametrize("alg", ["RS384", "RS512", "PS256", "PS384"])
+def test_refuses_other_rsa_algorithms_with_the_right_key(auth, alg):
+    refused(auth, signed(claims(), {"alg": alg}, alg=alg), "algorithm")
+    refused(auth, signed(claims(), {"alg": "RS256"}, alg=alg), "signature")
+
+
+def test_refuses_elliptic_curves(auth):
+    key = ECKey.import_key(ec.generate_private_key(ec.SECP256R1()))
+    refused(auth, signed(claims(), {"alg": "ES256"}, key, "ES256"), "algorithm")
+
+
+@pytest.mark.parametrize("alg", [..., None, 1, [], ["RS256"], {"a": 1}, "", "rs256", "RS256 "])
+def test_refuses_algorithms_that_are_none(auth, alg):
+    refused(auth, signed(claims(), {} if alg is ... else {"alg": alg}), "algorithm")
+
+
+def test_refuses_keys_that_the_token_brings_along(auth):
+    public = OTHER.as_dict(private=False)
+    for extra in ({"jwk": public}, {"jku": "http://127.0.0.1:9/"}, {"x5u": "http://127.0.0.1:9/"}):
+        refused(auth, signed(claims(), {"alg": "RS256"} | extra, OTHER), "signature")
+
+
+def test_refuses_a_signature_of_another_key_or_text(auth):
+    refused(auth, signed(claims(), key=OTHER), "signature")
+    mine, theirs = signed(claims()).split("."), signed(claims(role="admin"), key=OTHER).split(".")
+    refused(auth, ".".join((*theirs[:2], mine[2])), "signature")
+    refused(auth, ".".join((theirs[0], theirs[1], "")), "signature")
+    refused(auth, ".".join((*mine[:2], mine[2][:-4])), "signature")
+
+
+def test_a_token_is_written_one_way_only(auth):
+    token = signed(claims())
+    auth.authenticate(token)
+    head, body, signature = token.split(".")
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    for bits in range(1, 16):  # the last letter of 256 bytes has four bits that mean nothing
+        twin = letters[letters.index(signature[-1]) ^ bits]
+        refused(auth, f"{head}.{body}.{signature[:-1]}{twin}", "signature")
+    for text in (token + "=", token + "\n", " " + token, token.replace(".", ". "), token + "."):
+        refused(auth, text, "not a JWT")
+
+
+@pytest.mark.parametrize(
+    "extra", [{"crit": ["exp"], "exp": 1}, {"crit": []}, {"crit": ["b64"], "b64": False}, {"b64": False}]
+)
+def test_refuses_critical_extensions(auth, extra):
+    refused(auth, signed(claims(), {"alg": "RS256"} | extra), "crit")
+
+
+@pytest.mark.parametrize(
+    "typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+jwt"]
+)
+def test_takes_these_types(auth, typ):
+    assert auth.authenticate(signed(claims(), {"alg": "RS256", "typ": typ})).id == "u-1"
+
+
+@pytest.mark.parametrize("typ", ["refresh", "rt+jwt", "logout+jwt", "dpop+jwt", "JOSE", "", None, 1, ["JWT"]])
+def test_refuses_these_types(auth, typ):
+    refused(auth, signed(claims(), {"alg": "RS256", "typ": typ}), "type")
+
+
+def test_header_fields_of_others_do_no_harm(auth):
+    header = {"alg": "RS256", "x5t": "abc", "nonce": "n", "x5c": ["A" * 1200], "kid": "theirs"}
+    assert auth.authenticate(signed(claims(), header)).id == "u-1"
+    refused(auth, signed(claims(), {"alg": "RS256", "kid": 7}), "kid")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"", b"null", b"[]", b'"sub"', b"{", b"\xff\xfe", b"{}x", b"[" * 4000,
+        b'{"sub":"a","sub":"b","exp":1900000000}', b'{"sub":"a","exp":NaN}', b'{"sub":"a","exp":Infinity}',
+        b'{"sub":"a","exp":' + b"9" * 5000 + b"}", '{"sub":"a","exp":1900000000}'.encode("utf-16"),
+    ],
+)  # fmt: skip
+def test_refuses_payloads_that_are_no_sound_object(auth, payload):
+    if payload:
+        refused(auth, signed(payload), "not a JWT")
+    else:
+        refused(auth, f"{b64({'alg': 'RS256'})}..AAAA", "not a JWT")
+
+
+@pytest.mark.parametrize(
+    "header", [b"null", b"[]", b"[" * 4000, b'{"alg":"none","alg":"RS256"}', b"\xff", b"{"]
+)
+def test_refuses_headers_that_are_no_sound_object(auth, header):
+    refused(auth, signed(claims(), header), "not a JWT")
+
+
+def test_refuses_long_tokens_before_any_work(auth):
+    token = signed(claims(pad="x" * MAX_TOKEN))
+    refused(auth, token, "longer")
+    auth.authenticate(signed(claims(pad="x" * 5000)))
+
+
+# --- time and audience ------------------------------------------------------------------------------------
+
+
+def test_exp_is_exact(auth, clock):
+    token = signed(claims(exp=NOW + 10.5))
+    clock.now = NOW + 10.4
+    auth.authenticate(token)
+    clock.now = NOW + 10.5
+    refused(auth, token, "expired")
+    refused(auth, signed(claims(exp=NOW)), "expired")
+    refused(auth, signed(claims(exp=0)), "expired")
+
+
+@pytest.mark.parametrize(
+    "exp", [..., None, True, False, "1900000000", [], {}, -1, NOW * 1000, 10**400, -(10**400), 1e308]
+)
+def test_exp_is_required_and_a_time(auth, exp):
+    refused(auth, signed(claims(exp=exp)), "exp")
+
+
+def test_exp_too_large_for_a_float(auth):
+    refused(auth, signed(b'{"sub":"a","exp":1e999}'), "exp")
+    refused(auth, signed(b'{"sub":"a","exp":-1e999}'), "exp")
+
+
+def test_nbf_is_honoured_with_leeway(build, clock):
+    token = signed(claims(nbf=NOW + 5))
+    build().authenticate(token)
+    strict = build(leeway=0)
+    refused(strict, token, "not valid yet")
+    clock.now = NOW + 5
+    strict.authenticate(token)
+    clock.now = NOW + 4
+    refused(strict, token, "not valid yet")
+
+
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+@pytest.mark.parametrize("value", [None, True, "1", [], -1, 10**400])
+def test_other_times_are_times(auth, claim, value):
+    refused(auth, signed(claims(**{claim: value})), claim)
+
+
+def test_iat_in_the_far_future_is_refused(auth):
+    auth.authenticate(signed(claims(iat=NOW + 64)))
+    refused(auth, signed(claims(iat=NOW + 66)), "iat")
+
+
+def test_issuer(build):
+    auth = build(issuer="https://id.example.org/")
+    auth.authenticate(signed(claims(iss="https://id.example.org/")))
+    for iss in (..., None, "https://id.example.org", ["https://id.example.org/"], 1, ""):
+        refused(auth, signed(claims(iss=iss)), "issuer")
+
+
+def test_audience(build):
+    auth = build(audience="store")
+    auth.authenticate(signed(claims(aud="store")))
+    auth.authenticate(signed(claims(aud=["account", "store"])))
+    for aud in (..., None, "Store", "stores", [], ["account"], {"store": 1}, 1, [["store"]]):
+        refused(auth, signed(claims(aud=aud)), "audience")
+
+
+def test_issuer_and_audience_are_free_when_not_configured(auth):
+    auth.authenticate(signed(claims(iss=1, aud={"what": "ever"})))
+
+
+# --- who and what -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sub",
+    [..., None, "", " ", 1, True, ["a"], {"a": 1}, "a\nb", "a\x00", "a\x7f", "\x85", "\ud800", "x" * 256],
+)
+def test_sub_is_required_and_clean(auth, sub):
+    refused(auth, signed(claims(sub=sub)), "sub")
+
+
+@pytest.mark.parametrize(
+    ("given_names", "expected"),
+    [
+        ({"name": "A", "preferred_username": "b", "username": "c"}, "A"),
+        ({"preferred_username": "b", "username": "c"}, "b"),
+        ({"username": "c"}, "c"),
+        ({}, "u-1"),
+        ({"name": "", "preferred_username": 7, "username": "c"}, "c"),
+        ({"name": "a\nb", "preferred_username": "x" * 256, "username": "\ud800"}, "u-1"),
+        ({"name": "pic\u202egpj"}, "u-1"),
+        ({"name": "x" * 255}, "x" * 255),
+        ({"name": "Иван Петров"}, "Иван Петров"),
+    ],
+)
+def test_the_uploaders_name(auth, given_names, expected):
+    who = auth.authenticate(signed(claims(**given_names)))
+    assert (who.id, who.name) == ("u-1", expected)
+
+
+@pytest.mark.parametrize(
+    ("rights", "scopes"),
+    [
+        ({}, set()),
+        ({"role": "reader"}, {"files:read"}),
+        ({"roles": ["reader", "offline_access", "user"]}, {"files:read", "files:write"}),
+        ({"roles": "reader user"}, {"files:read", "files:write"}),
+        ({"role": "reader user"}, set()),
+        ({"role": "Admin"}, set()),
+        ({"role": "root", "roles": ["superuser"]}, set()),
+        ({"scope": "openid files:read profile files:*"}, {"files:read"}),
+        ({"scopes": ["files:delete", "everything"]}, {"files:delete"}),
+        (
+            {"scope": "files:read", "scopes": ["storage:read"], "role": "user"},
+            {"files:read", "files:write", "storage:read"},
+        ),
+        ({"scope": "admin"}, set()),
+        ({"roles": []}, set()),
+        ({"realm_access": {"roles": ["admin"]}, "groups": ["admin"]}, set()),
+    ],
+)  # fmt: skip
+def test_rights(auth, rights, scopes):
+    assert auth.authenticate(signed(claims(**rights))).scopes == scopes
+
+
+@pytest.mark.parametrize("claim", ["role", "roles", "scope", "scopes"])
+@pytest.mark.parametrize("value", [None, 1, True, {"admin": True}, [1], [["admin"]], [None]])
+def test_rights_of_a_wrong_type_are_refused(auth, claim, value):
+    refused(auth, signed(claims(**{claim: value})), claim)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        {"typ": "Refresh"}, {"typ": "ID"}, {"typ": "Offline"}, {"typ": "Logout"}, {"typ": ""}, {"typ": None},
+        {"token_type": "refresh"}, {"token_use": "id"}, {"token_use": 1}, {"token_type": "REFRESH_TOKEN"},
+        {"type": "refresh"}, {"type": "id_token"},
+    ],
+)  # fmt: skip
+def test_tokens_for_other_uses_are_refused(auth, use):
+    refused(auth, signed(claims(role="admin", **use)), "type")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [{"typ": "Bearer"}, {"token_type": "access"}, {"token_use": "access"}, {"type": "service"}, {"type": 1}],
+)
+def test_access_tokens_by_other_words(auth, use):
+    auth.authenticate(signed(claims(azp="app", session_state="s", acr="1", **use)))
+
+
+# --- memory -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_checked_is_not_checked_again(auth):
+    token = signed(claims())
+    assert auth.authenticate(token) is auth.authenticate(token)
+
+
+def test_memory_ends_with_the_token(auth, clock):
+    token = signed(claims(exp=NOW + 5))
+    auth.authenticate(token)
+    clock.now = NOW + 5
+    refused(auth, token, "expired")
+    refused(auth, token, "expired")
+
+
+def test_memory_ends_with_the_key(auth, public):
+    token = signed(claims())
+    auth.authenticate(token)
+    public.write_bytes(OTHER.as_pem(private=False))
+    refused(auth, token, "signature")
+
+
+def test_memory_is_bounded(auth, monkeypatch):
+    monkeypatch.setattr("artstore_jwt.auth.REMEMBERED", 3)
+    tokens = [signed(claims(jti=n)) for n in range(5)]
+    first = [auth.authenticate(t) for t in tokens]
+    assert len(auth._checked) == 3
+    assert auth.authenticate(tokens[4]) is first[4]
+    assert auth.authenticate(tokens[0]) is not first[0]
+    assert REMEMBERED == 10_000
+
+
+# --- fuzz -------------------------------------------------------------------------------------------------
+
+shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
+words = "sub exp nbf iat iss aud name preferred_username username role roles scope scopes typ type token_use"
+names = st.sampled_from(words.split(" "))
+
+
+@shared
+@given(
+    payload=st.dictionaries(names, values),
+    header=st.dictionaries(st.sampled_from(["alg", "typ", "kid", "crit", "x5c", "b64"]), values),
+)
+def test_signed_nonsense_is_refused_or_sound(auth, payload, header):
+    for head, body in (
+        (header, claims()),
+        ({"alg": "RS256"}, claims() | payload),
+        ({"alg": "RS256"} | header, payload),
+    ):
+        try:
+            who = auth.authenticate(signed(body, head))
+        except Unauthorized:
+            continue
+        assert who.scopes <= ROLES["admin"]
+        assert 0 < len(who.name) <= 255
+
+
+@shared
+@given(head=st.binary(max_size=60), body=st.binary(max_size=60))
+def test_signed_bytes_are_refused(auth, head, body):
+    refused(auth, signed(body))
+    refused(auth, signed(claims(), head))
+
+
+@shared
+@given(parts=st.lists(st.binary(max_size=40).map(b64), max_size=5))
+def test_dotted_bytes_are_refused(auth, parts):
+    with pytest.raises(Unauthorized):
+        auth.authenticate(".".join(parts))
+
+
+# --- issuing ----------------------------------------------------------------------------------------------
+
+
+def test_issued_tokens_say_what_the_element_wants_to_hear(build, tmp_path):
+    private = tmp_path / "private.pem"
+    private.write_bytes(KEY.as_pem(private=True))
+    auth = build(private_key_file=private, issuer="me", audience="store")
+    assert isinstance(auth, SupportsIssue)
+    token = auth.issue(user="ivanov", roles=("operator",), seconds=60)
+    who = auth.authenticate(token)
+    assert (who.id, who.name, who.scopes) == ("ivanov", "ivanov", ROLES["operator"])
+    head, body = (json.loads(base64.urlsafe_b64decode(p + "==")) for p in token.split(".")[:2])
+    assert head == {"alg": "RS256", "typ": "JWT", "kid": KEY.thumbprint()}
+    jti = body.pop("jti")
+    assert (
+        jti
+        != json.loads(
+            base64.urlsafe_b64decode(auth.issue(user="a", roles=[], seconds=1).split(".")[1] + "==")
+        )["jti"]
+    )
+    assert body == {
+        "sub": "ivanov", "name": "ivanov", "roles": ["operator"],
+        "iat": NOW, "exp": NOW + 60, "iss": "me", "aud": "store",
+    }  # fmt: skip
+
+
+def test_the_shortest_token_lives_its_second(build, tmp_path, clock):
+    private = tmp_path / "private.pem"
+    private.write_bytes(KEY.as_pem(private=True))
+    auth = build(private_key_file=private)
+    clock.now = NOW + 0.999
+    token = auth.issue(user="a", roles=[], seconds=1)
+    clock.now += 0.999
+    auth.authenticate(token)
+    clock.now = NOW + 2
+    refused(auth, token, "expired")
+
+
+def test_what_cannot_be_issued(build, tmp_path):
+    private = tmp_path / "private.pem"
+    private.write_bytes(KEY.as_pem(private=True))
+    auth = build(private_key_file=private)
+    for user in ("", "a\nb", "x" * 256, "\ud800"):
+        with pytest.raises(InvalidField, match="user"):
+            auth.issue(user=user, roles=[], seconds=1)
+    for seconds in (0, -1, 10**12):
+        with pytest.raises(InvalidField, match="token lives"):
+            auth.issue(user="a", roles=[], seconds=seconds)
+    with pytest.raises(InvalidField, match="role"):
+        auth.issue(user="a", roles=["\ud800"], seconds=1)
+
+
+def test_only_the_verifying_half_cannot_issue(auth):
+    with pytest.raises(ConfigError, match="private_key_file"):
+        auth.issue(user="a", roles=[], seconds=1)
+
+
+def test_a_private_key_of_another_pair_does_not_issue(build, tmp_path):
+    private = tmp_path / "private.pem"
+    auth = build(private_key_file=private)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        auth.issue(user="a", roles=[], seconds=1)
+    private.write_bytes(OTHER.as_pem(private=True))
+    with pytest.raises(ConfigError, match="would be refused"):
+        auth.issue(user="a", roles=[], seconds=1)
+
+
+def test_the_real_clock(public, context, tmp_path):
+    private = tmp_path / "private.pem"
+    private.write_bytes(KEY.as_pem(private=True))
+    auth = JwtAuth(JwtAuth.Settings(private_key_file=private), context)
+    assert auth.authenticate(auth.issue(user="a", roles=[], seconds=60)).id == "a"
+    refused(auth, signed(claims(exp=time.time() - 1)), "expired")
