@@ -42,6 +42,10 @@ class Node:
     def settings(self) -> Settings:
         return self.configuration.settings
 
+    def plugin_rows(self) -> list[dict[str, Any]]:
+        """What `artstore plugins --json` and the API say."""
+        return plugin_rows(self.registry, self.settings)
+
     def close(self) -> None:
         """Leave everything durable and settled."""
         self._stop()
@@ -54,6 +58,39 @@ def open_registry(settings: Settings) -> Registry:
     registry = Registry()
     registry.load(block=settings.plugins.block, strict=settings.plugins.strict)
     return registry
+
+
+def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
+    """Every offer, and every plugin that could not make one, as plain values."""
+    rows: list[dict[str, Any]] = [
+        {
+            "role": o.role,
+            "name": o.provider.name,
+            "chosen": getattr(settings, o.role).use == o.provider.name,
+            "plugin": o.plugin,
+            "distribution": o.distribution,
+            "version": o.version,
+            "status": o.status,
+            "summary": o.provider.summary,
+            "problem": o.problem,
+        }
+        for o in sorted(registry.offers, key=lambda o: (ROLES.index(o.role), o.provider.name, o.plugin))
+    ]
+    silent = [p for p in registry.plugins if p.status != "ok"]
+    return rows + [
+        {
+            "role": None,
+            "name": None,
+            "chosen": False,
+            "plugin": p.name,
+            "distribution": p.distribution,
+            "version": p.version,
+            "status": p.status,
+            "summary": "",
+            "problem": p.problem,
+        }
+        for p in silent
+    ]
 
 
 def context(configuration: Configuration) -> Context:

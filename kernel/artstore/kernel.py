@@ -107,7 +107,7 @@ class Kernel:
         Raises `ModeNotAllowed`, `TooLarge`, `StorageFull`, `Conflict`, `InvalidField`, `Unavailable`.
         """
         self.element.require(Operation.UPLOAD)
-        self._admit(size)
+        self.admit(size)
         at = now()
         draft = _draft(by, filename, content_type, at)
         for tries_left in reversed(range(_NAME_TRIES)):
@@ -127,7 +127,8 @@ class Kernel:
                 return Session(self, by, intent, writer, name, new_id, bool(file_id), draft, at, size)
         raise AssertionError("unreachable")
 
-    def _admit(self, size: int | None) -> None:
+    def admit(self, size: int | None) -> None:
+        """Raise `TooLarge` or `StorageFull` unless `size` more bytes (None: a few) may come."""
         limits = self.limits
         if size is not None and size > limits.max_file_size:
             raise TooLarge(f"The file has {size} bytes; {int(limits.max_file_size)} is the most taken here.")

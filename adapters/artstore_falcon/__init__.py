@@ -1,0 +1,1 @@
+"""WSGI: Falcon in front of `artstore_http`."""

@@ -1,0 +1,92 @@
+"""The WSGI app: `granian --interface wsgi --factory artstore_falcon.app:create_app`, or gunicorn's
+`'artstore_falcon.app:create_app()'` with threads."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import falcon
+
+from artstore.boot import Node, open_default
+from artstore.spi import PIECE
+from artstore_http.app import App
+from artstore_http.message import Request, Stream
+
+
+class Endpoint:
+    """Translates between the WSGI environment and exchanges."""
+
+    def __init__(self, node: Node) -> None:
+        self._app = App(node, "falcon")
+
+    def __call__(self, req: falcon.Request, resp: falcon.Response, **_: object) -> None:
+        request = _request(req.env)
+        exchange = self._app.begin(request)
+        try:
+            if exchange.response is None:
+                for piece in _body(req.env, request):
+                    if exchange.feed(piece) is not None:
+                        break
+            response = exchange.finish()
+        except OSError:  # the server says that the client went away
+            exchange.abort()
+            raise
+        resp.status = response.status
+        for name, value in response.headers:
+            resp.set_header(name, value)
+        if isinstance(response.body, bytes):
+            resp.data = response.body
+        else:
+            resp.stream = _Pieces(response.body)
+
+
+class _Pieces:
+    """A stream as WSGI wants it: an iterable that is closed."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._stream.pieces())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _body(env: dict[str, Any], request: Request) -> Iterable[bytes]:
+    """The body in pieces; it ends early when the client went away, which the exchange sees by the length."""
+    stream, left = env["wsgi.input"], request.length
+    if left is None and not (request.chunked and env.get("wsgi.input_terminated")):
+        return
+    while left is None or left > 0:
+        piece = stream.read(PIECE if left is None else min(left, PIECE))
+        if not piece:
+            return
+        if left is not None:
+            left -= len(piece)
+        yield piece
+
+
+def _request(env: dict[str, Any]) -> Request:
+    headers = [(k[5:].replace("_", "-").lower(), v) for k, v in env.items() if k.startswith("HTTP_")]
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if env.get(name):
+            headers.append((name.replace("_", "-").lower(), env[name]))
+    return Request(
+        method=env["REQUEST_METHOD"],
+        path=env.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
+        query=env.get("QUERY_STRING", ""),
+        headers=headers,
+        tells_cut_chunks=False,
+    )
+
+
+def create_app(node: Node | None = None) -> falcon.App:  # type: ignore[type-arg]
+    """The app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
+    node = node or open_default()
+    app = falcon.App(media_type="application/json")
+    app.add_sink(Endpoint(node), prefix="/")
+    atexit.register(node.close)
+    return app

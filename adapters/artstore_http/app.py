@@ -1,0 +1,174 @@
+"""The HTTP API without a server: a request becomes an exchange, an exchange takes a body and gives an answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from artstore.boot import Node
+from artstore.errors import ArtstoreError, Forbidden, MalformedRequest, Unauthorized
+from artstore_http import routes
+from artstore_http.call import Call
+from artstore_http.message import Receiver, Request, Response
+from artstore_http.problems import HeaderFieldsTooLarge, NoToken, UriTooLong, problem
+
+log = logging.getLogger("artstore.http")
+access = logging.getLogger("artstore.access")
+
+MAX_FIELDS = 100
+MAX_FIELD_BYTES = 16 << 10
+MAX_TARGET = 8 << 10
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class App:
+    """One node, served. `adapter` is the name that `/api/v1/info` tells."""
+
+    def __init__(self, node: Node, adapter: str) -> None:
+        self.node = node
+        self.adapter = adapter
+        self.access = node.settings.log.access
+
+    def begin(self, request: Request) -> Exchange:
+        """Take the head of a request. Blocks unless `instant(request)`. Never raises."""
+        return Exchange(self, request)
+
+    @staticmethod
+    def instant(request: Request) -> bool:
+        """Whether the answer needs no thread of its own."""
+        return request.path == "/health/live"
+
+
+class Exchange:
+    """One request and its answer.
+
+    While `response` is None the body is wanted: `feed` it, then `finish`. When a call answers early, the
+    rest of the body is not. `abort` when no answer can be sent. Nothing here raises.
+    """
+
+    def __init__(self, app: App, request: Request) -> None:
+        self._app = app
+        self._request = request
+        self._began = time.perf_counter()
+        self._receiver: Receiver | None = None
+        self._who = "-"
+        self.response: Response | None = None
+        given = request.header("x-request-id") or ""
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        try:
+            answer = self._open()
+            if isinstance(answer, Response):
+                self._answer(answer)
+            else:
+                self._receiver = answer
+        except Exception as e:  # every error becomes an answer here, and only here
+            self.fail(e)
+
+    def _open(self) -> Response | Receiver:
+        request = self._request
+        _check_head(request)
+        found = routes.match(request.method, request.path)
+        call = Call(
+            node=self._app.node,
+            adapter=self._app.adapter,
+            request=request,
+            request_id=self.request_id,
+            path=found.path,
+            allowed=frozenset(found.route.parameters),
+        )
+        if found.route.scope is not None:
+            call.by = self._app.node.auth.authenticate(_token(request))
+            self._who = call.by.name
+            if found.route.scope not in call.by.scopes:
+                raise Forbidden(f"This needs the scope {found.route.scope}.")
+        call.check_parameters()
+        return found.operation(call)
+
+    def feed(self, piece: bytes) -> Response | None:
+        """Take a piece of the body; an answer ends the exchange before the body ended."""
+        if self.response is None and self._receiver is not None:
+            try:
+                self._receiver.feed(piece)
+            except Exception as e:
+                return self.fail(e)
+        return self.response
+
+    def finish(self) -> Response:
+        """The body is over."""
+        if self.response is None and self._receiver is not None:
+            try:
+                self._answer(self._receiver.finish())
+            except Exception as e:
+                self.fail(e)
+        if self.response is None:
+            self.fail(RuntimeError("an exchange with neither answer nor receiver"))
+        assert self.response is not None
+        return self.response
+
+    def fail(self, error: Exception) -> Response:
+        """Give up with a problem, and leave nothing behind."""
+        if not isinstance(error, ArtstoreError):
+            log.error("request %s failed", self.request_id, exc_info=error)
+        elif error.code in ("damaged", "unavailable", "internal"):
+            log.error("request %s: %s", self.request_id, error.detail)
+        self.abort(getattr(error, "detail", type(error).__name__))
+        status, headers, body = problem(error, self.request_id)
+        self._answer(Response(status, headers, body))
+        assert self.response is not None
+        return self.response
+
+    def abort(self, reason: str = "the client went away") -> None:
+        """Leave nothing behind. Harmless after an answer, and twice."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.abort(reason)
+
+    def _answer(self, response: Response) -> None:
+        if isinstance(response.body, bytes) and response.status not in (204, 304):
+            response.headers.append(("Content-Length", str(len(response.body))))
+        response.headers.append(("X-Request-ID", self.request_id))
+        if self._request.method == "HEAD":
+            if not isinstance(response.body, bytes):
+                response.body.close()
+            response.body = b""
+        self.response = response
+        if self._app.access:
+            took = (time.perf_counter() - self._began) * 1000
+            access.info(
+                "%s %s %s %d %.1fms %s",
+                self.request_id, self._request.method, _shown(self._request.path), response.status, took, self._who,
+            )  # fmt: skip
+
+
+def _shown(path: str) -> str:
+    """A path that cannot forge a line of the log."""
+    return path if path.isascii() and path.isprintable() and len(path) <= 200 else ascii(path[:200])
+
+
+def _check_head(request: Request) -> None:
+    if (
+        len(request.headers) > MAX_FIELDS
+        or sum(len(n) + len(v) for n, v in request.headers) > MAX_FIELD_BYTES
+    ):
+        raise HeaderFieldsTooLarge(f"At most {MAX_FIELDS} header fields and {MAX_FIELD_BYTES} bytes of them.")
+    if len(request.path) + len(request.query) > MAX_TARGET:
+        raise UriTooLong(f"At most {MAX_TARGET} bytes of address.")
+    hosts = request.header("host")
+    if not hosts or "," in hosts:
+        raise MalformedRequest("A request has exactly one Host.")
+    if request.chunked and request.header("content-length") is not None:
+        raise MalformedRequest("Content-Length and Transfer-Encoding contradict each other.")
+
+
+def _token(request: Request) -> str:
+    header = request.header("authorization")
+    if header is None:
+        raise NoToken
+    scheme, _, token = header.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or "," in token or " " in token:
+        raise Unauthorized("Authorization must be: Bearer TOKEN.")
+    return token

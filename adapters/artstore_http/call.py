@@ -1,0 +1,71 @@
+"""One request on its way through an operation: who asks for what, of which element."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from artstore.boot import Node
+from artstore.errors import InvalidField
+from artstore.ids import parse_id
+from artstore.kernel import Kernel
+from artstore.spi import Principal
+from artstore_http.message import Headers, Request, Response
+from artstore_http.problems import UnknownParameter
+
+NOBODY = Principal(id="-", name="-")
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """What an operation is given. `by` is NOBODY where no token is needed."""
+
+    node: Node
+    adapter: str
+    request: Request
+    request_id: str
+    path: dict[str, str]
+    by: Principal = NOBODY
+    allowed: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.node.kernel
+
+    @property
+    def file_id(self) -> str:
+        """The id in the path. Raises `InvalidField`."""
+        return parse_id(self.path["file_id"])
+
+    def check_parameters(self) -> None:
+        """Raise `UnknownParameter` for what the operation does not know."""
+        for name in self.request.parameters:
+            if name not in self.allowed:
+                known = ", ".join(sorted(self.allowed)) or "none"
+                raise UnknownParameter(f"There is no parameter '{name}' here; known: {known}.")
+
+    def parameter(self, name: str) -> str | None:
+        """A query parameter that comes once at most."""
+        values = self.request.parameters.get(name)
+        if values is None:
+            return None
+        if len(values) > 1:
+            raise InvalidField(name, f"{name} must come once.")
+        return values[0]
+
+    def number(self, name: str, *, least: int = 0, most: int = (1 << 63) - 1) -> int | None:
+        """A query parameter that is a whole number."""
+        text = self.parameter(name)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= 19 and least <= int(text) <= most):
+            raise InvalidField(name, f"{name} must be a whole number from {least} to {most}.")
+        return int(text)
+
+
+def json_response(body: bytes, status: int = 200, headers: Headers | None = None) -> Response:
+    """An answer in JSON that no shared cache keeps."""
+    return Response(
+        status,
+        [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *(headers or [])],
+        body,
+    )

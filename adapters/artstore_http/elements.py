@@ -1,0 +1,201 @@
+"""Operations on the element itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+
+import artstore
+from artstore.errors import ArtstoreError, InvalidField
+from artstore.ids import parse_id
+from artstore.modes import ALLOWED, Mode, Operation
+from artstore.wal import STATUSES, Status, Transaction
+from artstore_http.call import Call, json_response
+from artstore_http.files import json_body
+from artstore_http.jsonbody import parse_json
+from artstore_http.message import Receiver, Response
+from artstore_http.models import (
+    Alive,
+    Capacity,
+    Info,
+    PluginJson,
+    PluginPage,
+    Ready,
+    Root,
+    TransactionJson,
+    TransactionPage,
+    Transition,
+    TransitionRequest,
+)
+from artstore_http.openapi import document
+from artstore_http.problems import InvalidCursor
+
+_WARNING, _CRITICAL = 0.80, 0.95
+
+
+def root(call: Call) -> Response:
+    """GET /"""
+    return _model(
+        Root(
+            name="artstore",
+            version=artstore.__version__,
+            element_id=call.kernel.element.record().element_id,
+            api="/api/v1",
+            openapi="/openapi.json",
+            health="/health/ready",
+        )
+    )
+
+
+def info(call: Call) -> Response:
+    """GET /api/v1/info"""
+    record = call.kernel.element.record()
+    return _model(
+        Info(
+            element_id=record.element_id,
+            display_name=call.node.settings.display_name or record.element_id,
+            version=artstore.__version__,
+            mode=record.mode,
+            allowed_operations=[o.value for o in Operation if o in ALLOWED[record.mode]],
+            adapter=call.adapter,
+        )
+    )
+
+
+def capacity(call: Call) -> Response:
+    """GET /api/v1/capacity"""
+    limits, totals, space = call.kernel.limits, call.kernel.cache.totals(), call.kernel.backend.space()
+    rooms = []
+    if limits.capacity is not None:
+        rooms.append((int(limits.capacity), max(0, int(limits.capacity) - totals.size)))
+    if space.free is not None:
+        free = max(0, space.free - int(limits.min_free))
+        rooms.append((totals.size + free, free))
+    # What will run out first is what counts.
+    total, free_bytes = min(rooms, key=lambda room: room[1]) if rooms else (None, None)
+    used = totals.size / total if total else 0.0
+    full = free_bytes == 0
+    status = "full" if full else "critical" if used >= _CRITICAL else "warning" if used >= _WARNING else "ok"
+    return _model(
+        Capacity(total=total, used=totals.size, free=free_bytes, file_count=totals.files, status=status)
+    )
+
+
+def plugins(call: Call) -> Response:
+    """GET /api/v1/plugins"""
+    return _model(PluginPage(items=[PluginJson(**row) for row in call.node.plugin_rows()]))
+
+
+def transition(call: Call) -> Receiver:
+    """POST /api/v1/mode/transition"""
+
+    def then(body: bytes) -> Response:
+        wish = _parsed(TransitionRequest, parse_json(body, what="The body"))
+        before = call.kernel.element.record().mode
+        record = call.kernel.transition(call.by, wish.target_mode, confirm=wish.confirm, reason=wish.reason)
+        return _model(
+            Transition(
+                previous_mode=before,
+                mode=record.mode,
+                changed_at=record.changed_at,
+                changed_by=record.changed_by,
+                reason=record.reason,
+            )
+        )
+
+    return json_body(call, ("application/json",), then)
+
+
+def transactions(call: Call) -> Response:
+    """GET /api/v1/transactions"""
+    status = call.parameter("status")
+    if status is not None and status not in STATUSES:
+        raise InvalidField("status", f"status must be one of {', '.join(get_args(Status))}.")
+    limit = call.number("limit", least=1, most=1000) or 100
+    cursor = call.parameter("cursor")
+    if cursor is not None:
+        try:
+            parse_id(cursor)
+        except InvalidField:
+            raise InvalidCursor("The cursor is not one that this element made.") from None
+    found = call.kernel.transactions(status=status, limit=limit + 1, before=cursor)
+    more = len(found) > limit
+    items = [_transaction(t) for t in found[:limit]]
+    return _model(TransactionPage(items=items, next_cursor=items[-1].id if more else None))
+
+
+def live(call: Call) -> Response:
+    """GET /health/live"""
+    return _model(Alive())
+
+
+def ready(call: Call) -> Response:
+    """GET /health/ready"""
+    kernel = call.kernel
+
+    def store() -> None:
+        writing = Operation.UPLOAD in ALLOWED[kernel.element.record().mode]
+        kernel.backend.check(writing=writing)
+
+    def space() -> None:
+        if Operation.UPLOAD in ALLOWED[kernel.element.record().mode]:
+            kernel.admit(None)
+
+    parts: dict[str, Callable[[], None]] = {
+        "store": store,
+        "space": space,
+        "cache": kernel.cache.check,
+        "auth": call.node.auth.check,
+    }
+    checks: dict[str, str] = {}
+    for name, check in parts.items():
+        try:
+            check()
+        except ArtstoreError as e:
+            checks[name] = e.detail
+    if not checks:
+        return _model(Ready(status="ready"))
+    return _model(Ready(status="not ready", checks=checks), status=503)
+
+
+def openapi(call: Call) -> Response:
+    """GET /openapi.json"""
+    return Response(
+        200,
+        [("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
+        json.dumps(document(), ensure_ascii=False).encode(),
+    )
+
+
+def _transaction(t: Transaction) -> TransactionJson:
+    return TransactionJson(
+        id=t.id,
+        operation=t.operation,
+        file_id=t.file_id,
+        by=t.by,
+        status=t.status,
+        started=t.started,
+        finished=t.finished,
+        error=t.error,
+    )
+
+
+def _parsed(model: type[TransitionRequest], value: object) -> TransitionRequest:
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "body"
+        if name == "target_mode":
+            raise InvalidField(
+                name, f"target_mode must be one of {', '.join(m.value for m in Mode)}."
+            ) from None
+        raise InvalidField(name, f"{name}: {first['msg']}.") from None
+
+
+def _model(model: BaseModel, status: int = 200) -> Response:
+    exclude_none = isinstance(model, Ready)
+    return json_response(model.model_dump_json(exclude_none=exclude_none).encode(), status)

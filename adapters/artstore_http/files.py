@@ -1,0 +1,123 @@
+"""Operations on what is known of a file: look, change, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import JsonValue
+
+from artstore.attr import Attr
+from artstore.errors import InvalidField, MalformedRequest, PreconditionFailed, TooLarge
+from artstore.modes import Operation
+from artstore_http.call import Call, json_response
+from artstore_http.conditions import Outcome, evaluate
+from artstore_http.jsonbody import parse_json
+from artstore_http.message import Collected, Headers, Receiver, Request, Response
+from artstore_http.models import FilePatch, file_json
+from artstore_http.problems import UnsupportedMediaType
+
+_PATCH_TYPES = ("application/merge-patch+json", "application/json")
+
+
+def look(call: Call) -> Response:
+    """GET /api/v1/files/{file_id}"""
+    attr = call.kernel.attr(call.file_id)
+    if _outcome(call.request, attr) is Outcome.NOT_MODIFIED:
+        return Response(304, [("Cache-Control", "private, no-cache"), *_validators(attr)])
+    return Response(
+        200,
+        [("Content-Type", "application/json"), ("Cache-Control", "private, no-cache"), *_validators(attr)],
+        file_json(attr),
+    )
+
+
+def change(call: Call) -> Receiver:
+    """PATCH /api/v1/files/{file_id}"""
+    file_id = call.file_id
+    call.kernel.element.require(Operation.UPDATE)
+
+    def then(body: bytes) -> Response:
+        patch = parse_json(body, what="The merge-patch")
+        if not isinstance(patch, dict):
+            raise MalformedRequest("A merge-patch for a file is a JSON object.")
+        for name in patch:
+            if name not in FilePatch.model_fields:
+                known = ", ".join(FilePatch.model_fields)
+                raise InvalidField(name, f"'{name}' cannot be changed; what can: {known}.")
+
+        def changes(attr: Attr) -> Mapping[str, Any]:
+            _outcome(call.request, attr)
+            return merged(attr, patch)
+
+        attr = call.kernel.update(call.by, file_id, changes)
+        return json_response(file_json(attr), headers=_validators(attr))
+
+    return json_body(call, _PATCH_TYPES, then)
+
+
+def delete(call: Call) -> Response:
+    """DELETE /api/v1/files/{file_id}"""
+
+    def condition(attr: Attr) -> None:
+        _outcome(call.request, attr)
+
+    call.kernel.delete(call.by, call.file_id, condition)
+    return Response(204)
+
+
+def merged(attr: Attr, patch: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """The fields that a merge-patch (RFC 7396) makes of `attr`; null empties."""
+    empty: dict[str, Any] = {"description": "", "tags": [], "metadata": {}}
+    changes = {name: empty[name] if value is None else value for name, value in patch.items()}
+    if isinstance(patch.get("metadata"), dict):
+        changes["metadata"] = _merge(attr.metadata, patch["metadata"])
+    return changes
+
+
+def _merge(target: JsonValue, patch: JsonValue) -> JsonValue:
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merge(result.get(name), value)
+    return result
+
+
+def json_body(call: Call, types: tuple[str, ...], then: Any) -> Receiver:
+    """A receiver of JSON of one of `types`."""
+    request = call.request
+    media_type = (request.header("content-type") or "").partition(";")[0].strip().lower()
+    if media_type not in types:
+        raise UnsupportedMediaType(f"Content-Type must be {' or '.join(types)}.")
+    if (request.header("content-encoding") or "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Content-Encoding is not taken.")
+    limit = int(call.kernel.limits.max_json_body)
+    too_large = TooLarge(f"A JSON body has at most {limit} bytes here.")
+    if request.length is not None and request.length > limit:
+        raise too_large
+    return Collected(limit, too_large, then)
+
+
+def _validators(attr: Attr) -> Headers:
+    return [("ETag", f'"r{attr.revision}"')]
+
+
+def _outcome(request: Request, attr: Attr) -> Outcome:
+    """What the conditions make of it. Raises `PreconditionFailed`."""
+    outcome = evaluate(
+        request.method,
+        etag=f'"r{attr.revision}"',
+        last_modified=datetime.fromisoformat(attr.updated_at),
+        if_match=request.header("if-match"),
+        if_unmodified_since=request.header("if-unmodified-since"),
+        if_none_match=request.header("if-none-match"),
+        if_modified_since=None,  # a second is too coarse for revisions
+    )
+    if outcome is Outcome.FAILED:
+        raise PreconditionFailed(f"The file is at revision {attr.revision} now.")
+    return outcome

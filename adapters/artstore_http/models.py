@@ -1,0 +1,193 @@
+"""The JSON of the wire, as pydantic models: answers are checked against them, OpenAPI is made from them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from artstore.attr import (
+    Attr,
+    ContentType,
+    FileId,
+    Filename,
+    Metadata,
+    Sha256,
+    Tag,
+    Timestamp,
+    Username,
+)
+from artstore.modes import Mode
+
+
+class FileJson(BaseModel):
+    """A file, without its bytes."""
+
+    model_config = ConfigDict(title="File")
+
+    file_id: FileId
+    original_filename: Filename
+    storage_filename: str
+    storage_path: str
+    size: int = Field(ge=0, description="bytes")
+    content_type: ContentType
+    sha256: Sha256
+    uploaded_by: Username
+    uploaded_by_id: Username
+    uploaded_at: Timestamp
+    updated_at: Timestamp
+    revision: int = Field(ge=1)
+    description: str
+    tags: list[Tag]
+    metadata: Metadata
+
+
+FILE_FIELDS = set(FileJson.model_fields)
+
+
+def file_json(attr: Attr) -> bytes:
+    """A file as it goes over the wire."""
+    return attr.model_dump_json(include=FILE_FIELDS).encode()
+
+
+class FilePage(BaseModel):
+    """A page of files."""
+
+    items: list[FileJson]
+    next_cursor: str | None
+
+
+class FilePatch(BaseModel):
+    """A merge-patch (RFC 7396): what is named changes, null empties, the rest stays."""
+
+    description: str | None = None
+    tags: list[Tag] | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+
+class UploadForm(BaseModel):
+    """The parts of a multipart upload, in any order."""
+
+    file: str = Field(json_schema_extra={"contentMediaType": "application/octet-stream"})
+    description: str = ""
+    tags: list[Tag] = Field(default=[], description="repeated, or one JSON array")
+    metadata: dict[str, JsonValue] = Field(default={}, description="a JSON object")
+    sha256: Sha256 | None = Field(default=None, description="of the file: refused unless it matches")
+
+
+class Root(BaseModel):
+    """Who we are, and where to go on."""
+
+    name: str
+    version: str
+    element_id: str
+    api: str
+    openapi: str
+    health: str
+
+
+class Info(BaseModel):
+    """This element, for anybody."""
+
+    element_id: str
+    display_name: str
+    version: str
+    mode: Mode
+    allowed_operations: list[str]
+    adapter: str
+
+
+class Capacity(BaseModel):
+    """Room, in bytes. `warning` from 80 % used, `critical` from 95 %, `full` when nothing more is taken."""
+
+    total: int | None
+    used: int
+    free: int | None
+    file_count: int
+    status: Literal["ok", "warning", "critical", "full"]
+
+
+class PluginJson(BaseModel):
+    """A provider, as a plugin offers it; or a plugin that could not be loaded (`role` and `name` null)."""
+
+    role: str | None
+    name: str | None
+    chosen: bool
+    plugin: str
+    distribution: str
+    version: str
+    status: str
+    summary: str
+    problem: str
+
+
+class PluginPage(BaseModel):
+    """Every plugin of this installation."""
+
+    items: list[PluginJson]
+    next_cursor: None = None
+
+
+class TransitionRequest(BaseModel):
+    """A step between modes; backward ones need `confirm`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target_mode: Mode
+    confirm: bool = Field(default=False, strict=True)
+    reason: str = Field(default="", max_length=500)
+
+
+class Transition(BaseModel):
+    """A step that was done."""
+
+    previous_mode: Mode
+    mode: Mode
+    changed_at: Timestamp
+    changed_by: str
+    reason: str
+
+
+class TransactionJson(BaseModel):
+    """An intent in the write-ahead log, and what became of it."""
+
+    id: str
+    operation: str
+    file_id: str | None
+    by: str
+    status: Literal["pending", "committed", "rolled_back", "failed"]
+    started: Timestamp
+    finished: Timestamp | None
+    error: str | None
+
+
+class TransactionPage(BaseModel):
+    """A page of transactions, newest first."""
+
+    items: list[TransactionJson]
+    next_cursor: str | None
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """Whether the element can do its work; `checks` says what it cannot."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[str, str] | None = None
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). `code` is stable."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    field: str | None = None

@@ -1,0 +1,137 @@
+"""The contract as OpenAPI 3.1, made from the table of routes and the models: it cannot disagree with them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+import artstore
+from artstore_http import models
+from artstore_http.problems import PROBLEMS
+
+_REF = "#/components/schemas/{model}"
+_BYTES = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_REPEATED = {"tag"}
+_NUMBERS = {"min_size", "max_size", "limit"}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document."""
+    from artstore_http.routes import ROUTES
+
+    classes = {r.gives for r in ROUTES if isinstance(r.gives, type)} | {
+        models.Problem,
+        models.FilePatch,
+        models.TransitionRequest,
+        models.UploadForm,
+    }
+    modes: list[tuple[Any, Any]] = [
+        (
+            c,
+            "validation"
+            if c in (models.FilePatch, models.TransitionRequest, models.UploadForm)
+            else "serialization",
+        )
+        for c in sorted(classes, key=lambda c: c.__name__)
+    ]
+    names, definitions = models_json_schema(modes, ref_template=_REF)
+    refs = {c: names[(c, mode)] for c, mode in modes}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        operation: dict[str, Any] = {
+            "operationId": f"{route.operation.rpartition('.')[2]}"
+            + ("_alias" if route.path.endswith("/upload") else ""),
+            "summary": route.summary,
+            "tags": ["element" if not route.path.startswith("/api/v1/files") else "files"],
+            "parameters": _parameters(route),
+            "responses": _responses(route, refs),
+            "security": [{"bearer": []}] if route.scope else [],
+        }
+        if route.scope:
+            operation["description"] = f"Needs the scope `{route.scope}`."
+        if route.takes:
+            operation["requestBody"] = {"required": True, "content": _content(route.takes, refs)}
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "artstore",
+            "version": artstore.__version__,
+            "summary": "A storage element: files over HTTP.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _parameters(route: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if "{file_id}" in route.path:
+        found.append(
+            {
+                "name": "file_id",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "format": "uuid"},
+            }
+        )
+    for name, text in route.parameters.items():
+        schema: dict[str, Any] = {"type": "integer" if name in _NUMBERS else "string"}
+        if name in _REPEATED:
+            schema = {"type": "array", "items": schema}
+        found.append(
+            {
+                "name": name,
+                "in": "query",
+                "required": name == "filename" and route.takes == "bytes",
+                "description": text,
+                "schema": schema,
+            }
+        )
+    return found
+
+
+def _content(takes: str, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
+    if takes == "bytes":
+        return {"*/*": _BYTES}
+    if takes == "upload":
+        return {"multipart/form-data": {"schema": refs[models.UploadForm]}, "*/*": _BYTES}
+    if takes == "patch":
+        return {"application/merge-patch+json": {"schema": refs[models.FilePatch]}}
+    return {"application/json": {"schema": refs[models.TransitionRequest]}}
+
+
+def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
+    if isinstance(route.gives, type):
+        content: dict[str, Any] = {"application/json": {"schema": refs[route.gives]}}
+    else:
+        other: dict[str, dict[str, Any]] = {"bytes": {"*/*": _BYTES}, "openapi": {"application/json": {}}, "nothing": {}}
+        content = other[route.gives]
+    answer: dict[str, Any] = {"description": "Done."}
+    if content:
+        answer["content"] = content
+    found = {str(route.success): answer}
+    if route.gives == "bytes":
+        found["206"] = {"description": "The ranges asked for.", "content": {"*/*": _BYTES}}
+        found["304"] = {"description": "Not modified."}
+    if route.takes == "bytes":
+        found["200"] = {**answer, "description": "The same file was there already."}
+    if route.operation == "elements.ready":
+        found["503"] = {**answer, "description": "Not ready."}
+    codes = route.codes + (("unauthorized", "forbidden") if route.scope else ())
+    for code in sorted(codes, key=lambda c: PROBLEMS[c][0]):
+        status, title = PROBLEMS[code]
+        told = found.setdefault(
+            str(status),
+            {"description": "", "content": {"application/problem+json": {"schema": refs[models.Problem]}}},
+        )
+        told["description"] = "; ".join(x for x in (told["description"], f"{title} (`{code}`)") if x)
+    return found

@@ -1,0 +1,110 @@
+"""The operation that finds files, and the cursor by which it goes on."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+from urllib.parse import quote, urlencode
+
+from artstore.attr import timestamp
+from artstore.errors import InvalidField
+from artstore.spi import Position, Query, Sort
+from artstore_http.call import Call, json_response
+from artstore_http.digests import parse_sha256_field
+from artstore_http.message import Headers, Response
+from artstore_http.models import file_json
+from artstore_http.problems import InvalidCursor
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d))?", re.ASCII)
+
+
+def search(call: Call) -> Response:
+    """GET /api/v1/files"""
+    query = _query(call)
+    page = call.kernel.search(query)
+    cursor = None if page.next is None else _encode(page.next, _fingerprint(call))
+    items = b",".join(file_json(attr) for attr in page.items)
+    body = b'{"items":[' + items + b'],"next_cursor":' + json.dumps(cursor).encode() + b"}"
+    headers: Headers = []
+    if cursor is not None:
+        kept = [(n, v) for n, vs in call.request.parameters.items() if n != "cursor" for v in vs]
+        link = urlencode([*kept, ("cursor", cursor)], quote_via=quote)
+        headers.append(("Link", f'</api/v1/files?{link}>; rel="next"'))
+    return json_response(body, headers=headers)
+
+
+def _query(call: Call) -> Query:
+    sort = call.parameter("sort") or "-uploaded_at"
+    column = sort.removeprefix("-")
+    if column not in get_args(Sort):
+        raise InvalidField(
+            "sort", f"sort must be one of {', '.join(get_args(Sort))}, or one with - before it."
+        )
+    cursor = call.parameter("cursor")
+    sha256 = call.parameter("sha256")
+    fields: dict[str, Any] = {
+        "words": tuple((call.parameter("q") or "").split()),
+        "tags": tuple(call.request.parameters.get("tag", ())),
+        "min_size": call.number("min_size"),
+        "max_size": call.number("max_size"),
+        "sha256": None if sha256 is None else parse_sha256_field(sha256),
+        "uploaded_after": _time(call, "uploaded_after", up=False),
+        "uploaded_before": _time(call, "uploaded_before", up=True),
+        "sort": column,
+        "descending": sort.startswith("-"),
+        "limit": call.number("limit", least=1, most=1000) or 100,
+        "after": None if cursor is None else _decode(cursor, column, _fingerprint(call)),
+    }
+    fields |= {n: call.parameter(n) for n in ("filename", "uploaded_by", "content_type")}
+    if len(fields["words"]) > 20 or len(fields["tags"]) > 20:
+        raise InvalidField("q" if len(fields["words"]) > 20 else "tag", "At most 20 at a time.")
+    return Query(**fields)
+
+
+def _time(call: Call, name: str, *, up: bool) -> str | None:
+    """A time in the form of sidecars; finer than a millisecond, it is rounded so that it still divides well."""
+    text = call.parameter(name)
+    if text is None:
+        return None
+    text = re.sub(r" (\d\d:\d\d)$", r"+\1", text)  # a + that nobody escaped
+    problem = InvalidField(
+        name, f"{name} must be a date or a time with its offset, like 2025-01-11T15:30:45Z."
+    )
+    if not _TIME.fullmatch(text):
+        raise problem
+    fine = re.search(r"\.\d{3}\d*[1-9]", text) is not None
+    try:
+        at = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.upper()))
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        return timestamp(at + timedelta(milliseconds=1) if up and fine else at)
+    except (ValueError, OverflowError):
+        raise problem from None
+
+
+def _fingerprint(call: Call) -> str:
+    """Of the search, without page and size of page: a cursor belongs to one search."""
+    kept = sorted((n, v) for n, v in call.request.parameters.items() if n not in ("cursor", "limit"))
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
+
+
+def _encode(position: Position, fingerprint: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([*position, fingerprint]).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str, column: str, fingerprint: str) -> Position:
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        value, file_id, made_for = json.loads(raw)
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        raise InvalidCursor("The cursor is not one that this element made.") from None
+    right_type = type(value) is (int if column == "size" else str)
+    if not right_type or not isinstance(file_id, str) or (isinstance(value, int) and abs(value) >> 63):
+        raise InvalidCursor("The cursor is not one that this element made.")
+    if made_for != fingerprint:
+        raise InvalidCursor("The cursor belongs to another search: keep the other parameters as they were.")
+    return Position(value, file_id)

@@ -1,0 +1,163 @@
+"""Operations that bring a file in: a form, a plain body, a plain body under an id the caller chose."""
+
+from __future__ import annotations
+
+import hashlib
+
+from artstore.attr import Attr
+from artstore.errors import InvalidField, MalformedRequest, TooLarge
+from artstore.kernel import Session
+from artstore.modes import Operation
+from artstore_http.call import Call, json_response
+from artstore_http.digests import agreed, parse_digest
+from artstore_http.message import Receiver, Request, Response
+from artstore_http.models import file_json
+from artstore_http.multipart import FormReader
+from artstore_http.problems import LengthRequired, UnsupportedMediaType
+
+FORM = "multipart/form-data"
+FORM_ROOM = 1 << 20
+"""Bytes that a form may need beside its file."""
+
+_SAYS_NOTHING = ("", "application/x-www-form-urlencoded", "application/octet-stream")
+"""Types that clients send when nobody told them one (curl --data-binary the second)."""
+
+
+def upload(call: Call) -> Receiver:
+    """POST /api/v1/files"""
+    request = call.request
+    _check_head(request)
+    if _media_type(request) == FORM:
+        if request.length is not None and request.length > call.kernel.limits.max_file_size + FORM_ROOM:
+            raise TooLarge(f"The body has {request.length} bytes; no file of that size is taken here.")
+        return FormUpload(call)
+    return PlainUpload(call, file_id=None)
+
+
+def put(call: Call) -> Receiver:
+    """PUT /api/v1/files/{file_id}"""
+    _check_head(call.request)
+    if _media_type(call.request) == FORM:
+        raise UnsupportedMediaType(
+            "PUT takes the bytes of the file as they are; forms go to POST /api/v1/files."
+        )
+    return PlainUpload(call, file_id=call.file_id)
+
+
+def _check_head(request: Request) -> None:
+    encoding = (request.header("content-encoding") or "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding} is not taken: send the bytes of the file as they are."
+        )
+    if request.length is None and not request.chunked:
+        raise LengthRequired("Send Content-Length, or the body in chunks.")
+
+
+def _media_type(request: Request) -> str:
+    return (request.header("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _announced(request: Request) -> str | None:
+    """The digest that the head announces."""
+    values = [
+        parse_digest(value, name=name)
+        for name in ("Repr-Digest", "Content-Digest")
+        if (value := request.header(name.lower())) is not None
+    ]
+    return agreed(*values)
+
+
+def _created(attr: Attr, new: bool) -> Response:
+    headers = [("ETag", f'"r{attr.revision}"'), ("Location", f"/api/v1/files/{attr.file_id}")]
+    return json_response(file_json(attr), 201 if new else 200, headers)
+
+
+class PlainUpload:
+    """The body is the file."""
+
+    def __init__(self, call: Call, *, file_id: str | None) -> None:
+        request = call.request
+        filename = call.parameter("filename")
+        if filename is None:
+            raise InvalidField("filename", "Say what the file is called: ?filename=NAME.")
+        self._digest = _announced(request)
+        if request.chunked and self._digest is None and not request.tells_cut_chunks:
+            raise LengthRequired(
+                "Behind this server a body in chunks that was cut cannot be told from a whole one: send "
+                "Content-Length, or the digest of the file as Repr-Digest."
+            )
+        declared = request.header("content-type")
+        self._session = call.kernel.begin(
+            call.by,
+            filename=filename,
+            content_type=None if _media_type(request) in _SAYS_NOTHING else declared,
+            file_id=file_id,
+            size=request.length,
+        )
+
+    def feed(self, piece: bytes) -> None:
+        self._session.write(piece)
+
+    def finish(self) -> Response:
+        return _created(*self._session.commit(sha256=[self._digest] if self._digest else []))
+
+    def abort(self, reason: str) -> None:
+        self._session.abort(reason)
+
+
+class FormUpload:
+    """The body is a form with one part `file` and parts of text before or after it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._session: Session | None = None
+        self._announced = _announced(call.request)
+        # A digest in the head is of the form as a whole (RFC 9530, 3); many mean the file. Either will do.
+        self._whole = hashlib.sha256() if self._announced else None
+        self._left = call.request.length
+        self._room = call.kernel.limits.max_file_size + FORM_ROOM
+        self._reader = FormReader(call.request.header("content-type") or "", self)
+        call.kernel.element.require(Operation.UPLOAD)
+
+    def on_file(self, filename: str, content_type: str | None) -> None:
+        self._session = self._call.kernel.begin(
+            self._call.by, filename=filename, content_type=content_type or None
+        )
+
+    def on_file_data(self, piece: bytes | memoryview) -> None:
+        if self._session is not None:
+            self._session.write(piece)
+
+    def on_file_end(self) -> None:
+        """The form goes on."""
+
+    def feed(self, piece: bytes) -> None:
+        if self._left is not None:
+            self._left -= len(piece)
+        self._room -= len(piece)
+        if self._room < 0:
+            raise TooLarge("The form is larger than any file that is taken here.")
+        if self._whole is not None:
+            self._whole.update(piece)
+        self._reader.feed(piece)
+
+    def finish(self) -> Response:
+        if self._left:
+            raise MalformedRequest("The body ended before it should.")
+        form = self._reader.close()
+        session = self._session
+        if session is None:
+            raise MalformedRequest("The form has no part named 'file'.")
+        digests = [form.sha256] if form.sha256 else []
+        if self._announced and self._whole is not None and self._whole.hexdigest() != self._announced:
+            digests.append(self._announced)
+        return _created(
+            *session.commit(
+                description=form.description, tags=form.tags, metadata=form.metadata, sha256=digests
+            )
+        )
+
+    def abort(self, reason: str) -> None:
+        if self._session is not None:
+            self._session.abort(reason)

@@ -1,0 +1,1 @@
+"""ASGI: Starlette in front of `artstore_http`."""

@@ -1,0 +1,179 @@
+"""The ASGI app: `granian --interface asgi --factory artstore_starlette.app:create_app`, or uvicorn's `--factory`.
+
+Everything that waits happens in a thread: a small request crosses once, an upload once per MiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+from anyio import CancelScope, CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import Message, Receive, Scope, Send
+
+from artstore.boot import Node, open_default
+from artstore.spi import PIECE
+from artstore_http.app import App, Exchange
+from artstore_http.message import Request, Response, Stream
+from artstore_http.problems import RequestTimeout
+
+T = TypeVar("T")
+
+
+class Endpoint:
+    """Translates between ASGI messages and exchanges."""
+
+    def __init__(self, node: Node) -> None:
+        self._app = App(node, "starlette")
+        self._limiter = CapacityLimiter(node.settings.server.threads)
+        self._idle = node.settings.limits.idle_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = _request(scope)
+        if self._app.instant(request):
+            await _send_small(send, self._app.begin(request).finish())
+            return
+        body = _Body(receive, self._idle)
+        try:
+            first = await body.batch() if request.method in ("POST", "PUT", "PATCH") else b""
+        except _Gone:
+            return
+        except RequestTimeout as e:
+            exchange = await self._hop(self._app.begin, request)
+            await self._send(scope, send, await self._hop(exchange.fail, e))
+            return
+        if body.over:
+            response = await self._hop(_at_once, self._app, request, first)
+        else:
+            response = await self._stream_in(request, first, body)
+        if response is not None:
+            await self._send(scope, send, response)
+
+    async def _stream_in(self, request: Request, first: bytes, body: _Body) -> Response | None:
+        """A large body, a MiB at a time; None when the client went away."""
+        exchange = await self._hop(self._app.begin, request)
+        try:
+            piece = first
+            while exchange.response is None:
+                if piece:
+                    await self._hop(exchange.feed, piece)
+                if exchange.response is None and body.over:
+                    return await self._hop(exchange.finish)
+                if exchange.response is None:
+                    piece = await body.batch()
+        except _Gone:
+            return None
+        except RequestTimeout as e:
+            return await self._hop(exchange.fail, e)
+        finally:
+            # Also when the server cancels us: what runs in a thread has ended by then, a commit included.
+            if exchange.response is None:
+                with CancelScope(shield=True):
+                    await self._hop(exchange.abort)
+        return exchange.response
+
+    async def _send(self, scope: Scope, send: Send, response: Response) -> None:
+        if isinstance(response.body, bytes):
+            await _send_small(send, response)
+            return
+        stream = response.body
+        try:
+            await send(_start(response))
+            if stream.path is not None and "http.response.pathsend" in scope.get("extensions", {}):
+                await send({"type": "http.response.pathsend", "path": stream.path})
+            else:
+                await self._stream_out(send, stream)
+        finally:
+            stream.close()
+
+    async def _stream_out(self, send: Send, stream: Stream) -> None:
+        pieces = iter(stream.pieces())
+        while True:
+            piece = await self._hop(next, pieces, None)
+            if piece is None:
+                break
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _hop(self, function: Callable[..., T], *args: object) -> T:
+        return await to_thread.run_sync(partial(function, *args), limiter=self._limiter)
+
+
+class _Gone(Exception):
+    """The client went away."""
+
+
+class _Body:
+    """The body of a request, in batches of about a MiB. Raises `_Gone`, `RequestTimeout`."""
+
+    def __init__(self, receive: Receive, idle: float) -> None:
+        self._receive = receive
+        self._idle = idle
+        self.over = False
+
+    async def batch(self) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while not self.over and size < PIECE:
+            message = await self._next()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            piece = message.get("body", b"")
+            pieces.append(piece)
+            size += len(piece)
+            self.over = not message.get("more_body", False)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout(self._idle):
+                return await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(f"The body stood still for {self._idle:g} seconds.") from None
+
+
+def _at_once(app: App, request: Request, body: bytes) -> Response:
+    exchange: Exchange = app.begin(request)
+    if body and exchange.response is None:
+        exchange.feed(body)
+    return exchange.finish()
+
+
+def _request(scope: Scope) -> Request:
+    headers = [(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope["headers"]]
+    return Request(
+        method=scope["method"],
+        path=scope["path"],
+        query=scope["query_string"].decode("latin-1"),
+        headers=headers,
+        tells_cut_chunks=True,
+    )
+
+
+def _start(response: Response) -> Message:
+    headers = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in response.headers]
+    return {"type": "http.response.start", "status": response.status, "headers": headers}
+
+
+async def _send_small(send: Send, response: Response) -> None:
+    await send(_start(response))
+    await send({"type": "http.response.body", "body": response.body})
+
+
+def create_app(node: Node | None = None) -> Starlette:
+    """The app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
+    node = node or open_default()
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await to_thread.run_sync(node.close)
+
+    return Starlette(routes=[Mount("/", app=Endpoint(node))], lifespan=lifespan)
