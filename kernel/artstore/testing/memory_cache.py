@@ -1,0 +1,119 @@
+"""A cache in the memory of one process: what `CacheSuite` measures other caches by."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+from unicodedata import normalize
+
+from pydantic import BaseModel
+
+from artstore.attr import Attr
+from artstore.errors import InvalidField, Unavailable
+from artstore.spi import Context, NoSettings, Page, Position, Query, Sort, Totals
+
+
+class MemoryCache:
+    """Rows in a dictionary; nothing survives the process."""
+
+    API: ClassVar[int] = 1
+    Settings: ClassVar[type[BaseModel]] = NoSettings
+
+    def __init__(self, settings: BaseModel | None = None, context: Context | None = None) -> None:
+        self._rows: dict[str, Attr] = {}
+        self._stamp: str | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def put(self, attrs: Sequence[Attr]) -> None:
+        with self._open():
+            for attr in attrs:
+                old = self._rows.get(attr.file_id)
+                if old is None or attr.revision >= old.revision:
+                    self._rows[attr.file_id] = attr
+
+    def remove(self, file_ids: Sequence[str]) -> None:
+        with self._open():
+            for file_id in file_ids:
+                self._rows.pop(file_id, None)
+
+    def key(self, file_id: str) -> str | None:
+        with self._open():
+            attr = self._rows.get(file_id)
+        return attr.key if attr else None
+
+    def search(self, query: Query) -> Page:
+        def place(attr: Attr) -> Position:
+            return Position(_sort_value(attr, query.sort), attr.file_id)
+
+        after = query.after
+        if after is not None and isinstance(after.value, int) is not (query.sort == "size"):
+            raise InvalidField("cursor", "The position does not belong to this order.")
+        with self._open():
+            found = [attr for attr in self._rows.values() if all(_conditions(attr, query))]
+        found.sort(key=place, reverse=query.descending)
+        if after is not None:
+            found = [a for a in found if (place(a) < after if query.descending else place(a) > after)]
+        items = found[: query.limit]
+        return Page(items=items, next=place(items[-1]) if items and len(found) > len(items) else None)
+
+    def directory(self, directory: str) -> dict[str, str]:
+        with self._open():
+            rows = list(self._rows.values())
+        return {a.storage_filename: a.file_id for a in rows if a.storage_path == directory}
+
+    def totals(self) -> Totals:
+        with self._open():
+            return Totals(len(self._rows), sum(attr.size for attr in self._rows.values()))
+
+    def flush(self) -> None:
+        self.check()
+
+    def stamp(self) -> str | None:
+        with self._open():
+            return self._stamp
+
+    def set_stamp(self, stamp: str) -> None:
+        with self._open():
+            self._stamp = stamp
+
+    def clear(self) -> None:
+        with self._open():
+            self._rows.clear()
+            self._stamp = None
+
+    def check(self) -> None:
+        with self._open():
+            pass
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _open(self) -> threading.Lock:
+        if self._closed:
+            raise Unavailable("The cache is closed.")
+        return self._lock
+
+
+def _sort_value(attr: Attr, sort: Sort) -> str | int:
+    value: str | int = getattr(attr, sort)
+    return value
+
+
+def _conditions(attr: Attr, query: Query) -> Iterator[bool]:
+    texts = [_fold(text) for text in (attr.original_filename, attr.description, *attr.tags)]
+    yield all(any(_fold(word) in text for text in texts) for word in query.words)
+    yield query.filename in (None, attr.original_filename)
+    yield query.uploaded_by in (None, attr.uploaded_by)
+    yield query.content_type in (None, attr.content_type)
+    yield query.sha256 in (None, attr.sha256)
+    yield set(query.tags) <= set(attr.tags)
+    yield query.min_size is None or attr.size >= query.min_size
+    yield query.max_size is None or attr.size <= query.max_size
+    yield query.uploaded_after is None or attr.uploaded_at > query.uploaded_after
+    yield query.uploaded_before is None or attr.uploaded_at < query.uploaded_before
+
+
+def _fold(text: str) -> str:
+    return normalize("NFC", normalize("NFC", text).casefold())

@@ -1,0 +1,235 @@
+"""The cache in an SQL database. Only SQLite is there yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
+from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from artstore.attr import Attr
+from artstore.errors import ConfigError, Unavailable
+from artstore.spi import Context, Page, Position, Query, Totals
+from artstore_sql.mounts import UNSAFE, file_system
+from artstore_sql.opening import open_database
+from artstore_sql.schema import create, drop, has_trigram
+from artstore_sql.search import possible, statement
+from artstore_sql.sqlite import Sqlite
+from artstore_sql.tables import Tables, row, sort_value
+from artstore_sql.writer import BATCH, Row, Writer
+
+_PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
+
+
+def _is_prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("must be a-z, 0-9 and _ only, begin with a letter, and have at most 40 characters")
+    return value
+
+
+class SqlSettings(BaseModel, extra="forbid"):
+    """Where the rows are kept."""
+
+    url: SecretStr | None = None
+    """`sqlite:///` and a path, relative to the element's home; by default `cache.db` in its state."""
+    table_prefix: Annotated[str, AfterValidator(_is_prefix)] = ""
+    timeout: float = Field(default=5.0, gt=0, le=3600)
+    """Seconds after which a call gives up."""
+
+
+class SqlCache:
+    """A row for each file, in SQLite: for one machine, any number of processes."""
+
+    API: ClassVar[int] = 1
+    Settings: ClassVar[type[BaseModel]] = SqlSettings
+    trigram: ClassVar[bool] = True
+    """Whether to index words where SQLite can."""
+
+    def __init__(self, settings: SqlSettings, context: Context) -> None:
+        path = _path(settings.url, context)
+        self._tables = Tables(settings.table_prefix)
+        self._database = Sqlite(path, settings.timeout)
+        trigram = self.trigram and has_trigram()
+        self._alive, self._indexed = open_database(self._database, self._tables, trigram=trigram)
+        self._writer = Writer(self._database, settings.timeout)
+        self._closed = False
+
+    def put(self, attrs: Sequence[Attr]) -> None:
+        rows = [row(attr) for attr in attrs]
+        for start in range(0, len(rows), BATCH):
+            self._writer.do(self._upsert, rows[start : start + BATCH])
+
+    def remove(self, file_ids: Sequence[str]) -> None:
+        rows = [{"gone": file_id} for file_id in file_ids if _is_text(file_id)]
+        for start in range(0, len(rows), BATCH):
+            self._writer.do(self._delete, rows[start : start + BATCH])
+
+    def key(self, file_id: str) -> str | None:
+        files = self._tables.files.c
+        if not _is_text(file_id):
+            return None
+        with self._reading() as connection:
+            wanted = select(files.storage_path, files.storage_filename).where(files.file_id == file_id)
+            found = connection.execute(wanted).one_or_none()
+        return None if found is None else f"{found.storage_path}/{found.storage_filename}"
+
+    def search(self, query: Query) -> Page:
+        if not possible(query):
+            return Page(items=(), next=None)
+        with self._reading() as connection:
+            wanted = statement(connection, self._tables, query, indexed=self._indexed)
+            rows = [found.attr for found in connection.execute(wanted)]
+        items = [self._attr(text) for text in rows[: query.limit]]
+        if len(rows) <= query.limit or not items:
+            return Page(items=items, next=None)
+        last = Position(sort_value(items[-1], query.sort), items[-1].file_id)
+        return Page(items=items, next=last)
+
+    def directory(self, directory: str) -> dict[str, str]:
+        files = self._tables.files.c
+        if not _is_text(directory):
+            return {}
+        with self._reading() as connection:
+            wanted = select(files.storage_filename, files.file_id).where(files.storage_path == directory)
+            return {found.storage_filename: found.file_id for found in connection.execute(wanted)}
+
+    def totals(self) -> Totals:
+        totals = self._tables.totals.c
+        with self._reading() as connection:
+            files, size = connection.execute(select(totals.files, totals.size)).one()
+        return Totals(files, size)
+
+    def flush(self) -> None:
+        self._writer.do(None, durable=True)
+
+    def stamp(self) -> str | None:
+        meta = self._tables.meta.c
+        with self._reading() as connection:
+            return connection.execute(select(meta.value).where(meta.name == "stamp")).scalar_one_or_none()
+
+    def set_stamp(self, stamp: str) -> None:
+        self._writer.do(self._mark, [{"name": "stamp", "value": stamp}], durable=True)
+
+    def clear(self) -> None:
+        self._writer.do(self._renew)
+
+    def check(self) -> None:
+        self.totals()
+        self._writer.do(self._touch)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._writer.close()
+            self._database.close()
+            self._alive.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        if self._closed:
+            raise Unavailable("The cache is closed.")
+        with self._database.reading() as connection:
+            yield connection
+
+    def _attr(self, text: str) -> Attr:
+        try:
+            return Attr.model_validate_json(text)
+        except ValidationError as e:
+            self._database.condemn(f"a row is no attr: {text[:200]!r}")
+            raise Unavailable("The cache holds a row that is no attr; it is to be rebuilt.") from e
+
+    # --- steps of the writer ---
+
+    def _upsert(self, connection: Connection, rows: Sequence[Row]) -> None:
+        files = self._tables.files
+        new = insert(files)
+        kept = ("id", "file_id")
+        connection.execute(
+            new.on_conflict_do_update(
+                index_elements=["file_id"],
+                set_={name: value for name, value in new.excluded.items() if name not in kept},
+                where=new.excluded.revision >= files.c.revision,
+            ),
+            list(rows),
+        )
+
+    def _delete(self, connection: Connection, rows: Sequence[Row]) -> None:
+        files = self._tables.files
+        connection.execute(delete(files).where(files.c.file_id == bindparam("gone")), list(rows))
+
+    def _mark(self, connection: Connection, rows: Sequence[Row]) -> None:
+        new = insert(self._tables.meta)
+        connection.execute(
+            new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value}), list(rows)
+        )
+
+    def _renew(self, connection: Connection, _rows: Sequence[Row]) -> None:
+        # Dropping costs much less than a trigger for each of a million rows.
+        drop(connection, self._tables)
+        create(connection, self._tables, trigram=self._indexed)
+
+    def _touch(self, connection: Connection, _rows: Sequence[Row]) -> None:
+        # The same value again: nothing changes, and the commit is a real write.
+        meta = self._tables.meta
+        connection.execute(update(meta).where(meta.c.name == "schema").values(value=meta.c.value))
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _path(url: SecretStr | None, context: Context) -> Path:
+    """The database file; raises `ConfigError` without showing the url, which may hold a password."""
+    if url is None:
+        path = context.state / "cache.db"
+    else:
+        place = "cache.sql.url"
+        try:
+            parsed = make_url(url.get_secret_value())
+        except ArgumentError:
+            raise ConfigError(
+                "This is no database url.", place=place, cure="Write sqlite:////var/lib/artstore/cache.db."
+            ) from None
+        if parsed.get_backend_name() != "sqlite":
+            raise ConfigError(
+                f"{parsed.get_backend_name()} is not supported yet.",
+                place=place,
+                cure="Use sqlite:///<path>, or leave the url out for a file in the element's state.",
+            )
+        if (
+            parsed.drivername not in ("sqlite", "sqlite+pysqlite")
+            or parsed.host
+            or "?" in url.get_secret_value()
+        ):
+            raise ConfigError(
+                "Only sqlite:/// and a path are understood: no driver, host or option.",
+                place=place,
+                cure="Write sqlite:////var/lib/artstore/cache.db.",
+            )
+        if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
+            raise ConfigError(
+                "A cache in memory is not shared by the processes of an element.",
+                place=place,
+                cure="Name a file: sqlite:////var/lib/artstore/cache.db.",
+            )
+        path = context.home / str(parsed.database)
+    path = Path(path).resolve()
+    found = file_system(path)
+    if found in UNSAFE:
+        raise ConfigError(
+            f"SQLite would be damaged on {found}, where {path} lies.",
+            place="cache.sql.url",
+            cure="Name a path on a local disk: the cache may be lost, it is rebuilt from the sidecars.",
+        )
+    return path

@@ -1,0 +1,75 @@
+"""Locks between processes that write to one database file; a process that dies lets go of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from artstore.errors import Unavailable
+
+_FIRST_PAUSE = 0.0002
+_LONGEST_PAUSE = 0.002
+
+
+@contextmanager
+def exclusive(path: Path, deadline: float) -> Iterator[None]:
+    """The right to write to the database `path`, for one thread of one process at a time.
+
+    Whoever wants it first holds the queue file: without it a process that writes without pause would
+    take the lock back before a neighbour that polls notices that it was free.
+    """
+    queue = _open(path, ".queue")
+    try:
+        _wait(queue, deadline, path)
+        lock = _open(path, ".lock")
+        try:
+            _wait(lock, deadline, path)
+            os.close(queue)
+            queue = -1
+            yield
+        finally:
+            os.close(lock)
+    finally:
+        if queue >= 0:
+            os.close(queue)
+
+
+class Alive:
+    """Shows the neighbours that this process uses the database, until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = _open(path, ".alive")
+        self.alone = False
+        """Whether nobody else used the database when this was made; ask under `exclusive` only."""
+        with suppress(BlockingIOError):
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.alone = True
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _open(path: Path, suffix: str) -> int:
+    return os.open(f"{path}{suffix}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _wait(fd: int, deadline: float, path: Path) -> None:
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Unavailable(f"Another process holds {path.name} for too long.") from None
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        else:
+            return

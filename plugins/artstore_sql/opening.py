@@ -1,0 +1,135 @@
+"""Taking a database file into use: what is broken or old gives way to an empty cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, select
+
+from artstore.errors import ConfigError, Unavailable
+from artstore_sql.lock import Alive
+from artstore_sql.schema import create, drop
+from artstore_sql.sqlite import Sqlite, is_broken
+from artstore_sql.tables import SCHEMA, Tables
+
+log = logging.getLogger("artstore.sql")
+
+PATIENCE = 300.0
+"""Seconds that a start waits for a neighbour's start, which may be checking a large file."""
+
+
+def open_database(database: Sqlite, tables: Tables, *, trigram: bool) -> tuple[Alive, bool]:
+    """Make the file ready; the sign of life to keep, and whether words are indexed.
+
+    Leaves no connection open, so that a server may fork after it.
+    """
+    path = database.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(
+            f"The directory of the cache {path} cannot be made: {e}.",
+            place="cache.sql.url",
+            cure="Name a path that may be written.",
+        ) from e
+    with database.exclusive(time.monotonic() + PATIENCE), database.translated():
+        alive = Alive(path)
+        try:
+            # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell.
+            fell = alive.alone and _size(path) > 0 and _size(path.with_name(f"{path.name}-wal")) > 0
+            if database.doubt.exists():
+                _put_aside(database, "it was in doubt when the element stopped")
+            elif fell and not _sound(database):
+                _put_aside(database, "it is damaged")
+            try:
+                return alive, _prepare(database, tables, trigram=trigram)
+            except _Useless as e:
+                _put_aside(database, str(e))
+            except Unavailable as e:
+                if not is_broken(e):
+                    raise
+                _put_aside(database, e.detail)
+            return alive, _prepare(database, tables, trigram=trigram)
+        except BaseException:
+            alive.close()
+            raise
+        finally:
+            database.disconnect()
+
+
+class _Useless(Exception):
+    """The file is sound, and nothing this process could use."""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _sound(database: Sqlite) -> bool:
+    try:
+        # No deadline: a large file takes as long as it takes to read.
+        with closing(sqlite3.connect(f"{database.path.as_uri()}?mode=rw", uri=True)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError as e:
+        if is_broken(e):
+            return False
+        raise
+
+
+def _put_aside(database: Sqlite, why: str) -> None:
+    database.disconnect()
+    path = database.path
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.broken-{stamp}")
+    log.warning("the cache %s is put aside as %s and begun anew: %s", path, aside.name, why)
+    # The WAL goes last: beside an empty database SQLite drops it, beside the old one it would be missed.
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    database.doubt.unlink(missing_ok=True)
+
+
+def _prepare(database: Sqlite, tables: Tables, *, trigram: bool) -> bool:
+    # Never opened when it is there: closing that descriptor would drop SQLite's locks in this process.
+    with suppress(FileExistsError):
+        os.close(os.open(database.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with database.transaction(time.monotonic() + PATIENCE) as connection:
+        known = _meta(connection, tables)
+        schema = known.get("schema", "")
+        if schema.isdecimal() and int(schema) > SCHEMA:
+            raise ConfigError(
+                f"The cache {database.path} was made by a newer artstore (schema {schema}, ours is {SCHEMA}).",
+                place="cache.sql",
+                cure="Delete it: it is rebuilt from the sidecars.",
+            )
+        indexed = known.get("words") == "trigram"
+        if indexed and not trigram:
+            # A virtual table whose module is missing can be neither written nor dropped.
+            raise _Useless("its words are indexed by FTS5, which this SQLite lacks")
+        if schema == str(SCHEMA):
+            return indexed
+        if known:
+            log.warning("the cache %s has schema %r, not %d: it is begun anew", database.path, schema, SCHEMA)
+        drop(connection, tables)
+        create(connection, tables, trigram=trigram)
+        return trigram
+
+
+def _meta(connection: Connection, tables: Tables) -> dict[str, str]:
+    if not inspect(connection).has_table(tables.meta.name):
+        return {}
+    columns = {column["name"] for column in inspect(connection).get_columns(tables.meta.name)}
+    if not {"name", "value"} <= columns:
+        return {"schema": ""}
+    rows = connection.execute(select(tables.meta.c.name, tables.meta.c.value))
+    return {str(name): str(value) for name, value in rows}

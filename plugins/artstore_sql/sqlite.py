@@ -1,0 +1,259 @@
+"""A SQLite file that several processes write to: connections, transactions, durability."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from artstore.errors import Unavailable
+from artstore_sql.lock import exclusive
+
+log = logging.getLogger("artstore.sql")
+
+READERS = 8
+LONG_WAL = 8 << 20
+"""Bytes of the WAL past which it is copied into the database: readers look through all of it."""
+_STEPS = 10_000
+"""Of SQLite's machine, between two looks at the clock: a millisecond or so."""
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+Identity = tuple[int, int]
+
+
+class BadData(Unavailable):
+    """The database refuses this row, and is otherwise well."""
+
+
+class Sqlite:
+    """The connections of one process; nothing stays open between calls but what the pool keeps.
+
+    SQLite before 3.51.3 can corrupt a database in WAL mode when two connections write and checkpoint
+    at once. So nothing checkpoints by itself, and `exclusive` is held around every write transaction
+    and every checkpoint, by all processes. (The last connection to close also checkpoints: SQLite does
+    that under its own lock of the whole file, with nobody else connected.)
+    """
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path = path
+        self.doubt = path.with_name(f"{path.name}.doubt")
+        """Its presence condemns the database: the next to open it puts it aside."""
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._timeout = timeout
+        self._long = LONG_WAL
+        self._unsynced: str = ""
+        self._slots = threading.BoundedSemaphore(READERS)
+        # The writer's connection comes on top of the readers': it never waits for them.
+        self._engine = create_engine(
+            "sqlite://", creator=self._connect, poolclass=QueuePool, pool_size=READERS + 1, max_overflow=-1
+        )
+        event.listen(self._engine, "connect", self._remember)
+        event.listen(self._engine, "checkout", self._recheck)
+        event.listen(self._engine, "begin", _begin)
+        self._writing = self._engine.execution_options(artstore_writing=True)
+
+    def exclusive(self, deadline: float) -> AbstractContextManager[None]:
+        """The right to write, among all threads of all processes."""
+        return self._exclusive(deadline)
+
+    @contextmanager
+    def _exclusive(self, deadline: float) -> Iterator[None]:
+        with self.translated(), exclusive(self.path, deadline):
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one state of the database for as long as it is held."""
+        deadline = time.monotonic() + self._timeout
+        if not self._slots.acquire(timeout=self._timeout):
+            raise Unavailable(f"The cache did not answer within {self._timeout:g} s: too many wait for it.")
+        try:
+            with self.translated(), self._engine.connect() as connection, _until(connection, deadline):
+                yield connection
+        finally:
+            self._slots.release()
+
+    @contextmanager
+    def transaction(self, deadline: float) -> Iterator[Connection]:
+        """A write transaction, committed at the end; under `exclusive`."""
+        with (
+            self.translated(),
+            self._writing.connect() as connection,
+            _until(connection, deadline),
+            connection.begin(),
+        ):
+            yield connection
+
+    def sync(self) -> None:
+        """Make every commit durable; under `exclusive`.
+
+        With synchronous=NORMAL a commit is written to the WAL and not synced, and a passive checkpoint
+        that readers hold back may return without having synced either. The sync of the WAL itself is
+        what counts: from there SQLite recovers every commit. The checkpoint after it only keeps it short.
+        """
+        if self._unsynced:
+            raise Unavailable(self._unsynced)
+        try:
+            for path, flags in ((self._wal, os.O_RDWR), (self.path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+                try:
+                    # SQLite takes no POSIX locks on the WAL, so closing this descriptor drops none.
+                    fd = os.open(path, flags | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue  # no WAL: the last close has copied and synced all of it
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        except OSError as e:
+            self._never_again(f"The cache could not be made durable: {e}.")
+            raise Unavailable(self._unsynced) from e
+        self._checkpoint()
+
+    def checkpoint_if_long(self) -> None:
+        """Copy a long WAL into the database; under `exclusive`."""
+        try:
+            length = self._wal.stat().st_size
+        except FileNotFoundError:
+            return
+        if length > self._long:
+            # What a reader still needs stays: look again when it has grown by as much once more.
+            self._long = LONG_WAL if self._checkpoint() else length + LONG_WAL
+
+    def _checkpoint(self) -> bool:
+        with self.translated(), self._engine.connect() as connection:
+            try:
+                # Outside of a transaction, where SQLAlchemy would begin one.
+                cursor = connection.connection.cursor()
+                busy, frames, copied = cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                cursor.close()
+            except sqlite3.OperationalError as e:
+                if e.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+                    self._never_again(f"The cache could not be made durable: {e}.")
+                raise
+        return not busy and frames == copied
+
+    def _never_again(self, detail: str) -> None:
+        # A second sync would say yes while the disk holds the old bytes.
+        self._unsynced = detail
+        self.condemn(detail)
+
+    def condemn(self, why: str) -> None:
+        """Have the database put aside at the next start."""
+        log.error("the cache %s is to be rebuilt at the next start: %s", self.path, why)
+        try:
+            self.doubt.touch()
+        except OSError:
+            log.exception("it could not be marked so: delete it")
+
+    def disconnect(self) -> None:
+        """Close what the pool holds."""
+        self._engine.dispose()
+
+    def close(self) -> None:
+        """Wait for the readers, then close every connection."""
+        deadline = time.monotonic() + self._timeout
+        held = 0
+        while held < READERS and self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            held += 1
+        self._engine.dispose()
+        for _ in range(held):
+            self._slots.release()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """The edge: what SQLite, SQLAlchemy and the system raise becomes ours."""
+        try:
+            yield
+        except DBAPIError as e:
+            raise self._ours(e.orig) from e
+        except sqlite3.Error as e:
+            raise self._ours(e) from e
+        except (OverflowError, UnicodeError) as e:
+            raise BadData(f"The cache cannot hold this: {e}.") from e
+        except (SQLAlchemyError, OSError) as e:
+            raise Unavailable(f"The cache does not answer: {e}.") from e
+
+    def _ours(self, error: BaseException | None) -> Unavailable:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return Unavailable(f"The cache did not answer within {self._timeout:g} s.")
+        if code in _BROKEN:
+            self.condemn(str(error))
+        kind = Unavailable if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError) else BadData
+        return kind(f"The cache does not answer: {error}.")
+
+    # --- connections ---
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            # mode=rw: a database deleted under us is an error, not an empty one without tables.
+            f"{self.path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=NORMAL",
+                "wal_autocheckpoint=0",
+                f"journal_size_limit={LONG_WAL}",
+                "mmap_size=0",
+                "cache_size=-8192",
+                "temp_store=MEMORY",
+                "secure_delete=OFF",
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _remember(self, _dbapi: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info["identity"] = self._identity()
+
+    def _recheck(self, _dbapi: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
+        # A neighbour put the file aside: what we hold is the broken one.
+        if entry.info["identity"] != self._identity():
+            raise DisconnectionError("the database file was replaced")
+
+    def _identity(self) -> Identity:
+        status = self.path.stat()
+        return status.st_dev, status.st_ino
+
+
+def _begin(connection: Connection) -> None:
+    # Immediate: a transaction that begins by reading cannot be made a writer once another has written.
+    writing = connection.get_execution_options().get("artstore_writing")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@contextmanager
+def _until(connection: Connection, deadline: float) -> Iterator[None]:
+    dbapi = connection.connection.driver_connection
+    if not isinstance(dbapi, sqlite3.Connection):  # pragma: no cover - the engine is ours
+        raise TypeError(type(dbapi))
+    dbapi.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+    try:
+        yield
+    finally:
+        dbapi.set_progress_handler(None, 0)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, says that the file is no sound database."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _BROKEN:
+        cause = cause.__cause__
+    return cause is not None

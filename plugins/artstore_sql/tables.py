@@ -1,0 +1,93 @@
+"""The tables of a cache, and the row an `Attr` becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
+
+from artstore.attr import Attr
+from artstore.errors import InvalidField
+from artstore.spi import Sort
+from artstore_sql.words import searchable
+
+SCHEMA = 1
+LARGEST = 2**53
+"""Sizes and revisions stay below this in a row, so that no database's sum of sizes overflows."""
+
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Tables:
+    """What one cache keeps; several caches may share a database under different prefixes."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.metadata = MetaData()
+        self.files = Table(
+            f"{prefix}files",
+            self.metadata,
+            Column("id", _Id, primary_key=True),
+            Column("file_id", Text, nullable=False, unique=True),
+            Column("storage_path", Text, nullable=False),
+            Column("storage_filename", Text, nullable=False),
+            Column("original_filename", Text, nullable=False),
+            Column("uploaded_by", Text, nullable=False),
+            Column("content_type", Text, nullable=False),
+            Column("size", BigInteger, nullable=False),
+            Column("sha256", Text, nullable=False),
+            Column("uploaded_at", Text, nullable=False),
+            Column("revision", BigInteger, nullable=False),
+            Column("words", Text, nullable=False),
+            Column("attr", Text, nullable=False),
+        )
+        for column in ("uploaded_at", "original_filename", "size"):
+            Index(f"{prefix}files_{column}", self.files.c[column], self.files.c.file_id)
+        for column in ("uploaded_by", "content_type", "sha256", "storage_path"):
+            Index(f"{prefix}files_{column}", self.files.c[column])
+        self.tags = Table(
+            f"{prefix}tags",
+            self.metadata,
+            Column("tag", Text, primary_key=True),
+            Column("file", _Id, primary_key=True),
+            sqlite_with_rowid=False,
+        )
+        self.totals = Table(
+            f"{prefix}totals",
+            self.metadata,
+            Column("files", BigInteger, nullable=False),
+            Column("size", BigInteger, nullable=False),
+        )
+        self.meta = Table(
+            f"{prefix}meta",
+            self.metadata,
+            Column("name", Text, primary_key=True),
+            Column("value", Text, nullable=False),
+        )
+
+
+def row(attr: Attr) -> dict[str, Any]:
+    """The row of `attr`: all of it as JSON, and what is filtered and sorted by."""
+    for field, number in (("size", attr.size), ("revision", attr.revision)):
+        if number >= LARGEST:
+            raise InvalidField(field, f"{field} is {number}; no file is that large.")
+    return {
+        "file_id": attr.file_id,
+        "storage_path": attr.storage_path,
+        "storage_filename": attr.storage_filename,
+        "original_filename": attr.original_filename,
+        "uploaded_by": attr.uploaded_by,
+        "content_type": attr.content_type,
+        "size": attr.size,
+        "sha256": attr.sha256,
+        "uploaded_at": attr.uploaded_at,
+        "revision": attr.revision,
+        "words": searchable(attr),
+        "attr": attr.model_dump_json(),
+    }
+
+
+def sort_value(attr: Attr, sort: Sort) -> str | int:
+    """What `attr` is sorted by."""
+    value: str | int = getattr(attr, sort)
+    return value

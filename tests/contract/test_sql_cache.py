@@ -1,0 +1,663 @@
+"""What the suite cannot ask of every cache: files, locks, processes, plans of SQLite."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sqlalchemy import text
+
+from artstore.errors import ConfigError, InvalidField, Unavailable
+from artstore.spi import Context, Position, Query, Sort, Totals
+from artstore.testing.attrs import make_attr
+from artstore.testing.cache import SORTS, ids, pages
+from artstore.testing.memory_cache import MemoryCache
+from artstore_sql.cache import SqlCache
+from artstore_sql.mounts import file_system
+from artstore_sql.schema import has_trigram
+from artstore_sql.search import FEW, statement
+from artstore_sql.sqlite import LONG_WAL, READERS, Sqlite
+from artstore_sql.tables import SCHEMA, Tables
+
+Open = Callable[..., SqlCache]
+
+
+class WithoutTrigrams(SqlCache):
+    trigram = False
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens caches on one file; all are closed in the end."""
+    with ExitStack() as stack:
+
+        def open_it(kind: type[SqlCache] = SqlCache, **changes: Any) -> SqlCache:
+            cache = kind(SqlCache.Settings(**changes), context(tmp_path))
+            stack.callback(cache.close)
+            return cache
+
+        yield open_it
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "cache.db"
+
+
+def context(home: Path) -> Context:
+    return Context(home=home, files=home / "files", state=home / "state")
+
+
+def raw(path: Path, *statements: str) -> list[Any]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return [connection.execute(one).fetchall() for one in statements]
+
+
+def broken(path: Path) -> list[Path]:
+    return sorted(p for p in path.parent.glob("*.broken-*") if not p.name.endswith("-wal"))
+
+
+# --- processes ---
+
+WORKER = """
+import sys, threading
+from pathlib import Path
+from artstore.spi import Context, Query
+from artstore.testing.attrs import make_attr
+from artstore_sql.cache import SqlCache
+
+home, name = Path(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+cache = SqlCache(SqlCache.Settings(timeout=60), Context(home=home, files=home / "files", state=home / "state"))
+
+def work(thread):
+    for n in range(25):
+        attr = make_attr(file_id=f"0194567e-8c3a-7d21-{int(name):04x}-{thread:04x}{n:08x}", size=1,
+                         uploaded_by=name, tags=(f"t{n}",))
+        cache.put([attr])
+        assert cache.search(Query(tags=(f"t{n}",), uploaded_by=name)).items
+        if n % 5 == 0:
+            cache.remove([attr.file_id])
+        if n % 10 == 0:
+            cache.flush()
+
+threads = [threading.Thread(target=work, args=(t,)) for t in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+print("done", cache.totals().files, flush=True)
+sys.stdin.readline()
+cache.close()
+"""
+
+
+def spawn(code: str, *args: object) -> subprocess.Popen[str]:
+    paths = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+
+
+def hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_processes_open_and_write_a_fresh_database_at_once(tmp_path: Path, path: Path, opened: Open) -> None:
+    processes = [spawn(WORKER, tmp_path, n) for n in range(3)]
+    with ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(process)
+            assert hear(process) == "ready"
+        for process in processes:
+            tell(process)
+        for process in processes:
+            assert hear(process).startswith("done")
+        for process in processes:
+            tell(process)
+            assert process.wait() == 0
+    assert not path.with_name("cache.db-wal").exists()
+    assert opened().totals() == Totals(3 * 4 * 20, 3 * 4 * 20)
+    assert raw(path, "PRAGMA integrity_check") == [[("ok",)]]
+    assert broken(path) == []
+
+
+def test_a_killed_writer_leaves_its_rows_and_no_lock(tmp_path: Path, path: Path, opened: Open) -> None:
+    with spawn(WORKER, tmp_path, 1) as process:
+        hear(process)
+        tell(process)
+        assert hear(process) == "done 80"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert path.with_name("cache.db-wal").stat().st_size > 0
+    cache = opened()
+    assert cache.totals().files == 80
+    cache.put([make_attr()])
+    assert broken(path) == []
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from artstore_sql.lock import exclusive
+with exclusive(Path(sys.argv[1]), time.monotonic() + 60):
+    print("held", flush=True)
+    sys.stdin.readline()
+print("free", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_neighbour_that_holds_the_lock_costs_the_deadline_and_no_more(path: Path, opened: Open) -> None:
+    cache = opened(timeout=0.3)
+    late, before, after = make_attr(), make_attr(), make_attr()
+    cache.put([before])
+    with spawn(HOLDER, path) as process:
+        assert hear(process) == "held"
+        for call in (lambda: cache.put([late]), cache.flush, cache.check, cache.clear):
+            with pytest.raises(Unavailable):
+                call()
+        assert cache.search(Query()).items == [before]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    cache.put([after])
+    assert cache.key(late.file_id) is None
+    assert cache.totals().files == 2
+
+
+def test_closing_waits_for_no_stuck_neighbour(path: Path, opened: Open) -> None:
+    cache = opened(timeout=0.3)
+    with spawn(HOLDER, path) as process:
+        assert hear(process) == "held"
+        with pytest.raises(Unavailable):
+            cache.put([make_attr()])
+        cache.close()
+        tell(process)
+        assert hear(process) == "free"
+        tell(process)
+
+
+def test_nothing_is_open_and_no_thread_runs_before_the_first_call(path: Path, opened: Open) -> None:
+    threads = threading.active_count()
+    cache = opened()
+    names = [os.path.basename(os.path.realpath(f"/proc/self/fd/{fd}")) for fd in os.listdir("/proc/self/fd")]
+    assert [name for name in names if name.startswith("cache.db")] == ["cache.db.alive"]
+    assert threading.active_count() == threads
+    cache.put([make_attr()])
+    assert threading.active_count() == threads + 1
+    cache.close()
+    assert threading.active_count() == threads
+
+
+def test_the_offer_imports_nothing_heavy() -> None:
+    code = "import sys, artstore_sql.plugin as p; print(p.artstore_caches()[0].target, 'sqlalchemy' in sys.modules)"
+    with spawn(code) as process:
+        assert hear(process) == "artstore_sql.cache:SqlCache False"
+
+
+# --- broken, old and new files ---
+
+
+def fill(cache: SqlCache, rows: int = 200) -> None:
+    cache.put([make_attr(description=f"text {n} " * 20) for n in range(rows)])
+    cache.set_stamp("filled")
+    cache.close()
+
+
+def test_a_file_that_is_no_database_is_put_aside(
+    path: Path, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database at all\n" * 500)
+    cache = opened()
+    assert cache.stamp() is None
+    cache.put([make_attr()])
+    (aside,) = broken(path)
+    assert aside.read_bytes().startswith(b"this is no database")
+    assert "put aside" in caplog.text
+
+
+def test_damage_is_looked_for_after_a_fall(path: Path, opened: Open) -> None:
+    fill(opened())
+    with open(path, "r+b") as file:
+        for page in range(2, 30):
+            file.seek(page * 4096)
+            file.write(b"\xa5" * 4096)
+    # The trace of a fall: a WAL that nobody took along.
+    path.with_name("cache.db-wal").write_bytes(b"\0" * 100)
+    cache = opened()
+    assert cache.stamp() is None
+    assert cache.totals() == Totals(0, 0)
+    assert len(broken(path)) == 1
+
+
+def test_damage_met_in_service_is_told_and_mended_by_a_restart(path: Path, opened: Open) -> None:
+    fill(opened())
+    cache = opened()
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        for page in range(1, size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xa5" * 4096)
+    with pytest.raises(Unavailable):
+        cache.search(Query())
+    cache.close()
+    again = opened()
+    assert again.stamp() is None
+    again.put([make_attr()])
+    assert again.totals().files == 1
+    assert len(broken(path)) == 1
+
+
+def test_a_row_that_is_no_attr_is_told_and_mended_by_a_restart(path: Path, opened: Open) -> None:
+    cache = opened()
+    cache.put([make_attr()])
+    raw(path, """UPDATE files SET attr = '{"file_id": 1}'""")
+    with pytest.raises(Unavailable):
+        cache.search(Query())
+    cache.close()
+    assert opened().stamp() is None
+    assert len(broken(path)) == 1
+
+
+def test_a_neighbour_follows_to_the_new_file(path: Path, opened: Open) -> None:
+    first = opened()
+    first.put([make_attr()])
+    path.with_name("cache.db.doubt").touch()
+    second = opened()
+    assert len(broken(path)) == 1
+    assert first.totals() == second.totals() == Totals(0, 0)
+    attr = make_attr()
+    first.put([attr])
+    assert second.search(Query()).items == [attr]
+
+
+def test_a_file_deleted_in_service_is_not_made_anew_by_accident(path: Path, opened: Open) -> None:
+    cache = opened()
+    cache.put([make_attr()])
+    for name in ("cache.db", "cache.db-wal", "cache.db-shm"):
+        path.with_name(name).unlink()
+    for call in (lambda: cache.search(Query()), cache.check, lambda: cache.put([make_attr()])):
+        with pytest.raises(Unavailable):
+            call()
+    assert not path.exists()
+    cache.close()
+    assert opened().totals() == Totals(0, 0)
+
+
+def test_a_stale_wal_beside_a_deleted_database_is_harmless(path: Path, opened: Open) -> None:
+    cache = opened()
+    cache.put([make_attr()])
+    wal = path.with_name("cache.db-wal").read_bytes()
+    cache.close()
+    path.unlink()
+    path.with_name("cache.db-wal").write_bytes(wal)
+    assert opened().totals() == Totals(0, 0)
+
+
+def test_a_failed_fsync_is_final(path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = opened()
+    cache.put([make_attr()])
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(Unavailable):
+            cache.flush()
+    with pytest.raises(Unavailable):
+        cache.set_stamp("cannot be kept")
+    assert cache.totals().files == 1
+    cache.close()
+    assert opened().stamp() is None
+    assert len(broken(path)) == 1
+
+
+def test_a_newer_schema_is_left_alone(path: Path, opened: Open) -> None:
+    fill(opened())
+    raw(path, f"UPDATE meta SET value = '{SCHEMA + 1}' WHERE name = 'schema'")
+    with pytest.raises(ConfigError) as caught:
+        opened()
+    assert "Delete it" in caught.value.cure
+    assert raw(path, "SELECT count(*) FROM files") == [[(200,)]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE meta SET value = '0' WHERE name = 'schema'",
+        "UPDATE meta SET value = 'x' WHERE name = 'schema'",
+        "DELETE FROM meta WHERE name = 'schema'",
+        "DROP TABLE meta",
+        "ALTER TABLE meta RENAME COLUMN value TO other",
+    ],
+)
+def test_an_older_or_unknown_schema_is_begun_anew(path: Path, opened: Open, change: str) -> None:
+    fill(opened())
+    raw(path, change)
+    cache = opened()
+    assert cache.stamp() is None
+    assert cache.totals() == Totals(0, 0)
+    attr = make_attr()
+    cache.put([attr])
+    assert cache.search(Query(words=("report",))).items == [attr]
+
+
+# --- words without FTS5 ---
+
+
+def test_this_sqlite_has_trigrams_or_the_cache_does_without(path: Path, opened: Open) -> None:
+    opened()
+    assert raw(path, "SELECT value FROM meta WHERE name = 'words'") == [
+        [("trigram" if has_trigram() else "none",)]
+    ]
+
+
+def test_a_cache_made_without_trigrams_goes_on_without(path: Path, opened: Open) -> None:
+    fill(opened(WithoutTrigrams))
+    cache = opened()
+    assert cache.stamp() == "filled"
+    cache.put([make_attr(description="needle")])
+    assert len(cache.search(Query(words=("EEDL",))).items) == 1
+    cache.clear()
+    assert cache.search(Query(words=("needle",))).items == []
+    assert broken(path) == []
+
+
+@pytest.mark.skipif(not has_trigram(), reason="this SQLite lacks FTS5")
+def test_a_cache_with_trigrams_gives_way_where_there_are_none(path: Path, opened: Open) -> None:
+    fill(opened())
+    cache = opened(WithoutTrigrams)
+    assert cache.stamp() is None
+    cache.put([make_attr()])
+    assert len(broken(path)) == 1
+
+
+ALPHABET = st.sampled_from('abcABCßıİIéE\u0301%_"*\\\0\n \ufdd0\ufdd1\ufffe合同я😀')
+TEXTS = st.text(ALPHABET, max_size=12)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXTS, max_size=6), words=st.lists(st.text(ALPHABET, max_size=5), max_size=3))
+def test_words_mean_what_they_mean_in_memory(
+    shared: tuple[SqlCache, MemoryCache], texts: list[str], words: list[str]
+) -> None:
+    # In these texts alone U+FDD0, U+FDD1 and NUL are the same to SqlCache.
+    texts = [t.replace("\ufdd1", "\ufdd0").replace("\0", "\ufdd0") for t in texts]
+    words = [w.replace("\ufdd1", "\ufdd0").replace("\0", "\ufdd0") for w in words]
+    attrs = [make_attr(original_filename="-", description=t) for t in texts]
+    query = Query(words=tuple(words), sort="size", descending=False)
+    for cache in shared:
+        cache.clear()
+        cache.put(attrs)
+    assert ids(shared[0].search(query).items) == ids(shared[1].search(query).items)
+
+
+@pytest.fixture
+def shared(opened: Open) -> tuple[SqlCache, MemoryCache]:
+    return opened(), MemoryCache()
+
+
+# --- rows, plans, limits ---
+
+
+def test_one_refused_row_does_not_fail_its_neighbours(path: Path, opened: Open) -> None:
+    cache = opened(timeout=60)
+    raw(
+        path,
+        """CREATE TRIGGER refuse BEFORE INSERT ON files WHEN new.uploaded_by = 'bad'
+           BEGIN SELECT RAISE(ABORT, 'refused'); END""",
+    )
+    attrs = [make_attr(uploaded_by="bad" if n % 8 == 0 else "good") for n in range(64)]
+
+    def put(n: int) -> bool:
+        try:
+            cache.put([attrs[n]])
+        except Unavailable:
+            return False
+        return True
+
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(put, range(64))) == [attr.uploaded_by == "good" for attr in attrs]
+    assert cache.totals().files == 56
+
+
+@pytest.mark.parametrize("changes", [{"size": 2**53}, {"size": 2**200}, {"revision": 2**63}])
+def test_numbers_no_database_sums_are_refused(opened: Open, changes: dict[str, int]) -> None:
+    cache = opened()
+    with pytest.raises(InvalidField):
+        cache.put([make_attr(), make_attr(**changes)])
+    assert cache.totals() == Totals(0, 0)
+
+
+def test_common_and_rare_conditions_find_the_same_rows(path: Path, opened: Open) -> None:
+    cache, memory = opened(timeout=60), MemoryCache()
+    attrs = [
+        make_attr(
+            description="common" + (" seldom" if n % 900 == 0 else ""),
+            tags=("all", "some") if n % 1000 == 0 else ("all",),
+            size=n % 97,
+            original_filename=f"{n % 89}.txt",
+            uploaded_by="rare" if n % 1500 == 0 else "most",
+            uploaded_at=f"2025-01-11T15:30:{n % 60:02}.000Z",
+        )
+        for n in range(FEW + 500)
+    ]
+    cache.put(attrs)
+    memory.put(attrs)
+    conditions: list[dict[str, Any]] = [
+        {},
+        {"words": ("common",)},
+        {"words": ("seldom", "common")},
+        {"words": ("om",)},
+        {"tags": ("all",)},
+        {"tags": ("all", "some")},
+        {"uploaded_by": "most", "words": ("common",), "tags": ("all",), "min_size": 0},
+        {"uploaded_by": "rare"},
+        {"min_size": 0, "uploaded_after": "2025-01-11T15:30:00.000Z"},
+        {"min_size": 3, "max_size": 3, "content_type": "application/pdf"},
+        {"filename": "5.txt", "sha256": "0" * 64},
+    ]
+    database, tables = Sqlite(path, 60), Tables("")
+    for condition in conditions:
+        for sort in SORTS:
+            for descending in (True, False):
+                query: dict[str, Any] = {"sort": sort, "descending": descending, **condition}
+                found = cache.search(Query(**query, limit=60))
+                wanted = memory.search(Query(**query, limit=60))
+                assert (ids(found.items), found.next) == (ids(wanted.items), wanted.next), query
+                if found.next is None:
+                    continue
+                rest = Query(**query, limit=60, after=found.next)
+                assert ids(cache.search(rest).items) == ids(memory.search(rest).items), query
+                with database.reading() as connection:
+                    wide = statement(connection, tables, rest, indexed=has_trigram())
+                    sql = wide.compile(connection.engine, compile_kwargs={"literal_binds": True})
+                    plan = str(
+                        connection.execute(text(f"EXPLAIN QUERY PLAN {sql}".replace(":", r"\:"))).all()
+                    )
+                assert f"files_{sort} (" in plan, query
+                assert "TEMP B-TREE FOR" not in plan, query
+    database.close()
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_narrow_search_starts_from_the_few(path: Path, opened: Open, sort: Sort) -> None:
+    opened().put([make_attr(tags=("t",), description="needle") for _ in range(20)])
+    database = Sqlite(path, 60)
+    for condition in ({"tags": ("t",)}, {"words": ("needle",)}, {"uploaded_by": "ivanov"}):
+        after = Position(5 if sort == "size" else "2025", make_attr().file_id)
+        with database.reading() as connection:
+            narrow = statement(
+                connection, Tables(""), Query(sort=sort, after=after, **condition), indexed=has_trigram()
+            )
+            sql = narrow.compile(connection.engine, compile_kwargs={"literal_binds": True})
+            plan = str(connection.execute(text(f"EXPLAIN QUERY PLAN {sql}".replace(":", r"\:"))).all())
+        if has_trigram() or "words" not in condition:
+            assert "SEARCH files USING INTEGER PRIMARY KEY" in plan
+    database.close()
+
+
+def test_the_wal_stays_short_without_a_flush(path: Path, opened: Open) -> None:
+    cache = opened(timeout=60)
+    written = 0
+    for _ in range(8):
+        cache.put([make_attr(description="filler " * 100, sha256=os.urandom(32).hex()) for _ in range(1000)])
+        written += path.with_name("cache.db-wal").stat().st_size
+    assert written > 2 * LONG_WAL
+    assert path.with_name("cache.db-wal").stat().st_size <= 3 * LONG_WAL
+    assert len(pages(cache, limit=1000)) == 8000
+
+
+def test_too_many_readers_wait_no_longer_than_the_deadline(path: Path, opened: Open) -> None:
+    opened().put([make_attr()])
+    database = Sqlite(path, 0.1)
+    with ExitStack() as stack:
+        for _ in range(READERS):
+            stack.enter_context(database.reading())
+        with pytest.raises(Unavailable), database.reading():
+            pass
+    with database.reading():
+        pass
+    database.close()
+
+
+def test_a_statement_without_end_is_ended(path: Path, opened: Open) -> None:
+    opened().put([make_attr()])
+    database = Sqlite(path, 0.1)
+    endless = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+    with pytest.raises(Unavailable, match=r"did not answer within 0\.1 s"), database.reading() as connection:
+        connection.execute(text(endless))
+    with database.reading() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+    database.close()
+
+
+def test_a_closed_cache_says_so(opened: Open) -> None:
+    cache = opened()
+    cache.close()
+    for call in (lambda: cache.put([make_attr()]), lambda: cache.search(Query()), cache.flush, cache.check):
+        with pytest.raises(Unavailable, match="closed"):
+            call()
+
+
+def test_close_writes_what_is_queued(path: Path, opened: Open) -> None:
+    cache = opened(timeout=60)
+    lock = os.open(path.with_name("cache.db.lock"), os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(9) as pool:
+        puts = [pool.submit(cache.put, [make_attr()]) for _ in range(8)]
+        while len(cache._writer._queue) < 8:
+            time.sleep(0)
+        closing_it = pool.submit(cache.close)
+        os.close(lock)
+        for done in (*puts, closing_it):
+            done.result()
+    assert opened().totals().files == 8
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"table_prefix": "Upper_"}, {"table_prefix": "1a"}, {"table_prefix": "a" * 41}, {"table_prefix": "a-b"},
+        {"table_prefix": "a;"}, {"table_prefix": "é"}, {"table_prefix": "a\n"}, {"timeout": 0},
+        {"timeout": "x"}, {"no_such_key": 1},
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SqlCache.Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://artstore:hunter2@db/artstore", "mysql://a:hunter2@b/c", "hunter2", "", "sqlite://",
+        "sqlite:///:memory:", "sqlite:///x.db?mode=hunter2", "sqlite+aiosqlite:///x.db",
+        "sqlite+hunter2:///x.db", "sqlite://host/x.db", "sqlite:///file:hunter2.db",
+    ],
+)  # fmt: skip
+def test_a_wrong_url_is_explained_without_being_shown(opened: Open, url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        opened(url=url)
+    assert caught.value.cure
+    assert caught.value.place == "cache.sql.url"
+    assert "hunter2" not in str(caught.value)
+
+
+def test_two_prefixes_share_a_file(opened: Open) -> None:
+    one, two = opened(table_prefix="a_"), opened(table_prefix="b_")
+    attr = make_attr()
+    one.put([attr])
+    one.set_stamp("one")
+    assert two.totals() == Totals(0, 0)
+    assert two.stamp() is None
+    two.clear()
+    assert one.search(Query(words=("report",))).items == [attr]
+
+
+MOUNTS = """/dev/vda / ext4 rw 0 0
+server:/x /mnt nfs4 rw 0 0
+/dev/vdb /mnt/local xfs rw 0 0
+//smb/y /media/with\\040space cifs rw 0 0
+tmpfs /over tmpfs rw 0 0
+server:/z /over nfs rw 0 0
+short
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "type_"),
+    [
+        ("/a/b", "ext4"), ("/mnt/a", "nfs4"), ("/mntx", "ext4"), ("/mnt/local/a", "xfs"),
+        ("/media/with space/a", "cifs"), ("/over/a", "nfs"),
+    ],
+)  # fmt: skip
+def test_the_file_system_of_a_path(where: str, type_: str) -> None:
+    assert file_system(Path(where), MOUNTS) == type_
+
+
+def test_a_network_file_system_is_refused(
+    tmp_path: Path, path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The file system of the test plays the part.
+    monkeypatch.setattr("artstore_sql.cache.UNSAFE", frozenset({file_system(tmp_path.resolve())}))
+    with pytest.raises(ConfigError, match="would be damaged"):
+        opened()
+    assert not path.exists()
+
+
+def test_a_path_that_cannot_be_is_explained(tmp_path: Path, opened: Open) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        opened(url="sqlite:///file/cache.db")
