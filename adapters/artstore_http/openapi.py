@@ -113,7 +113,11 @@ def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
     if isinstance(route.gives, type):
         content: dict[str, Any] = {"application/json": {"schema": refs[route.gives]}}
     else:
-        other: dict[str, dict[str, Any]] = {"bytes": {"*/*": _BYTES}, "openapi": {"application/json": {}}, "nothing": {}}
+        other: dict[str, dict[str, Any]] = {
+            "bytes": {"*/*": _BYTES},
+            "openapi": {"application/json": {}},
+            "nothing": {},
+        }
         content = other[route.gives]
     answer: dict[str, Any] = {"description": "Done."}
     if content:

@@ -24,6 +24,8 @@ from artstore_http.problems import RequestTimeout
 
 T = TypeVar("T")
 
+_WITH_BODY = ("POST", "PUT", "PATCH")
+
 
 class Endpoint:
     """Translates between ASGI messages and exchanges."""
@@ -42,14 +44,15 @@ class Endpoint:
             return
         body = _Body(receive, self._idle)
         try:
-            first = await body.batch() if request.method in ("POST", "PUT", "PATCH") else b""
+            first = await body.batch() if request.method in _WITH_BODY else b""
         except _Gone:
             return
         except RequestTimeout as e:
             exchange = await self._hop(self._app.begin, request)
             await self._send(scope, send, await self._hop(exchange.fail, e))
             return
-        if body.over:
+        response: Response | None
+        if body.over or request.method not in _WITH_BODY:
             response = await self._hop(_at_once, self._app, request, first)
         else:
             response = await self._stream_in(request, first, body)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from artstore import recovery
 from artstore.attr import Attr
 from artstore.element import Element
@@ -108,8 +110,8 @@ def context(configuration: Configuration) -> Context:
     return made
 
 
-def build(role: str, configuration: Configuration, registry: Registry, told: Context) -> Any:
-    """The provider chosen for a role, built. Raises `ConfigError`, `PluginError`."""
+def provider_settings(role: str, configuration: Configuration, registry: Registry) -> BaseModel:
+    """The settings of the provider chosen for a role, checked. Raises `ConfigError`, `PluginError`."""
     chosen: Role = getattr(configuration.settings, role)
     offered = {o.provider.name for o in registry.offers if o.role == role}
     for name in chosen.tables():
@@ -119,16 +121,31 @@ def build(role: str, configuration: Configuration, registry: Registry, told: Con
                 place=f"[{role}.{name}]",
                 cure=suggestion(name, offered),
             )
-    provider = registry.choose(role, chosen.use)
-    under = f"{role}.{chosen.use}"
-    settings = validate(provider.Settings, chosen.table(chosen.use), configuration.sources, under)
+    model: type[BaseModel] = registry.choose(role, chosen.use).Settings
+    return validate(model, chosen.table(chosen.use), configuration.sources, f"{role}.{chosen.use}")
+
+
+def build(role: str, configuration: Configuration, registry: Registry, told: Context) -> Any:
+    """The provider chosen for a role, built. Raises `ConfigError`, `PluginError`, `Unavailable`."""
+    name = getattr(configuration.settings, role).use
+    settings = provider_settings(role, configuration, registry)
+    provider = registry.choose(role, name)
     try:
         return provider(settings, told)
     except (ConfigError, Unavailable):
         raise
     except Exception as e:
-        plugin = registry.offer(role, chosen.use).plugin
-        raise PluginError(f"{plugin} failed to build: {type(e).__name__}: {e}.", place=under) from e
+        plugin = registry.offer(role, name).plugin
+        raise PluginError(
+            f"{plugin} failed to build: {type(e).__name__}: {e}.", place=f"{role}.{name}"
+        ) from e
+
+
+def open_wal(configuration: Configuration) -> Wal:
+    """The log alone, for reading."""
+    settings = configuration.settings.wal
+    directory = context(configuration).state / "wal"
+    return Wal(directory, keep_hours=settings.keep_hours, max_size=int(settings.max_size))
 
 
 def open_auth(configuration: Configuration) -> Auth:
@@ -156,7 +173,7 @@ def open_node(configuration: Configuration) -> Node:
             fallback_id=f"se-{secrets.token_hex(4)}",
             at=now(),
         )
-        wal = Wal(told.state / "wal", keep_hours=settings.wal.keep_hours, max_size=int(settings.wal.max_size))
+        wal = open_wal(configuration)
         announce, stop = _announcer(registry)
         kernel = Kernel(
             backend=backend,

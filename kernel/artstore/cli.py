@@ -1,0 +1,295 @@
+"""The command line. Heavy modules are imported within the commands that need them: `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import artstore
+
+if TYPE_CHECKING:
+    from artstore.settings import Configuration
+
+OK, FAILED, UNREACHABLE, CONFIGURATION = 0, 1, 7, 78
+
+_EXITS = """\
+exit codes: 0 ok, 1 failed, 2 usage, 6 damage found, 7 unreachable, 78 configuration
+environment: ARTSTORE_HOME, ARTSTORE_CONFIG, ARTSTORE_PLUGINS=none, and every setting as ARTSTORE_SECTION__KEY
+"""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `artstore wal | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as e:
+        code = _explain(e)
+    return code
+
+
+def _explain(error: Exception) -> int:
+    """One or two lines for a person; a traceback only for what is our own fault."""
+    from artstore.errors import ArtstoreError, ConfigError, Unavailable
+
+    if not isinstance(error, ArtstoreError):
+        raise error
+    print(f"artstore: {error}", file=sys.stderr)
+    if isinstance(error, ConfigError):
+        return CONFIGURATION
+    return UNREACHABLE if isinstance(error, Unavailable) else FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--home", type=Path, metavar="DIR", help="where everything lies (./artstore-data)")
+    common.add_argument("--config", type=Path, metavar="FILE", help="artstore.toml (HOME/artstore.toml)")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="for programs")
+    parser = argparse.ArgumentParser(
+        prog="artstore",
+        description="A storage element: files over HTTP, each beside a small sidecar that is its only truth.",
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"artstore {artstore.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Command, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, parents=[common, *parents], help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    serve = add("serve", _serve, "Serve the element over HTTP.")
+    serve.add_argument("--adapter", choices=["starlette", "falcon"], help="ASGI or WSGI (starlette)")
+    serve.add_argument("--host", help="address to listen on (127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (8010)")
+    serve.add_argument("--workers", type=int, help="processes (1)")
+
+    token = add("token", _token, "Print a token, signed with the element's own key.")
+    token.add_argument("--user", required=True, help="who the token speaks for")
+    token.add_argument(
+        "--role",
+        action="append",
+        required=True,
+        choices=["reader", "user", "operator", "admin"],
+        help="repeatable",
+    )
+    token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (3600)")
+
+    add("plugins", _plugins, "List what fills each role, and what else could.", as_json)
+
+    config = add("config", _config, "Show or check the configuration.", as_json)
+    config.add_argument("what", choices=["show", "check"])
+
+    add("recover", _recover, "Settle whatever a crash left, and exit.", as_json)
+
+    wal = add("wal", _wal, "List the write-ahead log, newest first.", as_json)
+    wal.add_argument("--status", choices=["pending", "committed", "rolled_back", "failed"])
+    wal.add_argument("--limit", type=int, default=50, help="how many (50)")
+
+    mode = add("mode", _mode, "Show the mode of the element, or change it.", as_json)
+    mode.add_argument("target", nargs="?", choices=["rw", "ro", "ar", "edit"])
+    mode.add_argument("--confirm", action="store_true", help="needed to go back")
+    mode.add_argument("--reason", default="", help="kept with the mode")
+
+    add("openapi", _openapi, "Print the HTTP contract as OpenAPI 3.1.")
+    add("healthcheck", _healthcheck, "Ask the running element whether it is ready.")
+    add("version", _version, "Print the version.", as_json)
+    return parser
+
+
+def _configuration(args: argparse.Namespace, overrides: dict[str, Any] | None = None) -> Configuration:
+    from artstore.settings import load
+
+    return load(home=args.home, config=args.config, overrides=overrides)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from artstore.server import serve
+
+    flags = {"adapter": args.adapter, "host": args.host, "port": args.port, "workers": args.workers}
+    overrides = {f"server.{k}": v for k, v in flags.items() if v is not None}
+    serve(_configuration(args, overrides), overrides)
+    return OK
+
+
+def _token(args: argparse.Namespace) -> int:
+    from artstore.boot import open_auth
+    from artstore.errors import ConfigError
+    from artstore.spi import SupportsIssue
+
+    if args.ttl < 1:
+        raise ConfigError("A token is valid for at least a second.", place="--ttl")
+    auth = open_auth(_configuration(args))
+    try:
+        if not isinstance(auth, SupportsIssue):
+            raise ConfigError("This auth makes no tokens.", place="auth", cure="Get one where its users do.")
+        print(auth.issue(user=args.user, roles=args.role, seconds=args.ttl))
+    finally:
+        auth.close()
+    return OK
+
+
+def _plugins(args: argparse.Namespace) -> int:
+    from artstore.boot import open_registry, plugin_rows
+    from artstore.errors import PluginError
+    from artstore.settings import ROLES
+
+    settings = _configuration(args).settings
+    registry = open_registry(settings)
+    faults: list[str] = []
+    for role in ROLES:
+        try:
+            registry.choose(role, getattr(settings, role).use)
+        except PluginError as e:
+            faults.append(str(e))
+    rows = plugin_rows(registry, settings)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        table = [("", "ROLE", "NAME", "STATUS", "PLUGIN", "VERSION", "SUMMARY")]
+        table += [
+            (
+                "*" if r["chosen"] else "",
+                r["role"] or "-",
+                r["name"] or "-",
+                r["status"],
+                r["plugin"],
+                r["version"],
+                r["problem"] or r["summary"],
+            )
+            for r in rows
+        ]
+        _print_table(table)
+    for fault in faults:
+        print(f"artstore: {fault}", file=sys.stderr)
+    return FAILED if faults else OK
+
+
+def _config(args: argparse.Namespace) -> int:
+    from artstore.boot import open_registry, provider_settings
+    from artstore.settings import ROLES
+
+    configuration = _configuration(args)
+    registry = open_registry(configuration.settings)
+    chosen = {role: provider_settings(role, configuration, registry) for role in ROLES}
+    if args.what == "check":
+        if args.json:
+            print(json.dumps({"ok": True, "file": str(configuration.file) if configuration.file else None}))
+        else:
+            print(f"The configuration is fine ({configuration.file or 'no file'}).")
+        return OK
+    shown = configuration.settings.model_dump(mode="json", exclude=set(ROLES))
+    for role, settings in chosen.items():
+        use = getattr(configuration.settings, role).use
+        shown[role] = {"use": use, use: settings.model_dump(mode="json")}
+    if args.json:
+        print(json.dumps({"home": str(configuration.home), "settings": shown}, indent=2))
+        return OK
+    print(f"# home: {configuration.home}\n# file: {configuration.file or 'none'}")
+    for dotted, value in _flat(shown):
+        if value is not None:
+            source = configuration.sources.get(dotted, "default")
+            print(f"{dotted} = {json.dumps(value, ensure_ascii=False)}  # {source}")
+    return OK
+
+
+def _flat(tree: dict[str, Any], under: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        found += _flat(value, f"{under}{key}.") if isinstance(value, dict) else [(f"{under}{key}", value)]
+    return found
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from artstore.boot import open_node
+
+    node = open_node(_configuration(args))
+    node.close()
+    print(node.report.model_dump_json() if args.json else f"Recovered: {node.report}.")
+    return OK
+
+
+def _wal(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from artstore.boot import open_wal
+
+    found = open_wal(_configuration(args)).transactions(status=args.status, limit=args.limit)
+    if args.json:
+        print(json.dumps([asdict(t) for t in found], indent=2))
+        return OK
+    table = [("STARTED", "OPERATION", "STATUS", "BY", "FILE", "ERROR")]
+    table += [(t.started, t.operation, t.status, t.by, t.file_id or "-", t.error or "") for t in found]
+    _print_table(table)
+    return OK
+
+
+def _mode(args: argparse.Namespace) -> int:
+    from artstore.boot import open_node
+    from artstore.modes import Mode
+    from artstore.spi import ROLES, Principal
+
+    node = open_node(_configuration(args))
+    try:
+        record = node.kernel.element.record()
+        if args.target is not None:
+            by = Principal(id="cli", name=os.environ.get("USER") or "cli", scopes=ROLES["admin"])
+            record = node.kernel.transition(by, Mode(args.target), confirm=args.confirm, reason=args.reason)
+    finally:
+        node.close()
+    print(record.model_dump_json() if args.json else record.mode.value)
+    return OK
+
+
+def _openapi(args: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    print(json.dumps(import_module("artstore_http.openapi").document(), indent=2, ensure_ascii=False))
+    return OK
+
+
+def _healthcheck(args: argparse.Namespace) -> int:
+    import http.client
+
+    server = _configuration(args).settings.server
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
+    connection = http.client.HTTPConnection(host, server.port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        answer = connection.getresponse()
+        print(answer.read().decode("utf-8", "replace"))
+    except (OSError, http.client.HTTPException) as e:
+        print(f"artstore: nothing answers at {host}:{server.port}: {e}", file=sys.stderr)
+        return UNREACHABLE
+    finally:
+        connection.close()
+    return OK if answer.status == 200 else FAILED
+
+
+def _version(args: argparse.Namespace) -> int:
+    print(json.dumps({"version": artstore.__version__}) if args.json else artstore.__version__)
+    return OK
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""`artstore serve`: granian in front of the adapter that the operator picked."""
+
+from __future__ import annotations
+
+import logging.config
+import multiprocessing
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from artstore.boot import open_node
+from artstore.errors import ConfigError
+from artstore.settings import Configuration, Server
+
+TARGETS = {"starlette": "artstore_starlette.app:create_app", "falcon": "artstore_falcon.app:create_app"}
+INTERFACES = {"starlette": "asgi", "falcon": "wsgi"}
+
+
+def logging_config(level: str) -> dict[str, Any]:
+    """Lines on standard error, ours and the server's alike."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {
+            "artstore": {"level": level.upper()},
+            "_granian": {"level": "WARNING"},
+            "granian.access": {"level": "WARNING"},
+        },
+    }
+
+
+def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
+    """Recover the element once, say where it is, and serve until SIGTERM or SIGINT."""
+    server = configuration.settings.server
+    _check_adapter(server)
+    logging.config.dictConfig(logging_config(configuration.settings.log.level))
+    node = open_node(configuration)
+    made_keys = bool(getattr(node.auth, "generated", False))
+    record = node.kernel.element.record()
+    node.close()
+    _tell_workers(configuration, overrides)
+    _greet(configuration, record.element_id, record.mode.value, made_keys)
+
+    from granian import Granian
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+
+    # Nothing of this process may leak into the workers: no locks, no threads, no connections.
+    multiprocessing.set_start_method("spawn", force=True)
+    Granian(
+        TARGETS[server.adapter],
+        address=server.host,
+        port=server.port,
+        interface=Interfaces(INTERFACES[server.adapter]),
+        workers=server.workers,
+        blocking_threads=server.threads if server.adapter == "falcon" else None,
+        # WSGI: one request a thread. ASGI: what waits for a thread waits in our limiter.
+        backpressure=server.threads if server.adapter == "falcon" else 1024,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000),
+        websockets=False,
+        factory=True,
+        log_level=LogLevels.warning,
+        log_dictconfig=logging_config(configuration.settings.log.level),
+        respawn_failed_workers=True,
+        workers_kill_timeout=max(1, int(server.drain)),
+    ).serve()
+
+
+def _check_adapter(server: Server) -> None:
+    try:
+        __import__(server.adapter)
+    except ImportError:
+        raise ConfigError(
+            f"The adapter '{server.adapter}' needs a library that is not installed.",
+            place="server.adapter",
+            cure=f"pip install 'artstore[{server.adapter}]'",
+        ) from None
+
+
+def _tell_workers(configuration: Configuration, overrides: dict[str, Any]) -> None:
+    """Workers read the configuration for themselves: from the same file, and from this environment."""
+    os.environ["ARTSTORE_HOME"] = str(configuration.home)
+    if configuration.file is not None:
+        os.environ["ARTSTORE_CONFIG"] = str(configuration.file)
+    for dotted, value in overrides.items():
+        os.environ["ARTSTORE_" + dotted.upper().replace(".", "__")] = str(value)
+
+
+def _greet(configuration: Configuration, element_id: str, mode: str, made_keys: bool) -> None:
+    server = configuration.settings.server
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    home = configuration.home
+    option = "" if home == Path("artstore-data").absolute() else f" --home {shlex.quote(str(home))}"
+    lines = [
+        f"artstore serves element {element_id} (mode {mode}) at http://{host}:{server.port}",
+        f"  home     {home}",
+        f"  adapter  {server.adapter}, {server.workers} worker(s)",
+    ]
+    if made_keys:
+        lines += [
+            f"  keys     made now, in {home / 'state' / 'keys'}",
+            f"  token    artstore token{option} --user ivanov --role operator",
+        ]
+    print("\n".join(lines), file=sys.stderr, flush=True)
