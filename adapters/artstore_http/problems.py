@@ -56,7 +56,7 @@ class NoToken(Unauthorized):
 class NoRoute(NotFound):
     """Nothing lives at that path."""
 
-    def __init__(self, detail: str = "Nothing lives at this path; see /docs.") -> None:
+    def __init__(self, detail: str = "Nothing lives at this path; see /openapi.json.") -> None:
         super().__init__(detail)
 
 

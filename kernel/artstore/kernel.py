@@ -37,7 +37,7 @@ from artstore.keeper import Keeper
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.settings import Limits
-from artstore.spi import Backend, Cache, Name, Naming, Page, Principal, Query, Reader, Span
+from artstore.spi import Backend, Cache, Name, Naming, Page, Principal, Query, Reader, Span, Writer
 from artstore.wal import Intent, Status, Transaction, Wal
 
 log = logging.getLogger("artstore.kernel")
@@ -110,6 +110,10 @@ class Kernel:
         self.admit(size)
         at = now()
         draft = _draft(by, filename, content_type, at)
+        if file_id is not None and self._has(file_id):
+            # A retry, or a mistake: the bytes will tell, and need not be kept for it.
+            nowhere = Name(directory=draft.storage_path, filename=draft.storage_filename)
+            return Session(self, None, _Unkept(), nowhere, file_id, True, draft, at, size)
         for tries_left in reversed(range(_NAME_TRIES)):
             new_id = file_id or uuid7(at)
             name = self.naming.name(file_id=new_id, original_filename=filename, username=by.name, at=at)
@@ -124,8 +128,15 @@ class Kernel:
                 intent.roll_back(str(e))
                 raise
             else:
-                return Session(self, by, intent, writer, name, new_id, bool(file_id), draft, at, size)
+                return Session(self, intent, writer, name, new_id, bool(file_id), draft, at, size)
         raise AssertionError("unreachable")
+
+    def _has(self, file_id: str) -> bool:
+        try:
+            self.attr(file_id)
+        except NotFound:
+            return False
+        return True
 
     def admit(self, size: int | None) -> None:
         """Raise `TooLarge` or `StorageFull` unless `size` more bytes (None: a few) may come."""
@@ -303,9 +314,8 @@ class Session:
     def __init__(
         self,
         kernel: Kernel,
-        by: Principal,
-        intent: Intent,
-        writer: Any,
+        intent: Intent | None,
+        writer: Writer,
         name: Name,
         file_id: str,
         chosen: bool,
@@ -314,7 +324,6 @@ class Session:
         announced: int | None,
     ) -> None:
         self._kernel = kernel
-        self._by = by
         self._intent = intent
         self._writer = writer
         self._name = name
@@ -377,6 +386,8 @@ class Session:
                     if there is not None:
                         self.abort("the same file was there already")
                         return there, False
+                if self._intent is None:
+                    raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
                 stack.enter_context(kernel.element.gate(Operation.UPLOAD))
                 if now() - self._at > SLOW:
                     self._intent.sync()
@@ -414,7 +425,21 @@ class Session:
         if not self._over:
             self._over = True
             self._writer.abort()
-            self._intent.roll_back(reason)
+            if self._intent is not None:
+                self._intent.roll_back(reason)
+
+
+class _Unkept:
+    """The writer of an upload whose file is there already: its bytes are compared, not kept."""
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        """Nothing to keep."""
+
+    def publish(self, sidecar: bytes) -> None:
+        raise AssertionError("what is not kept cannot be published")
+
+    def abort(self) -> None:
+        """Nothing to leave."""
 
 
 def _draft(by: Principal, filename: str, content_type: str | None, at: datetime) -> Attr:
