@@ -108,6 +108,20 @@ class Exchange:
         assert self.response is not None
         return self.response
 
+    def collect(self) -> Response:
+        """The answer with its body in memory: for bodies that fit into one piece."""
+        response = self.finish()
+        if not isinstance(response.body, bytes):
+            stream = response.body
+            try:
+                response.body = b"".join(stream.pieces())
+            except Exception as e:
+                self.response = None
+                return self.fail(e)
+            finally:
+                stream.close()
+        return response
+
     def fail(self, error: Exception) -> Response:
         """Give up with a problem, and leave nothing behind."""
         if not isinstance(error, ArtstoreError):

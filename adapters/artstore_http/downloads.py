@@ -22,7 +22,8 @@ class Whole:
 
     def __init__(self, download: Download) -> None:
         self._download = download
-        self.path = download.path if download.attr.size else None
+        self.size = download.attr.size
+        self.path = download.path
 
     def pieces(self) -> Iterable[bytes]:
         return self._download.pieces(Span(0, self._download.attr.size))
@@ -39,6 +40,7 @@ class Part:
     def __init__(self, download: Download, span: Span) -> None:
         self._download = download
         self._span = span
+        self.size = span.length
 
     def pieces(self) -> Iterable[bytes]:
         return self._download.pieces(self._span)
@@ -56,6 +58,7 @@ class Parts:
         self._download = download
         self._spans = spans
         self._framing = framing
+        self.size = framing.length
 
     def pieces(self) -> Iterable[bytes]:
         for head, span in zip(self._framing.heads, self._spans, strict=True):

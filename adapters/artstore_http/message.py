@@ -69,6 +69,8 @@ class Request:
 class Stream(Protocol):
     """A body that is not in memory."""
 
+    size: int
+    """Bytes."""
     path: str | None
     """A path whose whole content is the body, for servers that send files themselves."""
 

@@ -49,7 +49,7 @@ class Endpoint:
             return
         except RequestTimeout as e:
             exchange = await self._hop(self._app.begin, request)
-            await self._send(scope, receive, send, await self._hop(exchange.fail, e))
+            await self._send(scope, send, await self._hop(exchange.fail, e))
             return
         response: Response | None
         if body.over or request.method not in _WITH_BODY:
@@ -57,7 +57,7 @@ class Endpoint:
         else:
             response = await self._stream_in(request, first, body)
         if response is not None:
-            await self._send(scope, receive, send, response)
+            await self._send(scope, send, response)
 
     async def _stream_in(self, request: Request, first: bytes, body: _Body) -> Response | None:
         """A large body, a MiB at a time; None when the client went away."""
@@ -82,7 +82,7 @@ class Endpoint:
                     await self._hop(exchange.abort)
         return exchange.response
 
-    async def _send(self, scope: Scope, receive: Receive, send: Send, response: Response) -> None:
+    async def _send(self, scope: Scope, send: Send, response: Response) -> None:
         if isinstance(response.body, bytes):
             await _send_small(send, response)
             return
@@ -91,9 +91,6 @@ class Endpoint:
             await send(_start(response))
             if stream.path is not None and "http.response.pathsend" in scope.get("extensions", {}):
                 await send({"type": "http.response.pathsend", "path": stream.path})
-                # The server opens the path later than this returns: hold the file until the answer is out.
-                while (await receive())["type"] != "http.disconnect":
-                    pass
             else:
                 await self._stream_out(send, stream)
         finally:
@@ -149,7 +146,11 @@ def _at_once(app: App, request: Request, body: bytes) -> Response:
     exchange: Exchange = app.begin(request)
     if body and exchange.response is None:
         exchange.feed(body)
-    return exchange.finish()
+    response = exchange.finish()
+    if not isinstance(response.body, bytes) and response.body.size <= PIECE:
+        # What fits into one piece is read now: going back for it would cost more than reading it.
+        return exchange.collect()
+    return response
 
 
 def _request(scope: Scope) -> Request:

@@ -154,7 +154,7 @@ class Reader(Protocol):
 
     size: int
     path: str | None
-    """A path by which this process can open the same bytes until `close`, or None."""
+    """A path at which the same bytes lie on this machine as long as the file is there, or None."""
 
     def pieces(self, span: Span) -> Iterator[bytes]:
         """The bytes of `span`, in pieces of at most 1 MiB. Raises `Damaged` when data ends too early."""

@@ -28,11 +28,12 @@ _QUARANTINE = "quarantine"
 class LocalReader:
     """A data file held open."""
 
-    def __init__(self, fd: int, key: str) -> None:
+    def __init__(self, fd: int, key: str, path: str) -> None:
         self._fd = fd
         self._key = key
         self.size = os.fstat(fd).st_size
-        self.path: str | None = f"/proc/self/fd/{fd}"
+        # Not /proc/self/fd/N: a server that opens it a moment too late would send whatever N is by then.
+        self.path: str | None = path
 
     def pieces(self, span: Span) -> Iterator[bytes]:
         offset, left = span
@@ -64,7 +65,7 @@ class LocalBackend:
         """Where the files lie; `files` below the home unless set."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
-        root = settings.root or context.files
+        root = (settings.root or context.files).absolute()
         try:
             root.mkdir(mode=0o750, parents=True, exist_ok=True)
             for name in ("staging", _TOMB, _QUARANTINE):
@@ -183,7 +184,7 @@ class LocalBackend:
     def read(self, key: str) -> LocalReader:
         directory, name = split(key)
         with disk.translated(key), self._tree.open(directory) as fd:
-            return LocalReader(disk.open_plain(name, fd), key)
+            return LocalReader(disk.open_plain(name, fd), key, os.fspath(self._root / key))
 
     def scan(self, directory: str) -> Iterator[Entry]:
         with disk.translated(directory):
