@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -70,7 +71,11 @@ def _body(env: dict[str, Any], request: Request) -> Iterable[bytes]:
 
 
 def _request(env: dict[str, Any]) -> Request:
-    headers = [(k[5:].replace("_", "-").lower(), v) for k, v in env.items() if k.startswith("HTTP_")]
+    # HTTP_CONTENT_LENGTH would be a field that somebody called Content_Length.
+    own = {"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"}
+    headers = [
+        (k[5:].replace("_", "-").lower(), v) for k, v in env.items() if k.startswith("HTTP_") and k not in own
+    ]
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if env.get(name):
             headers.append((name.replace("_", "-").lower(), env[name]))
@@ -87,6 +92,6 @@ def create_app(node: Node | None = None) -> falcon.App:  # type: ignore[type-arg
     """The app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
     node = node or open_default()
     app = falcon.App(media_type="application/json")
-    app.add_sink(Endpoint(node), prefix="/")
+    app.add_sink(Endpoint(node), prefix=re.compile(""))  # also OPTIONS *
     atexit.register(node.close)
     return app

@@ -8,11 +8,11 @@ import secrets
 import time
 
 from artstore.boot import Node
-from artstore.errors import ArtstoreError, Forbidden, MalformedRequest, Unauthorized
+from artstore.errors import ArtstoreError, Forbidden, Unauthorized
 from artstore_http import routes
 from artstore_http.call import Call
 from artstore_http.message import Receiver, Request, Response
-from artstore_http.problems import HeaderFieldsTooLarge, NoToken, UriTooLong, problem
+from artstore_http.problems import BadFraming, HeaderFieldsTooLarge, NoToken, UriTooLong, problem
 
 log = logging.getLogger("artstore.http")
 access = logging.getLogger("artstore.access")
@@ -172,9 +172,11 @@ def _check_head(request: Request) -> None:
         raise UriTooLong(f"At most {MAX_TARGET} bytes of address.")
     hosts = request.header("host")
     if not hosts or "," in hosts:
-        raise MalformedRequest("A request has exactly one Host.")
+        raise BadFraming("A request has exactly one Host.")
     if request.chunked and request.header("content-length") is not None:
-        raise MalformedRequest("Content-Length and Transfer-Encoding contradict each other.")
+        raise BadFraming("Content-Length and Transfer-Encoding contradict each other.")
+    if (request.header("transfer-encoding") or "chunked").strip().lower() != "chunked":
+        raise BadFraming("Transfer-Encoding can only be chunked: send the bytes of the file as they are.")
 
 
 def _token(request: Request) -> str:

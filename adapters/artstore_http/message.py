@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,13 +10,16 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from artstore.errors import MalformedRequest
+from artstore.spi import PIECE
 
 Headers = list[tuple[str, str]]
+
+_BROKEN_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The head of a request. `path` is percent-decoded, `query` is not; header names are in lower case."""
+    """The head of a request. `path` is percent-decoded, `query` is bytes as Latin-1; header names are in lower case."""
 
     method: str
     path: str
@@ -41,8 +45,12 @@ class Request:
         if not self.query:
             return {}
         try:
+            if _BROKEN_PERCENT.search(self.query):
+                raise ValueError
+            # Letters that nobody escaped came as bytes, in UTF-8.
+            query = self.query.encode("latin-1").decode("utf-8")
             pairs = parse_qsl(
-                self.query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=100
+                query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=100
             )
         except ValueError:
             raise MalformedRequest("The query must be name=value pairs in percent-encoded UTF-8.") from None
@@ -64,6 +72,13 @@ class Request:
     @property
     def chunked(self) -> bool:
         return self.header("transfer-encoding") is not None
+
+    @property
+    def small(self) -> bool:
+        """Whether the body fits into one piece, and comes without a word from us."""
+        text = self.header("content-length") or ""
+        announced = int(text) if text.isascii() and text.isdigit() and len(text) <= 8 else PIECE + 1
+        return announced <= PIECE and self.header("expect") is None
 
 
 class Stream(Protocol):

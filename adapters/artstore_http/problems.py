@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from artstore.errors import (
     ArtstoreError,
     InvalidField,
+    MalformedRequest,
     NotFound,
     Refused,
     Unauthorized,
@@ -80,6 +81,10 @@ class InvalidCursor(Refused):
     """A cursor that we did not make, or made for another search."""
 
     code = "invalid-cursor"
+
+
+class BadFraming(MalformedRequest):
+    """Where this request ends, or whom it is for, can be read in two ways: the connection ends with it."""
 
 
 class RequestTimeout(Refused):
@@ -166,6 +171,8 @@ def _extra(error: BaseException, code: str) -> list[tuple[str, str]]:
         return [("Content-Range", f"bytes */{error.size}")]
     if isinstance(error, NoToken):
         return [("WWW-Authenticate", "Bearer")]
+    if isinstance(error, BadFraming):
+        return [("Connection", "close")]
     return {
         "unauthorized": [("WWW-Authenticate", 'Bearer error="invalid_token"')],
         "forbidden": [("WWW-Authenticate", 'Bearer error="insufficient_scope"')],

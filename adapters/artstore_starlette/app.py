@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from artstore.boot import Node, open_default
+from artstore.errors import MalformedRequest, Refused
 from artstore.spi import PIECE
 from artstore_http.app import App, Exchange
 from artstore_http.message import Request, Response, Stream
@@ -42,28 +42,27 @@ class Endpoint:
         if self._app.instant(request):
             await _send_small(send, self._app.begin(request).finish())
             return
-        body = _Body(receive, self._idle)
-        try:
-            first = await body.batch() if request.method in _WITH_BODY else b""
-        except _Gone:
-            return
-        except RequestTimeout as e:
-            exchange = await self._hop(self._app.begin, request)
-            await self._send(scope, send, await self._hop(exchange.fail, e))
-            return
-        response: Response | None
-        if body.over or request.method not in _WITH_BODY:
-            response = await self._hop(_at_once, self._app, request, first)
+        if request.method not in _WITH_BODY:
+            response = await self._hop(_at_once, self._app, request, b"")
         else:
-            response = await self._stream_in(request, first, body)
-        if response is not None:
-            await self._send(scope, send, response)
+            response = await self._take(request, _Body(receive, self._idle))
+        await self._send(scope, send, response)
 
-    async def _stream_in(self, request: Request, first: bytes, body: _Body) -> Response | None:
-        """A large body, a MiB at a time; None when the client went away."""
+    async def _take(self, request: Request, body: _Body) -> Response:
+        """A request with a body: in one hop where it is small, else a MiB at a time, its head judged first."""
+        piece = b""
+        if request.small:
+            try:
+                piece = await body.batch()
+            except Refused as e:
+                exchange = await self._hop(self._app.begin, request)
+                if exchange.response is None:
+                    await self._hop(exchange.fail, e)
+                return exchange.finish()
+            if body.over:
+                return await self._hop(_at_once, self._app, request, piece)
         exchange = await self._hop(self._app.begin, request)
         try:
-            piece = first
             while exchange.response is None:
                 if piece:
                     await self._hop(exchange.feed, piece)
@@ -71,9 +70,7 @@ class Endpoint:
                     return await self._hop(exchange.finish)
                 if exchange.response is None:
                     piece = await body.batch()
-        except _Gone:
-            return None
-        except RequestTimeout as e:
+        except Refused as e:
             return await self._hop(exchange.fail, e)
         finally:
             # Also when the server cancels us: what runs in a thread has ended by then, a commit included.
@@ -109,12 +106,8 @@ class Endpoint:
         return await to_thread.run_sync(partial(function, *args), limiter=self._limiter)
 
 
-class _Gone(Exception):
-    """The client went away."""
-
-
 class _Body:
-    """The body of a request, in batches of about a MiB. Raises `_Gone`, `RequestTimeout`."""
+    """The body of a request, in batches of about a MiB. Raises `MalformedRequest`, `RequestTimeout`."""
 
     def __init__(self, receive: Receive, idle: float) -> None:
         self._receive = receive
@@ -127,7 +120,8 @@ class _Body:
         while not self.over and size < PIECE:
             message = await self._next()
             if message["type"] == "http.disconnect":
-                raise _Gone
+                # Or its chunks are broken, or it closed its half alone: then it still reads.
+                raise MalformedRequest("The body ended before it should.")
             piece = message.get("body", b"")
             pieces.append(piece)
             size += len(piece)
@@ -157,7 +151,7 @@ def _request(scope: Scope) -> Request:
     headers = [(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope["headers"]]
     return Request(
         method=scope["method"],
-        path=scope["path"],
+        path=scope["path"] or "/",
         query=scope["query_string"].decode("latin-1"),
         headers=headers,
         tells_cut_chunks=True,
@@ -183,4 +177,6 @@ def create_app(node: Node | None = None) -> Starlette:
         yield
         await to_thread.run_sync(node.close)
 
-    return Starlette(routes=[Mount("/", app=Endpoint(node))], lifespan=lifespan)
+    app = Starlette(lifespan=lifespan)
+    app.router.default = Endpoint(node)  # also for what no route can match: OPTIONS *, CONNECT
+    return app
