@@ -237,6 +237,9 @@ def _begin(connection: Connection) -> None:
     # Immediate: a transaction that begins by reading cannot be made a writer once another has written.
     writing = connection.get_execution_options().get("artstore_writing")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    # SQLite 3.40 compiles a statement whose trigger writes to FTS5 wrongly ("no such table") when another
+    # connection changed the schema (`clear`). A plain statement first has it notice that in peace.
+    connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").close()
 
 
 @contextmanager

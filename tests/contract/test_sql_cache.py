@@ -296,6 +296,24 @@ def test_a_neighbour_follows_to_the_new_file(path: Path, opened: Open) -> None:
     attr = make_attr()
     first.put([attr])
     assert second.search(Query()).items == [attr]
+    # The connections to the old file were closed: that must not have taken the new WAL along.
+    second.put([make_attr()])
+    second.flush()
+    assert path.with_name("cache.db-wal").exists()
+    assert raw(path, "SELECT count(*) FROM files") == [[(2,)]]
+
+
+def test_what_a_neighbour_cleared_is_written_again(path: Path, opened: Open) -> None:
+    first, second = opened(), opened()
+    for n in range(20):
+        first.clear()
+        assert second.search(Query()).items == []
+        if n % 3:
+            first.clear()
+        attr = make_attr(tags=("t",))
+        second.put([attr])
+        assert first.search(Query(words=("report",), tags=("t",))).items == [attr]
+    assert raw(path, "PRAGMA integrity_check") == [[("ok",)]]
 
 
 def test_a_file_deleted_in_service_is_not_made_anew_by_accident(path: Path, opened: Open) -> None:
