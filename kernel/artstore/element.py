@@ -46,6 +46,7 @@ class Element:
         self._lock = threading.Lock()
         self._seen: tuple[bytes, ElementRecord] | None = None
         self._asked = 0.0
+        self._gate = locks.joint("element")
 
     def open(
         self, *, element_id: str | None, naming: str, mode: Mode, fallback_id: str, at: datetime
@@ -102,7 +103,8 @@ class Element:
     @contextmanager
     def gate(self, operation: Operation) -> Iterator[None]:
         """Within it the mode does not change: a transition answers after all who are within have left."""
-        with self._locks.shared("element"):
+        self.require(operation)  # before the gate, so that those refused do not keep a transition waiting
+        with self._gate:
             self.require(operation)
             yield
 
@@ -120,6 +122,10 @@ class Element:
             with self._locks.exclusive("element"):
                 pass
         return changed
+
+    def close(self) -> None:
+        """Give the gate back."""
+        self._gate.close()
 
     def _write(self, record: ElementRecord) -> None:
         document = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()

@@ -304,6 +304,7 @@ class Kernel:
         """Leave everything durable and settled; sessions still open are lost."""
         self.keeper.close()
         self.wal.close()
+        self.element.close()
         self.cache.close()
         self.backend.close()
 

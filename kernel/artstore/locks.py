@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +30,9 @@ class Locks:
         """Alone."""
         yield from self._hold(name, fcntl.LOCK_EX)
 
-    @contextmanager
-    def shared(self, name: str) -> Iterator[None]:
-        """Together with other shared holders."""
-        yield from self._hold(name, fcntl.LOCK_SH)
+    def joint(self, name: str) -> Joint:
+        """A shared lock for all threads of this process together."""
+        return Joint(self._open(name))
 
     @contextmanager
     def file(self, file_id: str) -> Iterator[None]:
@@ -49,3 +49,27 @@ class Locks:
             yield
         finally:
             os.close(fd)
+
+
+class Joint:
+    """A shared lock that the first thread in takes and the last one out gives back."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                fcntl.flock(self._fd, fcntl.LOCK_SH)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._fd)

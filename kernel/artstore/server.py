@@ -60,8 +60,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
         interface=Interfaces(INTERFACES[server.adapter]),
         workers=server.workers,
         blocking_threads=server.threads if server.adapter == "falcon" else None,
-        # WSGI: one request a thread. ASGI: what waits for a thread waits in our limiter.
-        backpressure=server.threads if server.adapter == "falcon" else 1024,
+        backpressure=1024,
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=10_000),
         websockets=False,

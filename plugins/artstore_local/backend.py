@@ -6,7 +6,6 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,26 +84,18 @@ class LocalBackend:
         self._root = root
         self._health = Health()
         self._committer = Committer(self._tree, self._health)
-        self._pool = ThreadPoolExecutor(32, "fsync")
+        self._records: dict[str, tuple[tuple[int, ...], bytes]] = {}
 
     def create(self, key: str) -> LocalWriter:
         directory, name = split(key)
         self._health.require()
         with disk.translated("a new file"):
-            for last_try in (False, True):
-                self._tree.make(directory)
-                try:
-                    with self._tree.open(directory) as fd:
-                        taken = disk.exists(name, fd) or disk.exists(name + SIDECAR_SUFFIX, fd)
-                    break
-                except FileNotFoundError:
-                    self._tree.forget_made(directory)
-                    if last_try:
-                        raise
-            if taken:
+            self._tree.make(directory)
+            # Only to pick another name early: what counts is that publishing never replaces anything.
+            if os.path.lexists(self._root / directory / name):
                 raise Conflict(f"The name {name} is taken.")
             try:
-                return LocalWriter(key, self._staging, self._committer, self._health, self._pool)
+                return LocalWriter(key, self._staging, self._committer, self._health)
             except FileExistsError:
                 raise Conflict(f"The name {name} is taken.") from None
 
@@ -216,7 +207,14 @@ class LocalBackend:
     def record(self, name: str) -> bytes | None:
         try:
             with disk.translated(name):
-                return _read_small(name, self._internal, PIECE)
+                # Asked before every change: one stat tells that it is what it was.
+                seen = os.stat(name, dir_fd=self._internal, follow_symlinks=False)
+                mark = (seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
+                known = self._records.get(name)
+                if known is None or known[0] != mark:
+                    known = (mark, _read_small(name, self._internal, PIECE))
+                    self._records[name] = known
+                return known[1]
         except NotFound:
             return None
 
@@ -244,7 +242,6 @@ class LocalBackend:
             raise Unavailable(f"The store does not answer: {os.strerror(e.errno or 0)}.") from e
 
     def close(self) -> None:
-        self._pool.shutdown()
         self._staging.close()
         self._tree.close()
         for fd in (self._internal, self._trash):

@@ -1,12 +1,14 @@
-"""Valid attrs for suites."""
+"""Valid attrs and contexts for suites."""
 
 from __future__ import annotations
 
 import uuid
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from artstore.attr import Attr
+from artstore.spi import Context
 
 _numbers = count(1)
 
@@ -29,3 +31,11 @@ def make_attr(**changes: Any) -> Attr:
         "revision": 1,
     }
     return Attr.model_validate(fields | changes)
+
+
+def make_context(home: Path) -> Context:
+    """What a provider is told about an element that lives in `home`; makes the directories."""
+    context = Context(home=home, files=home / "files", state=home / "state")
+    context.files.mkdir(parents=True, exist_ok=True)
+    context.state.mkdir(exist_ok=True)
+    return context
