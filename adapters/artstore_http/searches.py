@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from artstore.attr import timestamp
 from artstore.errors import InvalidField
+from artstore.ids import parse_id
 from artstore.spi import Position, Query, Sort
 from artstore_http.call import Call, json_response
 from artstore_http.digests import parse_sha256_field
@@ -102,9 +103,18 @@ def _decode(cursor: str, column: str, fingerprint: str) -> Position:
         value, file_id, made_for = json.loads(raw)
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise InvalidCursor("The cursor is not one that this element made.") from None
-    right_type = type(value) is (int if column == "size" else str)
-    if not right_type or not isinstance(file_id, str) or (isinstance(value, int) and abs(value) >> 63):
+    if not _is_position(value, file_id, column):
         raise InvalidCursor("The cursor is not one that this element made.")
     if made_for != fingerprint:
         raise InvalidCursor("The cursor belongs to another search: keep the other parameters as they were.")
     return Position(value, file_id)
+
+
+def _is_position(value: object, file_id: object, column: str) -> bool:
+    try:
+        parse_id(str(file_id))
+        if isinstance(value, str):
+            return column != "size" and "\0" not in value and bool(value.encode())
+        return column == "size" and type(value) is int and 0 <= value < 1 << 63
+    except (InvalidField, UnicodeEncodeError):
+        return False
