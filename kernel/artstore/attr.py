@@ -32,8 +32,9 @@ _CONTENT_TYPE = re.compile(
     re.ASCII,
 )
 _DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Marks that reorder the text around them: a name that holds one can pass for another (UTR 36, 2.6).
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_HIDING = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def timestamp(at: datetime) -> str:
@@ -55,7 +56,7 @@ def _is_uuid(text: str) -> str:
 
 
 def _is_plain(text: str) -> str:
-    if any(c < " " or c == "\x7f" for c in text):
+    if _CONTROL.search(text):
         raise ValueError("must not hold control characters")
     return text
 
@@ -66,7 +67,7 @@ def _is_filename(text: str) -> str:
         raise ValueError("must be a name, not a path")
     if not text.strip(". \u00a0\u3000"):
         raise ValueError("must hold more than dots and spaces")
-    if any(c in _BIDI or "\x80" <= c <= "\x9f" or c in "\u2028\u2029" for c in text):
+    if _HIDING.search(text):
         raise ValueError("must not hold marks that hide or reorder text")
     if text.split(".", 1)[0].rstrip().lower() in _DEVICES:
         raise ValueError("is the name of a device on Windows")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +72,11 @@ class LocalBackend:
             for name in ("staging", _TOMB, _QUARANTINE):
                 (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
             self._tree = Tree(os.fspath(root))
-            os.fsync(self._tree.root)
+            disk.fsync_up(root)
             self._internal = os.open(root / INTERNAL, disk.DIRECTORY)
             os.fsync(self._internal)
             self._trash = os.open(root / INTERNAL / _TOMB, disk.DIRECTORY)
+            self._quarantine = Tree(os.fspath(root / INTERNAL / _QUARANTINE))
             self._staging = Staging(root)
         except OSError as e:
             raise ConfigError(
@@ -82,17 +85,24 @@ class LocalBackend:
                 cure="Make it a directory that this user may read and write.",
             ) from e
         self._root = root
+        self._path = os.fspath(root)
         self._health = Health()
         self._committer = Committer(self._tree, self._health)
         self._records: dict[str, tuple[tuple[int, ...], bytes]] = {}
+        self._writes_record = threading.Lock()
+        self._closed = False
 
     def create(self, key: str) -> LocalWriter:
         directory, name = split(key)
         self._health.require()
         with disk.translated("a new file"):
             self._tree.make(directory)
-            # Only to pick another name early: what counts is that publishing never replaces anything.
-            if os.path.lexists(self._root / directory / name):
+            # A tombstone takes the name as well: who finishes that deletion must not meet a successor's data.
+            if (
+                os.path.lexists(f"{self._path}/{key}")
+                or os.path.lexists(f"{self._path}/{key}{SIDECAR_SUFFIX}")
+                or disk.exists(staged_name(key) + SIDECAR_SUFFIX, self._trash)
+            ):
                 raise Conflict(f"The name {name} is taken.")
             try:
                 return LocalWriter(key, self._staging, self._committer, self._health)
@@ -107,8 +117,12 @@ class LocalBackend:
     def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
         directory, name = split(key)
         self._health.require()
-        with disk.translated(f"sidecar of {key}"), self._tree.open(directory) as fd:
-            if _read_small(name + SIDECAR_SUFFIX, fd, SIDECAR_LIMIT + 1) != old:
+        with (
+            disk.translated(f"sidecar of {key}"),
+            self._tree.open(directory) as fd,
+            disk.held(name + SIDECAR_SUFFIX, fd) as sidecar,
+        ):
+            if os.read(sidecar, SIDECAR_LIMIT + 1) != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
             temp = staging.UPDATE + staged_name(key) + SIDECAR_SUFFIX
             self._write_durably(temp, new, fd, name + SIDECAR_SUFFIX)
@@ -132,7 +146,12 @@ class LocalBackend:
     def entomb(self, key: str) -> None:
         directory, name = split(key)
         tomb = staged_name(key) + SIDECAR_SUFFIX
-        with disk.translated(key), self._tree.open(directory) as fd:
+        self._health.require()
+        with (
+            disk.translated(f"sidecar of {key}"),
+            self._tree.open(directory) as fd,
+            disk.held(name + SIDECAR_SUFFIX, fd),
+        ):
             os.rename(name + SIDECAR_SUFFIX, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
             # The trace before the loss: were the name's removal durable alone, nobody would know of the data.
             self._health.fsync(self._trash)
@@ -161,21 +180,23 @@ class LocalBackend:
 
     def quarantine(self, key: str) -> None:
         directory, name = split(key)
-        place = self._root / INTERNAL / _QUARANTINE / directory
-        with disk.translated(key):
-            place.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with self._tree.open(directory) as fd:
-                for n in (name, name + SIDECAR_SUFFIX):
-                    try:
-                        os.rename(n, place / n, src_dir_fd=fd)
-                    except FileNotFoundError:
-                        continue
-                self._health.fsync(fd)
+        try:
+            with disk.translated(key), self._tree.open(directory) as fd:
+                found = [n for n in (name, name + SIDECAR_SUFFIX) if disk.exists(n, fd)]
+                if found:
+                    self._quarantine.make(directory)
+                    with self._quarantine.open(directory) as place:
+                        for n in found:
+                            _move_aside(n, fd, place)
+                        self._health.fsync(place)  # there first: in doubt twice rather than nowhere
+                    self._health.fsync(fd)
+        except NotFound:
+            pass
 
     def read(self, key: str) -> LocalReader:
         directory, name = split(key)
         with disk.translated(key), self._tree.open(directory) as fd:
-            return LocalReader(disk.open_plain(name, fd), key, os.fspath(self._root / key))
+            return LocalReader(disk.open_plain(name, fd), key, f"{self._path}/{key}")
 
     def scan(self, directory: str) -> Iterator[Entry]:
         with disk.translated(directory):
@@ -220,7 +241,7 @@ class LocalBackend:
 
     def put_record(self, name: str, document: bytes) -> None:
         self._health.require()
-        with disk.translated(name):
+        with self._writes_record, disk.translated(name):
             self._write_durably(f"{staging.UPDATE}{name}", document, self._internal, name)
 
     def space(self) -> Space:
@@ -242,8 +263,12 @@ class LocalBackend:
             raise Unavailable(f"The store does not answer: {os.strerror(e.errno or 0)}.") from e
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._staging.close()
         self._tree.close()
+        self._quarantine.close()
         for fd in (self._internal, self._trash):
             os.close(fd)
 
@@ -254,3 +279,14 @@ def _read_small(name: str, dir_fd: int, limit: int) -> bytes:
         return os.read(fd, limit)
     finally:
         os.close(fd)
+
+
+def _move_aside(name: str, dir_fd: int, place: int) -> None:
+    """Move to a directory where the name may be taken already."""
+    for number in itertools.count():
+        try:
+            free = f"{name}~{number}" if number else name
+            disk.rename_new(name, free, src_dir_fd=dir_fd, dst_dir_fd=place)
+        except FileExistsError:
+            continue
+        return

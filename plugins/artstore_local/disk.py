@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from artstore.errors import ArtstoreError, Damaged, NotFound, StorageFull, Unavailable
 
@@ -70,6 +72,36 @@ def open_plain(name: str, dir_fd: int) -> int:
     raise OSError(errno.ELOOP, "not a plain file", name)
 
 
+@contextmanager
+def held(name: str, dir_fd: int) -> Iterator[int]:
+    """A plain file open for reading and locked: who replaces or moves it holds this, so one comes first."""
+    while True:
+        fd = open_plain(name, dir_fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=dir_fd, follow_symlinks=False)):
+                yield fd
+                return
+        finally:
+            os.close(fd)
+
+
+def fsync_up(path: Path) -> None:
+    """Make the names that lead to a directory durable, whoever made them and when."""
+    for directory in (path, *path.parents):
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:  # then it was not made by us either
+            continue
+        try:
+            os.fsync(fd)
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.EROFS):  # what cannot be synced cannot be written
+                raise
+        finally:
+            os.close(fd)
+
+
 def exists(name: str, dir_fd: int) -> bool:
     """Whether anything, a dangling link too, has this name."""
     try:
@@ -77,6 +109,17 @@ def exists(name: str, dir_fd: int) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def differ(one: str, one_dir_fd: int, other: str, other_dir_fd: int) -> bool:
+    """Whether both names are there and mean two files."""
+    try:
+        return not os.path.samestat(
+            os.stat(one, dir_fd=one_dir_fd, follow_symlinks=False),
+            os.stat(other, dir_fd=other_dir_fd, follow_symlinks=False),
+        )
+    except FileNotFoundError:
+        return False
 
 
 def unlink(name: str, dir_fd: int) -> None:

@@ -9,6 +9,7 @@ token of its upload: whoever renames it away, the writer to publish it or a reap
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import logging
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
+from artstore.errors import NotFound
 from artstore.spi import Settled
 from artstore_local import disk
 from artstore_local.tree import INTERNAL, Tree, split
@@ -30,17 +32,29 @@ SHARDS = 8
 UPDATE = "~update~"
 """Before the name of a sidecar that is to replace one: losing it undoes nothing."""
 
+_ESCAPES = (("%", "%25"), (",", "%2C"), ("~", "%7E"))
+"""Marks that a stranger's naming may write in a directory, and that mean something to us."""
+
 
 def staged_name(key: str) -> str:
     """The name under which data of `key` is staged."""
     directory, name = split(key)
+    for mark, escape in _ESCAPES:
+        directory = directory.replace(mark, escape)
     return f"{directory.replace('/', ',')},,{name}"
 
 
 def staged_key(name: str) -> str | None:
     """The key a staged name carries, of data and of sidecars alike; None for a stranger's name."""
     directory, comma, filename = name.removesuffix(SIDECAR_SUFFIX).partition(",,")
-    return f"{directory.replace(',', '/')}/{filename}" if comma and directory and filename else None
+    directory = directory.replace(",", "/")
+    for mark, escape in reversed(_ESCAPES):
+        directory = directory.replace(escape, mark)
+    try:
+        split(f"{directory}/{filename}")
+    except NotFound:
+        return None
+    return f"{directory}/{filename}" if comma else None
 
 
 class Staging:
@@ -123,20 +137,26 @@ def reap(mine: Staging, tree: Tree) -> Iterator[Settled]:
         try:
             for shard in sorted(p for p in owner.iterdir() if p.is_dir()):
                 yield from _reap_shard(shard, mine, tree)
+            for shard in (p for p in owner.iterdir() if p.is_dir()):
                 shard.rmdir()
             (owner / "lock").unlink(missing_ok=True)
             owner.rmdir()
         except FileNotFoundError:  # somebody removed it by hand: then there is nothing to settle
             log.info("staging directory %s vanished while it was settled", owner.name)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.ENOTDIR, errno.ELOOP):
+                raise
+            log.warning("staging directory %s holds what is not ours", owner.name)
         finally:
             if held >= 0:
                 os.close(held)
 
 
 def _seize(owner: Path) -> int | None:
-    """The lock of a dead owner, -1 when it has none to hold, None when the owner lives."""
+    """The lock of a dead owner, -1 when there is no such owner any more, None when it lives."""
     try:
-        fd = os.open(owner / "lock", os.O_RDWR | os.O_CLOEXEC)
+        # Made when it is not there: an owner that is just being born must meet our lock, not lose its own.
+        fd = os.open(owner / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     except FileNotFoundError:
         return -1
     try:
@@ -155,7 +175,7 @@ def _reap_shard(shard: Path, mine: Staging, tree: Tree) -> Iterator[Settled]:
         for name in sorted(names, key=lambda n: (not n.endswith(SIDECAR_SUFFIX), n)):
             key = staged_key(name.removeprefix(UPDATE))
             if key is None or name.startswith(UPDATE):
-                disk.unlink(name, fd)
+                _drop(name, fd)
                 if key is not None:
                     yield Settled(key=key, outcome="undone")
             elif name.endswith(SIDECAR_SUFFIX):
@@ -174,17 +194,27 @@ def _undo(token: str, key: str, fd: int, mine: Staging, tree: Tree) -> Iterator[
     except FileNotFoundError:
         return
     directory, name = split(key)
+    data = token.removesuffix(SIDECAR_SUFFIX)
     try:
         with tree.open(directory) as target:
             # With a sidecar in place the data there is another upload's, or this one's: it was published.
-            if not disk.exists(name + SIDECAR_SUFFIX, target):
+            # With data still staged the data there is another's, on its way perhaps in a live process.
+            if not disk.exists(name + SIDECAR_SUFFIX, target) and not disk.differ(data, fd, name, target):
                 disk.unlink(name, target)
                 os.fsync(target)
     except FileNotFoundError:
         pass
-    disk.unlink(token.removesuffix(SIDECAR_SUFFIX), fd)
+    disk.unlink(data, fd)
     disk.unlink(token, own)
     yield Settled(key=key, outcome="undone")
+
+
+def _drop(name: str, fd: int) -> None:
+    """Remove a leftover that undoes nothing; a directory that somebody put there is not ours to remove."""
+    try:
+        disk.unlink(name, fd)
+    except (IsADirectoryError, PermissionError):
+        log.warning("left %s in the staging area: it is not ours", name)
 
 
 def _finish(data: str, key: str, fd: int, tree: Tree) -> Settled:

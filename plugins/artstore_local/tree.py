@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from artstore.attr import SIDECAR_SUFFIX
+from artstore.errors import NotFound
 from artstore.spi import Entry
 from artstore_local import disk
 
 INTERNAL = ".artstore"
+_NOWHERE = frozenset({"", ".", ".."})
+
+
+_PART = r"(?!\.{1,2}(?:/|$))[^/\0]+"
+_KEY = re.compile(rf"(?!{re.escape(INTERNAL)}/)({_PART}(?:/{_PART})*)/({_PART})(?<!{re.escape(SIDECAR_SUFFIX)})")
 
 
 def split(key: str) -> tuple[str, str]:
-    """Directory and name of a key. Raises `ValueError` for a key that is none."""
-    directory, _, name = key.rpartition("/")
-    parts = key.split("/")
-    if (
-        not directory
-        or any(p in ("", ".", "..") or "\0" in p for p in parts)
-        or parts[0] == INTERNAL
-        or name.endswith(SIDECAR_SUFFIX)
-    ):
-        raise ValueError(f"not a key: {key!r}")
-    return directory, name
+    """Directory and name of a key. Raises `NotFound` for what cannot be one: nothing lies there."""
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise NotFound(f"There is no {key}.")
+    return found[1], found[2]
 
 
 class Tree:
@@ -40,9 +42,12 @@ class Tree:
     @contextmanager
     def open(self, directory: str) -> Iterator[int]:
         """A descriptor of `directory`. Raises `FileNotFoundError`, `OSError(ELOOP, ENOTDIR)` for a link."""
+        parts = directory.split("/")
+        if parts[0] == INTERNAL or not _NOWHERE.isdisjoint(parts):
+            raise FileNotFoundError(errno.ENOENT, "not a directory of files", directory)
         fd = self.root
         try:
-            for part in directory.split("/"):
+            for part in parts:
                 parent, fd = fd, os.open(part, disk.DIRECTORY, dir_fd=fd)
                 if parent != self.root:
                     os.close(parent)
