@@ -1,0 +1,62 @@
+"""For whoever writes a provider: the suites that hold it to its contract, and providers in memory.
+
+    from artstore.testing import BackendSuite, make_context
+
+    class TestMine(BackendSuite):
+        @pytest.fixture
+        def backend(self, tmp_path):
+            return MyBackend(MyBackend.Settings(), make_context(tmp_path))
+
+The suites need pytest; `NamingSuite` and `AuthSuite` need hypothesis as well.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from artstore.testing.attrs import make_attr, make_context
+    from artstore.testing.auth import AuthSuite
+    from artstore.testing.backend import BackendSuite
+    from artstore.testing.cache import CacheSuite
+    from artstore.testing.memory_auth import StaticAuth
+    from artstore.testing.memory_backend import MemoryBackend
+    from artstore.testing.memory_cache import MemoryCache
+    from artstore.testing.naming import NamingSuite
+
+__all__ = [
+    "AuthSuite",
+    "BackendSuite",
+    "CacheSuite",
+    "MemoryBackend",
+    "MemoryCache",
+    "NamingSuite",
+    "StaticAuth",
+    "make_attr",
+    "make_context",
+]
+
+_PLACES = {
+    "AuthSuite": "auth",
+    "BackendSuite": "backend",
+    "CacheSuite": "cache",
+    "MemoryBackend": "memory_backend",
+    "MemoryCache": "memory_cache",
+    "NamingSuite": "naming",
+    "StaticAuth": "memory_auth",
+    "make_attr": "attrs",
+    "make_context": "attrs",
+}
+
+# So that a failed `assert` of a suite shows what it compared, in a stranger's project too.
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in ("auth", "backend", "cache", "naming")))
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: who tests a backend need not have what the suite for namings needs.
+    if name in _PLACES:
+        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

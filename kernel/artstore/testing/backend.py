@@ -1,0 +1,729 @@
+"""What every backend must do: subclass `BackendSuite`, override `backend` and `plant`, run pytest.
+
+Override `reopen` where a store outlives the process, and `neighbour` where two may work on one store at once.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artstore.errors import ArtstoreError, Conflict, Damaged, NotFound, PreconditionFailed
+from artstore.spi import API, PIECE, Backend, Capabilities, Entry, Span
+
+HOUR = "2025/01/11/15"
+KEY = f"{HOUR}/report_ivanov_20250111T153045_a1b2c3d4.pdf"
+DATA, SIDECAR = b"the data", b'{"the": "sidecar"}'
+LONGEST = f"{HOUR}/{'x' * 192}_ivanov_20250111T153045_a1.pdf"
+ODD = [
+    f"{HOUR}/отчёт за год_иванов_20250111T153045_a1b2c3d4.pdf",
+    f"{HOUR}/a b  c_ivanov_20250111T153045_a1b2c3d4.tar.gz",
+    f"{HOUR}/\U0001f600\u4e2d\u6587_ivanov_20250111T153045_a1b2c3d4",
+    f"{HOUR}/,,a,b~%41&=+#@!$'();[]{{}}^`_ivanov_20250111T153045_a1b2c3d4.x",
+    f"{HOUR}/-rf_ivanov_20250111T153045_a1b2c3d4.pdf",
+    f"{HOUR}/.hidden_ivanov_20250111T153045_a1b2c3d4.pdf",
+    f"{HOUR}/lock",
+    f"{HOUR}/~update~_ivanov_20250111T153045_a1b2c3d4.pdf",
+    LONGEST,
+    "flat/report.pdf",
+    "a, b,,c/d,e/Ордер №1/report.pdf",
+]
+NOWHERE = ["../report.pdf", "2025/../../report.pdf", "/etc/passwd", f"{HOUR}/..", f"{HOUR}//report.pdf"]
+
+
+def key(n: int) -> str:
+    """The n-th key of one hour."""
+    return f"{HOUR}/report_ivanov_20250111T153045_{n:08x}.pdf"
+
+
+def put(backend: Backend, key: str = KEY, data: bytes = DATA, sidecar: bytes = SIDECAR) -> None:
+    """A whole file."""
+    writer = backend.create(key)
+    writer.write(data)
+    writer.publish(sidecar)
+
+
+def get(backend: Backend, key: str = KEY, span: Span | None = None) -> bytes:
+    """The data of a file, or a span of it."""
+    reader = backend.read(key)
+    try:
+        return b"".join(reader.pieces(span or Span(0, reader.size)))
+    finally:
+        reader.close()
+
+
+def entries(backend: Backend, directory: str = HOUR) -> dict[str, tuple[bool, bool]]:
+    """What a directory holds: key -> (data, sidecar)."""
+    return {entry.key: (entry.data, entry.sidecar) for entry in backend.scan(directory)}
+
+
+def together(n: int, step: Callable[[int], Any]) -> list[Any]:
+    """The results of `step(0) ... step(n - 1)`, begun at one moment; an `ArtstoreError` is a result too."""
+    barrier = threading.Barrier(n)
+
+    def run(i: int) -> Any:
+        barrier.wait()
+        try:
+            return step(i)
+        except ArtstoreError as e:
+            return e
+
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(run, range(n)))
+
+
+class BackendSuite:
+    """The promises of `artstore.spi.Backend`, `Writer` and `Reader`, sentence by sentence."""
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        """A backend with an empty store, closed by whoever made it."""
+        raise NotImplementedError("override this fixture: return the backend under test")
+
+    @pytest.fixture
+    def plant(self) -> Callable[[str, bytes | None, bytes | None], None]:
+        """Puts data and a sidecar (or only one of them) under a key, past the backend, as a stranger would."""
+        raise NotImplementedError("override this fixture: return a function (key, data, sidecar)")
+
+    @pytest.fixture
+    def reopen(self) -> Callable[[], Backend] | None:
+        """Ends `backend` as death would and opens its store again; None for a store that dies with it."""
+        return None
+
+    @pytest.fixture
+    def neighbour(self) -> Callable[[], Backend] | None:
+        """Opens the store of `backend` once more, beside it; None where that cannot be."""
+        return None
+
+    def assert_nothing(self, backend: Backend, key: str = KEY) -> None:
+        """No trace of `key`, and its place is free."""
+        directory = key.rpartition("/")[0]
+        assert key not in entries(backend, directory)
+        with pytest.raises(NotFound):
+            backend.sidecar(key)
+        with pytest.raises(NotFound):
+            backend.read(key)
+        put(backend, key)
+        assert get(backend, key) == DATA
+
+    # --- what it declares ---
+
+    def test_it_says_which_contract_it_was_written_for(self, backend: Backend) -> None:
+        assert backend.API == API
+        assert backend.Settings.model_config.get("extra") == "forbid"
+        assert isinstance(backend.capabilities, Capabilities)
+
+    # --- create, write, publish ---
+
+    def test_what_was_published_is_there(self, backend: Backend) -> None:
+        put(backend)
+        assert get(backend) == DATA
+        assert backend.sidecar(KEY) == SIDECAR
+        assert list(backend.scan(HOUR)) == [Entry(key=KEY, data=True, sidecar=True)]
+        assert list(backend.directories()) == [HOUR]
+
+    def test_pieces_of_every_kind_are_appended(self, backend: Backend) -> None:
+        writer = backend.create(KEY)
+        for piece in (b"ab", bytearray(b"cd"), b"", memoryview(b"-ef-")[1:3]):
+            writer.write(piece)
+        writer.publish(SIDECAR)
+        assert get(backend) == b"abcdef"
+
+    def test_a_piece_may_be_reused_by_its_caller(self, backend: Backend) -> None:
+        writer = backend.create(KEY)
+        piece = bytearray(b"first")
+        writer.write(piece)
+        piece[:] = b"SECON"
+        writer.write(piece)
+        writer.publish(SIDECAR)
+        assert get(backend) == b"firstSECON"
+
+    @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
+    def test_data_of_any_size_comes_back(self, backend: Backend, size: int) -> None:
+        data = random.Random(size).randbytes(size)
+        put(backend, data=data)
+        assert get(backend) == data
+
+    def test_nothing_is_visible_before_publish(self, backend: Backend) -> None:
+        writer = backend.create(KEY)
+        writer.write(DATA)
+        assert entries(backend) == {}
+        assert list(backend.directories()) == []
+        with pytest.raises(NotFound):
+            backend.sidecar(KEY)
+        with pytest.raises(NotFound):
+            backend.read(KEY)
+        writer.publish(SIDECAR)
+        assert entries(backend) == {KEY: (True, True)}
+
+    def test_abort_leaves_nothing(self, backend: Backend) -> None:
+        writer = backend.create(KEY)
+        writer.write(DATA)
+        writer.abort()
+        self.assert_nothing(backend)
+
+    def test_abort_before_the_first_byte_and_twice(self, backend: Backend) -> None:
+        writer = backend.create(KEY)
+        writer.abort()
+        writer.abort()
+        self.assert_nothing(backend)
+
+    def test_abort_after_publish_is_harmless(self, backend: Backend) -> None:
+        writer = backend.create(KEY)
+        writer.write(DATA)
+        writer.publish(SIDECAR)
+        writer.abort()
+        writer.abort()
+        assert get(backend) == DATA
+        assert backend.sidecar(KEY) == SIDECAR
+
+    def test_a_source_that_breaks_half_way_leaves_nothing(self, backend: Backend) -> None:
+        def source() -> Any:
+            yield b"half of "
+            raise ConnectionResetError
+
+        writer = backend.create(KEY)
+        with pytest.raises(ConnectionResetError):
+            try:
+                for piece in source():
+                    writer.write(piece)
+                writer.publish(SIDECAR)
+            finally:
+                writer.abort()
+        self.assert_nothing(backend)
+
+    def test_a_taken_key_is_refused_and_kept(self, backend: Backend) -> None:
+        put(backend)
+        with pytest.raises(Conflict):
+            put(backend, data=b"other", sidecar=b"{}")
+        assert get(backend) == DATA
+        assert backend.sidecar(KEY) == SIDECAR
+
+    def test_a_key_taken_meanwhile_is_refused_at_publish(self, backend: Backend) -> None:
+        late = backend.create(KEY)
+        late.write(b"late")
+        try:
+            put(backend)
+        except Conflict:  # a backend may give a key to one writer at a time
+            late.abort()
+            return
+        with pytest.raises(Conflict):
+            late.publish(b"{}")
+        late.abort()
+        assert get(backend) == DATA
+        assert backend.sidecar(KEY) == SIDECAR
+
+    @pytest.mark.parametrize(("data", "sidecar"), [(b"foreign", None), (None, b"foreign"), (b"a", b"b")])
+    def test_a_key_that_a_stranger_took_is_refused(
+        self,
+        backend: Backend,
+        plant: Callable[[str, bytes | None, bytes | None], None],
+        data: bytes | None,
+        sidecar: bytes | None,
+    ) -> None:
+        plant(KEY, data, sidecar)
+        with pytest.raises(Conflict):
+            put(backend)
+        assert entries(backend) == {KEY: (data is not None, sidecar is not None)}
+        if data is not None:
+            assert get(backend) == data
+        if sidecar is not None:
+            assert backend.sidecar(KEY) == sidecar
+
+    def test_of_many_writers_of_one_key_one_wins(self, backend: Backend) -> None:
+        for n in range(5):
+
+            def write(i: int, key: str = key(n)) -> int:
+                put(backend, key, b"%d" % i * 1000, b'{"n": %d}' % i)
+                return i
+
+            results = together(8, write)
+            winners = [r for r in results if isinstance(r, int)]
+            assert len(winners) == 1, results
+            assert all(isinstance(r, int | Conflict) for r in results), results
+            assert get(backend, key(n)) == b"%d" % winners[0] * 1000
+            assert backend.sidecar(key(n)) == b'{"n": %d}' % winners[0]
+        assert set(entries(backend).values()) == {(True, True)}
+
+    def test_many_writers_of_many_keys_do_not_disturb_each_other(self, backend: Backend) -> None:
+        def write(i: int) -> None:
+            for n in range(10):
+                put(backend, key(100 * i + n), b"%d/%d" % (i, n), b'{"n": %d}' % n)
+
+        assert together(8, write) == [None] * 8
+        for i in range(8):
+            for n in range(10):
+                assert get(backend, key(100 * i + n)) == b"%d/%d" % (i, n)
+                assert backend.sidecar(key(100 * i + n)) == b'{"n": %d}' % n
+
+    @pytest.mark.parametrize("odd", ODD)
+    def test_odd_names_work_everywhere(self, backend: Backend, odd: str) -> None:
+        directory = odd.rpartition("/")[0]
+        put(backend, odd)
+        assert get(backend, odd) == DATA
+        assert entries(backend, directory) == {odd: (True, True)}
+        assert list(backend.directories()) == [directory]
+        backend.replace_sidecar(odd, SIDECAR, b"{}")
+        assert backend.sidecar(odd) == b"{}"
+        assert list(backend.reap()) == []
+        backend.entomb(odd)
+        assert list(backend.tombstones()) == [odd]
+        backend.remove_data(odd)
+        backend.forget(odd)
+        assert list(backend.tombstones()) == []
+        put(backend, odd)
+        backend.quarantine(odd)
+        self.assert_nothing(backend, odd)
+
+    @pytest.mark.parametrize("nowhere", NOWHERE)
+    def test_a_key_that_is_none_is_not_found(self, backend: Backend, nowhere: str) -> None:
+        put(backend)
+        with pytest.raises(NotFound):
+            backend.sidecar(nowhere)
+        with pytest.raises(NotFound):
+            backend.read(nowhere)
+        assert list(backend.scan(nowhere.rpartition("/")[0] + "/..")) == []
+        assert list(backend.scan("..")) == []
+
+    # --- sidecars ---
+
+    def test_a_sidecar_that_is_not_there(self, backend: Backend) -> None:
+        for others in (0, 1):
+            for n in range(others):
+                put(backend, key(n + 1))
+            with pytest.raises(NotFound):
+                backend.sidecar(KEY)
+            with pytest.raises(NotFound):
+                backend.entomb(KEY)
+            with pytest.raises(NotFound):
+                backend.replace_sidecar(KEY, SIDECAR, b"{}")
+        assert entries(backend) == {key(1): (True, True)}
+
+    def test_a_sidecar_of_every_size_comes_back_whole(self, backend: Backend) -> None:
+        for n, size in enumerate((2, 4095, 4096)):
+            sidecar = b"{" + b" " * (size - 2) + b"}"
+            put(backend, key(n), sidecar=sidecar)
+            assert backend.sidecar(key(n)) == sidecar
+
+    def test_of_a_huge_sidecar_one_byte_too_many_is_read(
+        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
+    ) -> None:
+        plant(KEY, DATA, b"x" * 100_000)
+        assert backend.sidecar(KEY) == b"x" * 4097
+
+    def test_a_sidecar_is_replaced(self, backend: Backend) -> None:
+        put(backend)
+        backend.replace_sidecar(KEY, SIDECAR, b'{"new": 1}')
+        assert backend.sidecar(KEY) == b'{"new": 1}'
+        assert get(backend) == DATA
+        assert entries(backend) == {KEY: (True, True)}
+
+    def test_a_sidecar_that_is_no_longer_the_old_one_stays(self, backend: Backend) -> None:
+        put(backend)
+        backend.replace_sidecar(KEY, SIDECAR, b"1")
+        with pytest.raises(PreconditionFailed):
+            backend.replace_sidecar(KEY, SIDECAR, b"2")
+        assert backend.sidecar(KEY) == b"1"
+
+    def test_no_replacement_is_lost_under_threads(self, backend: Backend) -> None:
+        put(backend, sidecar=b"0")
+
+        def add(_: int) -> int:
+            done = 0
+            while done < 10:
+                old = backend.sidecar(KEY)
+                try:
+                    backend.replace_sidecar(KEY, old, b"%d" % (int(old) + 1))
+                except PreconditionFailed:
+                    continue
+                done += 1
+            return done
+
+        assert together(6, add) == [10] * 6
+        assert backend.sidecar(KEY) == b"60"
+
+    def test_no_replacement_brings_back_what_was_deleted(self, backend: Backend) -> None:
+        for n in range(20):
+            put(backend, key(n), sidecar=b"old")
+
+            def change(i: int, key: str = key(n)) -> None:
+                if i:
+                    backend.replace_sidecar(key, b"old", b"%d" % i)
+                else:
+                    backend.entomb(key)
+
+            deleted, *replaced = together(3, change)
+            assert deleted is None
+            assert all(r is None or isinstance(r, NotFound | PreconditionFailed) for r in replaced)
+            with pytest.raises(NotFound):
+                backend.sidecar(key(n))
+
+    def test_a_reader_sees_the_old_sidecar_or_the_new_one(self, backend: Backend) -> None:
+        if not backend.capabilities.atomic_sidecar:
+            return
+        versions = [b'{"a": "%s"}' % (b"a" * 4000), b'{"b": 1}']
+        put(backend, sidecar=versions[0])
+        over = threading.Event()
+
+        def look() -> set[bytes]:
+            seen = set()
+            while not over.is_set():
+                seen.add(backend.sidecar(KEY))
+            return seen
+
+        with ThreadPoolExecutor(2) as pool:
+            looks = [pool.submit(look) for _ in range(2)]
+            try:
+                for n in range(50):
+                    backend.replace_sidecar(KEY, versions[n % 2], versions[(n + 1) % 2])
+            finally:
+                over.set()
+        assert looks[0].result() | looks[1].result() <= set(versions)
+
+    # --- deleting ---
+
+    def test_an_entombed_file_is_deleted(self, backend: Backend) -> None:
+        put(backend)
+        put(backend, key(1))
+        backend.entomb(KEY)
+        with pytest.raises(NotFound):
+            backend.sidecar(KEY)
+        assert not entries(backend).get(KEY, (False, False))[1]
+        assert list(backend.tombstones()) == [KEY]
+        backend.remove_data(KEY)
+        assert entries(backend) == {key(1): (True, True)}
+        with pytest.raises(NotFound):
+            backend.read(KEY)
+        backend.forget(KEY)
+        assert list(backend.tombstones()) == []
+        self.assert_nothing(backend)
+
+    def test_a_file_is_deleted_once(self, backend: Backend) -> None:
+        put(backend)
+        results = together(6, lambda _: backend.entomb(KEY))
+        assert results.count(None) == 1, results
+        assert all(r is None or isinstance(r, NotFound) for r in results), results
+        assert list(backend.tombstones()) == [KEY]
+
+    def test_an_entombed_key_is_taken_until_it_is_forgotten(self, backend: Backend) -> None:
+        # Whoever finishes the deletion, a neighbour perhaps, must not take the data of its successor.
+        put(backend)
+        backend.entomb(KEY)
+        with pytest.raises(Conflict):
+            put(backend, data=b"successor")
+        backend.remove_data(KEY)
+        with pytest.raises(Conflict):
+            put(backend, data=b"successor")
+        backend.forget(KEY)
+        put(backend, data=b"successor")
+        assert get(backend) == b"successor"
+
+    def test_data_with_a_sidecar_is_not_removed(self, backend: Backend) -> None:
+        put(backend)
+        backend.remove_data(KEY)
+        assert get(backend) == DATA
+
+    def test_removing_and_forgetting_what_is_not_there_is_no_error(self, backend: Backend) -> None:
+        for _ in range(2):
+            backend.remove_data(KEY)
+            backend.forget(KEY)
+            backend.quarantine(KEY)
+        put(backend)
+        backend.entomb(KEY)
+        for _ in range(2):
+            backend.remove_data(KEY)
+        for _ in range(2):
+            backend.forget(KEY)
+        assert entries(backend) == {}
+
+    def test_quarantine_takes_whatever_is_there(
+        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
+    ) -> None:
+        plant(key(0), b"data", None)
+        plant(key(1), None, b"sidecar")
+        plant(key(2), b"data", b"sidecar")
+        for n in range(3):
+            backend.quarantine(key(n))
+        assert entries(backend) == {}
+        assert list(backend.directories()) == []
+        assert list(backend.tombstones()) == []
+        plant(key(0), b"again", b"again")
+        backend.quarantine(key(0))
+        self.assert_nothing(backend, key(0))
+
+    # --- reading ---
+
+    def test_spans(self, backend: Backend) -> None:
+        size = 2 * PIECE + 100
+        data = random.Random(1).randbytes(size)
+        put(backend, data=data)
+        reader = backend.read(KEY)
+        assert reader.size == size
+        for offset, length in [
+            (0, 0), (0, 1), (size - 1, 1), (size, 0), (5, PIECE), (0, PIECE + 1), (PIECE - 1, 2), (7, size - 7),
+        ]:  # fmt: skip
+            pieces = list(reader.pieces(Span(offset, length)))
+            assert b"".join(pieces) == data[offset : offset + length], (offset, length)
+            assert all(0 < len(piece) <= PIECE for piece in pieces)
+        reader.close()
+        reader.close()
+
+    def test_data_that_ends_too_early_is_damaged(self, backend: Backend) -> None:
+        put(backend)
+        reader = backend.read(KEY)
+        with pytest.raises(Damaged):
+            list(reader.pieces(Span(0, len(DATA) + 1)))
+        with pytest.raises(Damaged):
+            list(reader.pieces(Span(len(DATA) + 5, 1)))
+        reader.close()
+
+    def test_the_path_of_a_reader_leads_to_the_same_bytes(self, backend: Backend) -> None:
+        put(backend)
+        reader = backend.read(KEY)
+        assert reader.path is None or Path(reader.path).read_bytes() == DATA
+        reader.close()
+
+    def test_data_stays_readable_while_it_is_removed(self, backend: Backend) -> None:
+        data = random.Random(2).randbytes(3 * PIECE)
+        put(backend, data=data)
+        reader = backend.read(KEY)
+        pieces = reader.pieces(Span(0, len(data)))
+        read = next(pieces)
+        backend.entomb(KEY)
+        backend.remove_data(KEY)
+        backend.forget(KEY)
+        put(backend, data=b"successor")
+        assert read + b"".join(pieces) == data
+        reader.close()
+
+    def test_many_read_at_once(self, backend: Backend) -> None:
+        data = random.Random(3).randbytes(2 * PIECE + 3)
+        put(backend, data=data)
+        assert together(8, lambda i: get(backend, span=Span(i, PIECE)) == data[i : i + PIECE]) == [True] * 8
+
+    # --- listing ---
+
+    def test_an_empty_store_lists_nothing(self, backend: Backend) -> None:
+        assert list(backend.directories()) == []
+        assert list(backend.scan(HOUR)) == []
+        assert list(backend.scan("no/such/directory")) == []
+        assert list(backend.tombstones()) == []
+        assert list(backend.reap()) == []
+
+    def test_directories_are_sorted_and_begin_at_since(self, backend: Backend) -> None:
+        hours = ["2024/12/31/23", "2025/01/01/00", "2025/01/11/15", "2025/01/11/16", "2025/10/01/00"]
+        for hour in reversed(hours):
+            put(backend, f"{hour}/a")
+        assert list(backend.directories()) == hours
+        for n, hour in enumerate(hours):
+            assert list(backend.directories(hour)) == hours[n:]
+        assert list(backend.directories("2025/01/01/01")) == hours[2:]
+        assert list(backend.directories("2025/01")) == hours[1:]
+        assert list(backend.directories("2026/01/01/00")) == []
+
+    def test_an_emptied_directory_is_not_listed(self, backend: Backend) -> None:
+        put(backend)
+        backend.entomb(KEY)
+        backend.remove_data(KEY)
+        assert list(backend.directories()) == []
+
+    def test_a_scan_is_of_one_directory(self, backend: Backend) -> None:
+        put(backend, "2025/01/11/15/a")
+        put(backend, "2025/01/11/1/b")
+        assert entries(backend, "2025/01/11/15") == {"2025/01/11/15/a": (True, True)}
+        assert entries(backend, "2025/01/11") == {}
+        assert entries(backend, "2025/01/11/1") == {"2025/01/11/1/b": (True, True)}
+
+    def test_what_a_stranger_left_is_listed_and_left_alone(
+        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
+    ) -> None:
+        plant(f"{HOUR}/notes.txt", b"hi", None)
+        plant(f"{HOUR}/half", None, b"{}")
+        plant("Music/song.mp3", b"la", None)
+        put(backend)
+        assert entries(backend) == {
+            KEY: (True, True), f"{HOUR}/notes.txt": (True, False), f"{HOUR}/half": (False, True),
+        }  # fmt: skip
+        assert list(backend.directories()) == [HOUR, "Music"]
+        assert list(backend.reap()) == []
+        assert get(backend, "Music/song.mp3") == b"la"
+        assert backend.sidecar(f"{HOUR}/half") == b"{}"
+
+    def test_age_counts_from_when_the_younger_came(
+        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
+    ) -> None:
+        put(backend)
+        plant(key(1), b"data", None)
+        plant(key(2), None, b"sidecar")
+        for n in (KEY, key(1), key(2)):
+            assert 0 <= backend.age(n) < 60
+
+    def test_listing_during_writes_never_shows_a_file_without_its_data(self, backend: Backend) -> None:
+        published: list[str] = []
+        over = threading.Event()
+
+        def write() -> None:
+            for n in range(150):
+                put(backend, key(n))
+                published.append(key(n))
+            over.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            while not over.is_set() and not writing.done():
+                before = list(published)
+                seen = {k for k, (_, sidecar) in entries(backend).items() if sidecar}
+                assert set(before) <= seen
+                for k in list(seen)[-3:]:
+                    assert get(backend, k) == DATA
+            writing.result()
+        assert entries(backend) == {key(n): (True, True) for n in range(150)}
+
+    # --- the element's own documents ---
+
+    def test_records(self, backend: Backend) -> None:
+        assert backend.record("element.json") is None
+        backend.put_record("element.json", b"{}")
+        backend.put_record("checkpoint.json", b"[1]")
+        backend.put_record("element.json", b'{"mode": "rw"}')
+        assert backend.record("element.json") == b'{"mode": "rw"}'
+        assert backend.record("checkpoint.json") == b"[1]"
+        assert list(backend.directories()) == []
+
+    def test_a_record_is_always_whole(self, backend: Backend) -> None:
+        documents = [b"%d" % n * 5000 for n in range(4)]
+        backend.put_record("element.json", documents[0])
+
+        def write(i: int) -> None:
+            for _ in range(10):
+                backend.put_record("element.json", documents[i])
+                assert backend.record("element.json") in documents
+
+        assert together(4, write) == [None] * 4
+
+    # --- a dead process, and a live one ---
+
+    def test_everything_outlives_the_process(
+        self, backend: Backend, reopen: Callable[[], Backend] | None
+    ) -> None:
+        if reopen is None:
+            return
+        for n in range(3):
+            put(backend, key(n), b"%d" % n)
+        backend.replace_sidecar(key(0), SIDECAR, b"new")
+        backend.entomb(key(1))
+        backend.put_record("element.json", b"{}")
+        backend = reopen()
+        assert list(backend.reap()) == []
+        assert get(backend, key(0)) == b"0"
+        assert backend.sidecar(key(0)) == b"new"
+        assert list(backend.tombstones()) == [key(1)]
+        assert not entries(backend).get(key(1), (False, False))[1]
+        assert entries(backend)[key(2)] == (True, True)
+        assert backend.record("element.json") == b"{}"
+
+    def test_the_unfinished_upload_of_a_dead_process_leaves_nothing(
+        self, backend: Backend, reopen: Callable[[], Backend] | None
+    ) -> None:
+        if reopen is None:
+            return
+        put(backend, key(1))
+        for k in (KEY, LONGEST):
+            backend.create(k).write(DATA)
+        backend = reopen()
+        assert entries(backend) == {key(1): (True, True)}
+        assert {settled.outcome for settled in backend.reap()} <= {"undone"}
+        assert list(backend.reap()) == []
+        self.assert_nothing(backend)
+        assert entries(backend) == {KEY: (True, True), key(1): (True, True)}
+
+    def test_what_is_under_way_in_this_process_is_not_reaped(self, backend: Backend) -> None:
+        writer = backend.create(KEY)
+        writer.write(DATA)
+        assert list(backend.reap()) == []
+        writer.publish(SIDECAR)
+        assert get(backend) == DATA
+
+    def test_what_is_under_way_in_a_neighbour_is_not_reaped(
+        self, backend: Backend, neighbour: Callable[[], Backend] | None
+    ) -> None:
+        if neighbour is None:
+            return
+        other = neighbour()
+        writer = other.create(KEY)
+        writer.write(DATA)
+        assert list(backend.reap()) == []
+        writer.publish(SIDECAR)
+        assert get(backend) == DATA
+
+    def test_lonely_until_a_neighbour_comes(
+        self, backend: Backend, neighbour: Callable[[], Backend] | None
+    ) -> None:
+        assert backend.lonely()
+        if neighbour is None:
+            return
+        other = neighbour()
+        assert not backend.lonely()
+        assert not other.lonely()
+        other.close()
+        assert backend.lonely()
+
+    def test_neighbours_see_each_other_at_once(
+        self, backend: Backend, neighbour: Callable[[], Backend] | None
+    ) -> None:
+        if neighbour is None:
+            return
+        other = neighbour()
+        backend.put_record("element.json", b"1")
+        assert other.record("element.json") == b"1"
+        put(backend)
+        assert get(other) == DATA
+        with pytest.raises(Conflict):
+            put(other)
+        other.replace_sidecar(KEY, SIDECAR, b"2")
+        assert backend.sidecar(KEY) == b"2"
+        with pytest.raises(PreconditionFailed):
+            backend.replace_sidecar(KEY, SIDECAR, b"3")
+        other.entomb(KEY)
+        assert list(backend.tombstones()) == [KEY]
+        backend.put_record("element.json", b"2")
+        assert other.record("element.json") == b"2"
+
+    def test_no_replacement_is_lost_among_neighbours(
+        self, backend: Backend, neighbour: Callable[[], Backend] | None
+    ) -> None:
+        if neighbour is None:
+            return
+        both = [backend, neighbour()]
+        put(backend, sidecar=b"0")
+
+        def add(i: int) -> None:
+            done = 0
+            while done < 10:
+                old = both[i % 2].sidecar(KEY)
+                try:
+                    both[i % 2].replace_sidecar(KEY, old, b"%d" % (int(old) + 1))
+                except PreconditionFailed:
+                    continue
+                done += 1
+
+        assert together(4, add) == [None] * 4
+        assert backend.sidecar(KEY) == b"40"
+
+    # --- health ---
+
+    def test_space_is_told_or_unlimited(self, backend: Backend) -> None:
+        total, free = backend.space()
+        assert total is None or total > 0
+        assert free is None or 0 <= free <= (free if total is None else total)
+
+    def test_a_healthy_store_passes_its_check(self, backend: Backend) -> None:
+        backend.check(writing=False)
+        backend.check(writing=True)
+        assert list(backend.directories()) == []

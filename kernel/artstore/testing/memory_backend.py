@@ -1,0 +1,233 @@
+"""A backend in the memory of one process: what `BackendSuite` measures other backends by."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from artstore.attr import SIDECAR_LIMIT
+from artstore.errors import Conflict, Damaged, NotFound, PreconditionFailed, Unavailable
+from artstore.spi import API, PIECE, Capabilities, Context, Entry, NoSettings, Settled, Space, Span
+
+
+@dataclass(slots=True)
+class Kept:
+    """Bytes, and when they came to their place."""
+
+    content: bytes
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
+class MemoryStore:
+    """What outlives a `MemoryBackend`: give it to another one to open the same store again."""
+
+    data: dict[str, Kept] = field(default_factory=dict)
+    sidecars: dict[str, Kept] = field(default_factory=dict)
+    tombstones: dict[str, bytes] = field(default_factory=dict)
+    quarantine: list[tuple[str, bytes | None, bytes | None]] = field(default_factory=list)
+    records: dict[str, bytes] = field(default_factory=dict)
+    staged: dict[int, list[str]] = field(default_factory=dict)
+    """The keys that each owner, dead or alive, was writing when it was last seen."""
+    alive: set[int] = field(default_factory=set)
+    owners: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def taken(self, key: str) -> bool:
+        return key in self.data or key in self.sidecars or key in self.tombstones
+
+
+class MemoryWriter:
+    """New data in a list of pieces."""
+
+    def __init__(self, backend: MemoryBackend, key: str) -> None:
+        self._backend = backend
+        self._key = key
+        self._pieces: list[bytes] = []
+        self._over = False
+        with backend.opened() as store:
+            store.staged[backend.owner].append(key)
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        with self._backend.opened():
+            self._pieces.append(bytes(piece))
+
+    def publish(self, sidecar: bytes) -> None:
+        try:
+            with self._backend.opened() as store:
+                if self._over:
+                    raise Unavailable("The upload is over.")
+                if store.taken(self._key):
+                    raise Conflict(f"The key {self._key} is taken.")
+                store.data[self._key] = Kept(b"".join(self._pieces))
+                store.sidecars[self._key] = Kept(sidecar)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        store = self._backend.store
+        with store.lock:
+            if not self._over and self._backend.owner in store.alive:
+                store.staged[self._backend.owner].remove(self._key)
+            self._over = True
+            self._pieces.clear()
+
+
+class MemoryReader:
+    """Data held open; a dictionary entry that goes away does not take the bytes with it."""
+
+    path: str | None = None
+
+    def __init__(self, data: bytes, key: str) -> None:
+        self._data = data
+        self._key = key
+        self.size = len(data)
+
+    def pieces(self, span: Span) -> Iterator[bytes]:
+        end = span.offset + span.length
+        for offset in range(span.offset, end, PIECE):
+            piece = self._data[offset : min(offset + PIECE, end)]
+            if piece:
+                yield piece
+            if offset + len(piece) < min(offset + PIECE, end):
+                raise Damaged(f"The data of {self._key} ends before it should.")
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class MemoryBackend:
+    """A store in dictionaries; it lives as long as its `MemoryStore`."""
+
+    API: ClassVar[int] = API
+    Settings: ClassVar[type[BaseModel]] = NoSettings
+    capabilities = Capabilities(durable=False, atomic_sidecar=True, shared=False)
+
+    def __init__(
+        self,
+        settings: BaseModel | None = None,
+        context: Context | None = None,
+        *,
+        store: MemoryStore | None = None,
+    ) -> None:
+        self.store = MemoryStore() if store is None else store
+        with self.store.lock:
+            self.store.owners += 1
+            self.owner = self.store.owners
+            self.store.alive.add(self.owner)
+            self.store.staged[self.owner] = []
+
+    @contextmanager
+    def opened(self) -> Iterator[MemoryStore]:
+        """The store, held for one step. Raises `Unavailable` once this backend was closed."""
+        with self.store.lock:
+            if self.owner not in self.store.alive:
+                raise Unavailable("The store is closed.")
+            yield self.store
+
+    def create(self, key: str) -> MemoryWriter:
+        with self.opened() as store:
+            if store.taken(key):
+                raise Conflict(f"The key {key} is taken.")
+            return MemoryWriter(self, key)
+
+    def sidecar(self, key: str) -> bytes:
+        with self.opened() as store:
+            if key not in store.sidecars:
+                raise NotFound(f"There is no sidecar of {key}.")
+            return store.sidecars[key].content[: SIDECAR_LIMIT + 1]
+
+    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+        with self.opened() as store:
+            if self.sidecar(key) != old:
+                raise PreconditionFailed("The file was changed meanwhile.")
+            store.sidecars[key] = Kept(new)
+
+    def entomb(self, key: str) -> None:
+        with self.opened() as store:
+            store.tombstones[key] = self.sidecar(key)
+            del store.sidecars[key]
+
+    def remove_data(self, key: str) -> None:
+        with self.opened() as store:
+            if key not in store.sidecars:
+                store.data.pop(key, None)
+
+    def tombstones(self) -> Iterator[str]:
+        with self.opened() as store:
+            keys = list(store.tombstones)
+        yield from keys
+
+    def forget(self, key: str) -> None:
+        with self.opened() as store:
+            store.tombstones.pop(key, None)
+
+    def quarantine(self, key: str) -> None:
+        with self.opened() as store:
+            data, sidecar = store.data.pop(key, None), store.sidecars.pop(key, None)
+            if data or sidecar:
+                store.quarantine.append(
+                    (key, data.content if data else None, sidecar.content if sidecar else None)
+                )
+
+    def read(self, key: str) -> MemoryReader:
+        with self.opened() as store:
+            if key not in store.data:
+                raise NotFound(f"There is no {key}.")
+            return MemoryReader(store.data[key].content, key)
+
+    def scan(self, directory: str) -> Iterator[Entry]:
+        with self.opened() as store:
+            found = [
+                Entry(key=key, data=key in store.data, sidecar=key in store.sidecars)
+                for key in store.data.keys() | store.sidecars.keys()
+                if key.rpartition("/")[0] == directory
+            ]
+        yield from found
+
+    def age(self, key: str) -> float:
+        with self.opened() as store:
+            kept = [place[key].since for place in (store.data, store.sidecars) if key in place]
+        return time.monotonic() - max(kept, default=0.0)
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        with self.opened() as store:
+            found = {key.rpartition("/")[0] for key in store.data.keys() | store.sidecars.keys()}
+        yield from sorted(directory for directory in found if directory >= since)
+
+    def reap(self) -> Iterator[Settled]:
+        with self.opened() as store:
+            dead = store.staged.keys() - store.alive
+            keys = [key for owner in dead for key in store.staged.pop(owner)]
+        for key in keys:
+            yield Settled(key=key, outcome="undone")
+
+    def lonely(self) -> bool:
+        with self.opened() as store:
+            return store.alive == {self.owner}
+
+    def record(self, name: str) -> bytes | None:
+        with self.opened() as store:
+            return store.records.get(name)
+
+    def put_record(self, name: str, document: bytes) -> None:
+        with self.opened() as store:
+            store.records[name] = document
+
+    def space(self) -> Space:
+        with self.opened():
+            return Space(total=None, free=None)
+
+    def check(self, *, writing: bool) -> None:
+        with self.opened():
+            pass
+
+    def close(self) -> None:
+        with self.store.lock:
+            self.store.alive.discard(self.owner)
