@@ -6,6 +6,7 @@ import logging.config
 import multiprocessing
 import os
 import shlex
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     """Recover the element once, say where it is, and serve until SIGTERM or SIGINT."""
     server = configuration.settings.server
     _check_adapter(server)
+    _check_address(server)
     logging.config.dictConfig(logging_config(configuration.settings.log.level))
     node = open_node(configuration)
     made_keys = bool(getattr(node.auth, "generated", False))
@@ -80,6 +82,23 @@ def _check_adapter(server: Server) -> None:
             f"The adapter '{server.adapter}' needs a library that is not installed.",
             place="server.adapter",
             cure=f"pip install 'artstore[{server.adapter}]'",
+        ) from None
+
+
+def _check_address(server: Server) -> None:
+    """The server shares its port among processes, so it would share it with another element without a word."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as e:
+        raise ConfigError(
+            f"Nothing can listen at {server.host}, port {server.port}: {e.strerror}.",
+            place="server.host, server.port",
+            cure="Stop what listens there, or take another: artstore serve --port 8011.",
         ) from None
 
 
