@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, Field, ValidationError, model_validator
 
 from artstore.errors import ConfigError
 from artstore.modes import Mode
@@ -114,6 +114,15 @@ class Settings(BaseModel, extra="forbid"):
     wal: WalSettings = WalSettings()
     log: Log = Log()
     plugins: Plugins = Plugins()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _uses_the_default(cls, raw: Any) -> Any:
+        """A table for the default provider does not have to name it too."""
+        return {
+            name: {USE: DEFAULTS[name]} | value if name in DEFAULTS and isinstance(value, dict) else value
+            for name, value in dict(raw).items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
