@@ -118,6 +118,10 @@ class Connection:
     def line(self) -> bytes:
         return self._file.readline()
 
+    def rest(self) -> bytes:
+        """What comes until the server closes."""
+        return self._file.read()
+
     def at_end(self) -> bool:
         """Whether the server has closed; waits for it."""
         try:
@@ -325,7 +329,7 @@ def start(
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return element.get("/health/ready").status == 200
+            return element.get("/health/live").status == 200
         except (OSError, http.client.HTTPException):
             return False
 

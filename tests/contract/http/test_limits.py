@@ -1,0 +1,104 @@
+"""Sizes, capacity and free space: refused before the body where its length tells, and never half-kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from servers import FORM, Element, chunked, file, form, sha256_header, text
+
+Start = Callable[..., Element]
+LIMIT, CAPACITY = 100_000, 350_000
+
+
+def test_file_size_and_capacity(adapter: str, start: Start) -> None:
+    element = start(
+        adapter, settings={"LIMITS__MAX_FILE_SIZE": str(LIMIT), "LIMITS__CAPACITY": str(CAPACITY)}
+    )
+    assert element.get("/api/v1/capacity").json() == {
+        "total": CAPACITY, "used": 0, "free": CAPACITY, "file_count": 0, "status": "ok",
+    }  # fmt: skip
+
+    over = bytes(LIMIT + 1)
+    digest = ("Repr-Digest", sha256_header(over))
+    with element.unchanged():
+        # Before the body: only its length came.
+        for length in (LIMIT + 1, 10**17):
+            head = element.head(
+                "POST",
+                "/api/v1/files?filename=a",
+                [("Content-Length", str(length)), ("Expect", "100-continue")],
+            )
+            element.raw(head, "POST").problem(413, "file-too-large")
+            head = element.head(
+                "PUT",
+                "/api/v1/files/0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4?filename=a",
+                [("Content-Length", str(length + (1 << 20)))],
+            )
+            element.raw(head, "PUT").problem(413, "file-too-large")
+        head = element.head("POST", "/api/v1/files", [FORM, ("Content-Length", str(LIMIT + (2 << 20)))])
+        element.raw(head, "POST").problem(413, "file-too-large")
+        # While it came.
+        element.post(over).problem(413, "file-too-large")
+        element.post_form([file(over)]).problem(413, "file-too-large")
+        head = element.head("POST", "/api/v1/files?filename=a", [("Transfer-Encoding", "chunked"), digest])
+        element.raw(head + chunked(over), "POST").problem(413, "file-too-large")
+        head = element.head("POST", "/api/v1/files", [FORM, ("Transfer-Encoding", "chunked")])
+        element.raw(head + chunked(form(file(over))), "POST").problem(413, "file-too-large")
+        element.post_form([text("description", "x" * 70_000), file(b"x")]).problem(422, "invalid-field")
+
+    exact = bytes(LIMIT)
+    assert element.post(exact).status == 201
+    assert element.post_form([file(exact)]).status == 201
+    assert element.get("/api/v1/capacity").json()["status"] == "ok"
+    first = element.post(bytes(90_000))
+    assert first.status == 201
+    assert element.get("/api/v1/capacity").json()["status"] == "warning"
+
+    with element.unchanged():
+        full = element.post(bytes(60_001))
+        full.problem(507, "storage-full")
+        assert full.header("retry-after")
+        head = element.head(
+            "POST", "/api/v1/files?filename=a", [("Content-Length", "90000"), ("Expect", "100-continue")]
+        )
+        element.raw(head, "POST").problem(507, "storage-full")
+    assert element.post(bytes(60_000)).status == 201
+    capacity = element.get("/api/v1/capacity").json()
+    assert capacity == {"total": CAPACITY, "used": CAPACITY, "free": 0, "file_count": 4, "status": "full"}
+    with element.unchanged():
+        element.post(b"x").problem(507, "storage-full")
+    # Reading, changing and deleting go on, and deleting makes room.
+    file_id = first.json()["file_id"]
+    assert element.download(file_id).status == 200
+    assert element.patch(file_id, {"description": "x"}).status == 200
+    assert element.ask("DELETE", f"/api/v1/files/{file_id}").status == 204
+    assert element.post(bytes(50_000)).status == 201
+
+
+def test_free_space(adapter: str, start: Start) -> None:
+    element = start(adapter, settings={"LIMITS__MIN_FREE": "1 EiB"})
+    with element.unchanged():
+        element.post(b"x").problem(507, "storage-full")
+        element.post_form([file(b"x")]).problem(507, "storage-full")
+        element.put("0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4", b"x").problem(507, "storage-full")
+        head = element.head(
+            "POST", "/api/v1/files?filename=a", [("Content-Length", "5000000"), ("Expect", "100-continue")]
+        )
+        element.raw(head, "POST").problem(507, "storage-full")
+    assert element.get("/api/v1/files").json() == {"items": [], "next_cursor": None}
+    ready = element.get("/health/ready", bearer=None)
+    assert ready.status == 503
+    assert ready.json()["status"] == "not ready"
+    assert list(ready.json()["checks"]) == ["space"]
+    assert element.get("/health/live", bearer=None).status == 200
+
+
+def test_a_body_that_stands_still(start: Start) -> None:
+    """ASGI alone: a WSGI server gives no way to stop waiting for a body."""
+    element = start("starlette", settings={"LIMITS__IDLE_BODY": "0.2"})
+    with element.unchanged():
+        for length in (10, 5_000_000):
+            head = element.head("POST", "/api/v1/files?filename=a", [("Content-Length", str(length))])
+            with element.connect() as connection:
+                connection.send(head + b"abc").answer("POST").problem(408, "timeout")
+                assert connection.at_end()
