@@ -6,7 +6,7 @@ set -euo pipefail
 readme=$(cd "$(dirname "$0")/.." && pwd)/README.md
 work=$(mktemp -d)
 server=
-trap '[ -z "$server" ] || kill "$server"; rm -rf "$work" "$work.out" "$work.log"' EXIT
+trap '[ -z "$server" ] || stop; rm -rf "$work" "$work.out" "$work.log"' EXIT
 cd "$work"
 unset "${!ARTSTORE_@}"
 
