@@ -90,6 +90,8 @@ class Segment:
         self._lock = threading.Lock()
         self._size = os.fstat(fd).st_size
         self._flushed = self._size
+        self._named = False
+        self._torn = False
         self.open: set[str] = set()
 
     @property
@@ -105,16 +107,19 @@ class Segment:
         try:
             self._append(record)
         except (StorageFull, Unavailable):
-            pass
-        with self._lock:
-            self.open.discard(tx)
+            with self._lock:
+                self.open.add(tx)
+        else:
+            with self._lock:
+                self.open.discard(tx)
 
     def flushed(self, upto: int) -> None:
         """Note that everything before `upto` is durable elsewhere."""
         if upto > self._flushed:
-            self._append({"at": timestamp(now()), "flushed": upto})
+            size = self._append({"at": timestamp(now()), "flushed": upto})
             with self._lock:
-                self._flushed = self._size
+                # What others wrote between the mark and this record is not flushed.
+                self._flushed = self._size if size == upto else upto
 
     @property
     def unflushed(self) -> bool:
@@ -123,6 +128,10 @@ class Segment:
     def sync(self) -> None:
         try:
             os.fdatasync(self._fd)
+            if not self._named:
+                for directory in (self.path.parent, self.path.parent.parent):
+                    _fsync_directory(directory)
+                self._named = True
         except OSError as e:
             raise Unavailable(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
 
@@ -135,27 +144,31 @@ class Segment:
         self.release()
 
     def release(self) -> None:
-        fd, self._fd = self._fd, -1
+        with self._lock:
+            fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
-    def _append(self, record: dict[str, Any], opens: str | None = None) -> None:
+    def _append(self, record: dict[str, Any], opens: str | None = None) -> int:
+        """Where the record begins."""
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with self._lock:
+            if self._torn:  # the disk filled up within the line before: end that one first
+                line = b"\n" + line
+            begins = self._size
             try:
                 written = os.write(self._fd, line)
-                if written < len(
-                    line
-                ):  # the disk filled up within the line: end it, so that the next is whole
-                    os.write(self._fd, b"\n")
+                self._size += written
+                self._torn = written < len(line)
+                if self._torn:
                     raise StorageFull("There is no space left for the log.")
             except OSError as e:
                 if e.errno in (28, 122):  # ENOSPC, EDQUOT
                     raise StorageFull("There is no space left for the log.") from e
                 raise Unavailable(f"The log cannot be written: {os.strerror(e.errno or 0)}.") from e
-            self._size += written
             if opens:
                 self.open.add(opens)
+            return begins
 
 
 @dataclass(slots=True)
@@ -198,9 +211,9 @@ class Wal:
         record |= {
             k: v for k, v in {"file_id": file_id, "key": key, "by": by, **more}.items() if v is not None
         }
-        with self._lock:
+        with self._lock:  # also while it is written: a segment without an open intent may be settled
             segment = self._writable()
-        segment.begin(tx, record)
+            segment.begin(tx, record)
         return Intent(segment, tx)
 
     def _writable(self) -> Segment:
@@ -286,7 +299,11 @@ class Wal:
                 continue
         for mtime, path in sorted(segments, reverse=True):
             # What ended before the oldest one found began cannot hold a newer one.
-            if len(newest) == limit and int(newest[-1].id.replace("-", "")[:12], 16) > (mtime + 1) * 1000:
+            if (
+                newest
+                and len(newest) >= limit
+                and int(newest[-1].id.replace("-", "")[:12], 16) > (mtime + 1) * 1000
+            ):
                 break
             try:
                 found, _ = _read(path)
@@ -306,6 +323,14 @@ class Wal:
                 segment.release()
             else:
                 segment.settle()
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _hold(fd: int, path: Path) -> bool:
