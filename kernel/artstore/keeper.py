@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from artstore import recovery
-from artstore.errors import ArtstoreError
+from artstore.errors import ArtstoreError, Unavailable
 from artstore.ids import now
 from artstore.wal import Intent
 
@@ -28,7 +28,7 @@ class Keeper:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._lock = threading.Lock()
-        self._owed: dict[str, tuple[str, Intent | None]] = {}
+        self._owed: dict[str, tuple[str, tuple[Intent, ...]]] = {}
         self._graves: list[str] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -39,9 +39,15 @@ class Keeper:
         self._thread.start()
 
     def owe(self, file_id: str, key: str, intent: Intent | None) -> None:
-        """The cache row of `file_id` does not say what the tree says."""
+        """The cache row of `file_id` does not say what the tree says. `intent` stays open until it does."""
+        if intent is not None:
+            try:
+                intent.sync()  # the checkpoint may move on without this row
+            except Unavailable as e:
+                log.warning("%s", e.detail)
         with self._lock:
-            self._owed[file_id] = (key, intent)
+            _, intents = self._owed.get(file_id, (key, ()))
+            self._owed[file_id] = (key, (*intents, intent) if intent is not None else intents)
 
     def owed_key(self, file_id: str) -> str | None:
         """Where a file lies whose row is owed."""
@@ -63,8 +69,10 @@ class Keeper:
         kernel = self._kernel
         begun = now()
         with self._lock:
-            graves, self._graves = self._graves, []
-            owes = bool(self._owed)
+            owed = {key for key, _ in self._owed.values()}
+            # Of a file whose row is owed the tombstone is the trace.
+            graves = [key for key in self._graves if key not in owed]
+            self._graves = [key for key in self._graves if key in owed]
         marks = kernel.wal.marks()
         try:
             kernel.cache.flush()
@@ -72,7 +80,7 @@ class Keeper:
                 kernel.backend.forget(key)
             graves = []
             kernel.wal.flushed(marks)
-            if not owes:
+            if not owed:
                 recovery.move_checkpoint(kernel, begun)
         finally:
             if graves:
@@ -83,12 +91,15 @@ class Keeper:
         """Try again to write the rows that are owed."""
         with self._lock:
             owed = dict(self._owed)
-        for file_id, (key, intent) in owed.items():
+        for file_id, debt in owed.items():
+            key, intents = debt
             recovery.repair_row(self._kernel, key, file_id)
-            if intent is not None:
-                intent.commit()
             with self._lock:
-                self._owed.pop(file_id, None)
+                if self._owed.get(file_id) is not debt:  # owed once more meanwhile: paid next time
+                    continue
+                del self._owed[file_id]
+            for intent in intents:
+                intent.commit()
 
     def close(self) -> None:
         """Stop, and leave everything durable that can be."""
