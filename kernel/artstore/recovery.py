@@ -79,8 +79,13 @@ def recover(kernel: Kernel) -> Report:
             compare(kernel, directory, report, lonely=lonely)
         # Until the new mark is in the cache, the old one counts as well: a crash between the two costs nothing.
         stamp = secrets.token_hex(8)
-        old = () if doubtful or checkpoint is None else checkpoint.stamps[-1:]
-        _write_checkpoint(kernel, begun, (*old, stamp))
+        # And until then the rows are not durable either: the old directory stays as well.
+        if doubtful or checkpoint is None:
+            _write_checkpoint(kernel, begun, (stamp,))
+        else:
+            _put_checkpoint(
+                kernel, checkpoint.model_copy(update={"stamps": (*checkpoint.stamps[-1:], stamp)})
+            )
         kernel.cache.set_stamp(stamp)
         _write_checkpoint(kernel, begun, (stamp,))
     log.info("recovery: %s", report)
@@ -128,8 +133,8 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
             kernel.backend.quarantine(entry.key)
             report.quarantined += 1
         if len(missing) == BATCH:
-            _put(kernel, missing, report)
-    _put(kernel, missing, report)
+            _put(kernel, missing, report, lonely=lonely)
+    _put(kernel, missing, report, lonely=lonely)
     if rows:
         kernel.cache.remove(list(rows.values()))
         report.rows_removed += len(rows)
@@ -154,13 +159,15 @@ def repair_row(kernel: Kernel, key: str, file_id: str) -> bool:
 def _settle(kernel: Kernel, report: Report, since: str) -> bool:
     """Staged uploads first, then the logs that speak of them. True when a dead process had left anything."""
     found = False
+    keys: list[str] = []
     for settled in kernel.backend.reap():
         found = True
+        keys.append(settled.key)
         if settled.outcome == "finished":
             report.finished += 1
         else:
             report.undone += 1
-        _touch(kernel, settled.key)
+    _touch(kernel, keys)
     for abandoned in kernel.wal.abandoned():
         found = True
         _settle_log(kernel, abandoned, since)
@@ -170,8 +177,8 @@ def _settle(kernel: Kernel, report: Report, since: str) -> bool:
 def _finish_deletions(kernel: Kernel, report: Report) -> None:
     """What has a tombstone ends gone, unless its sidecar is in place (again, or still: then it was never gone)."""
     buried = list(kernel.backend.tombstones())
+    _touch(kernel, buried)
     for key in buried:
-        _touch(kernel, key)
         kernel.backend.remove_data(key)
     if buried:
         kernel.cache.flush()
@@ -198,7 +205,8 @@ def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
             else:
                 abandoned.end(t, "rolled_back", "the process died")
         kernel.cache.flush()
-        abandoned.segment.settle()
+        if not abandoned.segment.open:  # a full disk: then it is looked at again
+            abandoned.segment.settle()
     finally:
         abandoned.segment.release()
 
@@ -211,16 +219,18 @@ def _repair(kernel: Kernel, t: Transaction) -> bool:
     return bool(t.key and t.file_id) and repair_row(kernel, str(t.key), str(t.file_id))
 
 
-def _touch(kernel: Kernel, key: str) -> None:
-    """Make the row of whatever lies, or lay, under `key` true."""
-    directory, _, filename = key.rpartition("/")
-    attr = _decode(kernel, key)
-    if attr is not None:
-        kernel.cache.put([attr])
-        return
-    file_id = kernel.cache.directory(directory).get(filename)
-    if file_id is not None:
-        kernel.cache.remove([file_id])
+def _touch(kernel: Kernel, keys: Iterable[str]) -> None:
+    """Make the rows of whatever lies, or lay, under `keys` true."""
+    rows: dict[str, str] = {}
+    last = ""
+    for key in sorted(keys):
+        directory, _, filename = key.rpartition("/")
+        if directory != last:
+            rows, last = kernel.cache.directory(directory), directory
+        attr = _decode(kernel, key)
+        file_id = rows.get(filename) if attr is None else attr.file_id
+        if file_id is not None:
+            repair_row(kernel, key, file_id)
 
 
 def _decode(kernel: Kernel, key: str) -> Attr | None:
@@ -233,10 +243,14 @@ def _decode(kernel: Kernel, key: str) -> Attr | None:
         return None
 
 
-def _put(kernel: Kernel, attrs: list[Attr], report: Report) -> None:
+def _put(kernel: Kernel, attrs: list[Attr], report: Report, *, lonely: bool) -> None:
     if attrs:
         kernel.cache.put(attrs)
         report.rows_written += len(attrs)
+        for attr in () if lonely else attrs:
+            # Whoever deleted it between our look and our row removed a row that was not there yet.
+            if _decode(kernel, attr.key) is None:
+                repair_row(kernel, attr.key, attr.file_id)
         attrs.clear()
 
 
@@ -255,6 +269,10 @@ def _write_checkpoint(kernel: Kernel, at: datetime, stamps: Iterable[str]) -> No
     checkpoint = Checkpoint(
         at=timestamp(at), directory=kernel.naming.directory_at(at - MARGIN), stamps=tuple(stamps)
     )
+    _put_checkpoint(kernel, checkpoint)
+
+
+def _put_checkpoint(kernel: Kernel, checkpoint: Checkpoint) -> None:
     kernel.backend.put_record(CHECKPOINT, json.dumps(checkpoint.model_dump(mode="json"), indent=2).encode())
 
 
