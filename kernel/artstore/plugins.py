@@ -107,8 +107,12 @@ class Registry:
     def register(self, plugin: Plugin, module: object) -> None:
         """Take a plugin in and collect what it offers. Raises whatever its hooks raise."""
         offers = list(_offers(plugin, module))
-        self._hooks.register(module, plugin.name)
-        self._hooks.check_pending()
+        try:
+            self._hooks.register(module, plugin.name)
+            self._hooks.check_pending()
+        except Exception:
+            self._hooks.unregister(name=plugin.name)  # or it would fail the check of every later one
+            raise
         self.offers += offers
 
     def choose(self, role: str, name: str) -> type[Any]:
@@ -126,7 +130,7 @@ class Registry:
                 if offer.provider.extra
                 else "",
             ) from e
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             offer.status, offer.problem = "broken", f"{type(e).__name__}: {e}"
             raise PluginError(
                 f"Provider '{name}' of {offer.plugin} is broken: {offer.problem}.", place=role
