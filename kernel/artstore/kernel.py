@@ -27,6 +27,7 @@ from artstore.errors import (
     InvalidField,
     MalformedRequest,
     NotFound,
+    Refused,
     StorageFull,
     TooLarge,
     Unavailable,
@@ -116,13 +117,15 @@ class Kernel:
             return Session(self, None, _Unkept(), nowhere, file_id, True, draft, at, size)
         for tries_left in reversed(range(_NAME_TRIES)):
             new_id = file_id or uuid7(at)
-            name = self.naming.name(file_id=new_id, original_filename=filename, username=by.name, at=at)
+            # A chosen id does not change: the name of one deleted a moment ago differs by its second.
+            moment = at + timedelta(seconds=_NAME_TRIES - 1 - tries_left) if file_id else at
+            name = self.naming.name(file_id=new_id, original_filename=filename, username=by.name, at=moment)
             intent = self.wal.begin("upload", by=by.name, file_id=new_id, key=name.key)
             try:
                 writer = self.backend.create(name.key)
             except Conflict as e:
                 intent.roll_back(e.detail)
-                if file_id or not tries_left:
+                if not tries_left:
                     raise
             except BaseException as e:
                 intent.roll_back(str(e))
@@ -234,8 +237,12 @@ class Kernel:
                 intent.sync()
                 with self.element.gate(Operation.UPDATE):
                     self.backend.replace_sidecar(old.key, old_sidecar, sidecar)
+            except Refused as e:
+                intent.roll_back(e.detail)
+                raise
             except ArtstoreError as e:
                 intent.fail(e.detail)
+                self.keeper.owe(file_id, old.key, None)  # it may have happened all the same
                 raise
             self._settle_row(intent, attr)
         self.announce("update", attr)
@@ -259,9 +266,14 @@ class Kernel:
             try:
                 with self.element.gate(Operation.DELETE):
                     self.backend.entomb(attr.key)
+            except Refused as e:
+                if intent is not None:
+                    intent.roll_back(e.detail)
+                raise
             except ArtstoreError as e:
                 if intent is not None:
                     intent.fail(e.detail)
+                self.keeper.owe(file_id, attr.key, None)  # it may have happened all the same
                 raise
             self._settle_row(intent, attr, gone=True)
         self.keeper.bury(attr.key)
