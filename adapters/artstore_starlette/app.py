@@ -50,26 +50,24 @@ class Endpoint:
 
     async def _take(self, request: Request, body: _Body) -> Response:
         """A request with a body: in one hop where it is small, else a MiB at a time, its head judged first."""
-        piece = b""
+        pieces: list[bytes] = []
         if request.small:
             try:
-                piece = await body.batch()
+                pieces = await body.batch()
             except Refused as e:
                 exchange = await self._hop(self._app.begin, request)
                 if exchange.response is None:
                     await self._hop(exchange.fail, e)
                 return exchange.finish()
             if body.over:
-                return await self._hop(_at_once, self._app, request, piece)
+                return await self._hop(_at_once, self._app, request, b"".join(pieces))
         exchange = await self._hop(self._app.begin, request)
         try:
             while exchange.response is None:
-                if piece:
-                    await self._hop(exchange.feed, piece)
-                if exchange.response is None and body.over:
-                    return await self._hop(exchange.finish)
+                if pieces or body.over:
+                    await self._hop(_feed, exchange, pieces, body.over)
                 if exchange.response is None:
-                    piece = await body.batch()
+                    pieces = await body.batch()
         except Refused as e:
             return await self._hop(exchange.fail, e)
         finally:
@@ -114,7 +112,7 @@ class _Body:
         self._idle = idle
         self.over = False
 
-    async def batch(self) -> bytes:
+    async def batch(self) -> list[bytes]:
         pieces: list[bytes] = []
         size = 0
         while not self.over and size < PIECE:
@@ -126,7 +124,7 @@ class _Body:
             pieces.append(piece)
             size += len(piece)
             self.over = not message.get("more_body", False)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces
 
     async def _next(self) -> Message:
         try:
@@ -134,6 +132,14 @@ class _Body:
                 return await self._receive()
         except TimeoutError:
             raise RequestTimeout(f"The body stood still for {self._idle:g} seconds.") from None
+
+
+def _feed(exchange: Exchange, pieces: list[bytes], over: bool) -> None:
+    for piece in pieces:
+        if exchange.feed(piece) is not None:
+            return
+    if over:
+        exchange.finish()
 
 
 def _at_once(app: App, request: Request, body: bytes) -> Response:
