@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -80,6 +81,15 @@ def _is_content_type(text: str) -> str:
     return text
 
 
+def _is_finite(value: object) -> None:
+    """JSON has no NaN and no infinity; a number too large for a float becomes one when it is read."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must not hold a number that JSON cannot")
+    if isinstance(value, dict | list):
+        for below in value.values() if isinstance(value, dict) else value:
+            _is_finite(below)
+
+
 def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
@@ -87,6 +97,7 @@ def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
             v for x in level if isinstance(x, dict | list) for v in (x.values() if isinstance(x, dict) else x)
         ]
         if not level:
+            _is_finite(value)
             return value
     raise ValueError(f"must not be deeper than {MAX_DEPTH}")
 
@@ -118,14 +129,14 @@ class Attr(BaseModel):
     original_filename: Filename
     storage_filename: Annotated[str, StringConstraints(min_length=1, max_length=255)]
     storage_path: str
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, lt=2**63)
     content_type: ContentType
     sha256: Sha256
     uploaded_by: Username
     uploaded_by_id: Username
     uploaded_at: Timestamp
     updated_at: Timestamp
-    revision: int = Field(ge=1)
+    revision: int = Field(ge=1, lt=2**63)
     description: str = ""
     tags: tuple[Tag, ...] = ()
     metadata: Metadata = {}
@@ -158,10 +169,13 @@ def decode(sidecar: bytes, key: str) -> Attr:
         raise Damaged(f"The sidecar of {key} is larger than {SIDECAR_LIMIT} bytes.")
     try:
         attr = Attr.model_validate_json(sidecar)
+        _is_finite(attr.model_extra)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(x) for x in first["loc"])
         raise Damaged(f"The sidecar of {key} is not valid: {where}: {first['msg']}.") from None
+    except ValueError as e:
+        raise Damaged(f"The sidecar of {key} {e}.") from None
     if attr.key != key:
         raise Damaged(f"The sidecar of {key} belongs to {attr.key}.")
     return attr
