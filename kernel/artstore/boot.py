@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from artstore import recovery
 from artstore.attr import Attr
+from artstore.debts import Debts
 from artstore.element import Element
 from artstore.errors import ConfigError, PluginError, Unavailable
 from artstore.hookspecs import Change
@@ -183,6 +184,7 @@ def open_node(configuration: Configuration) -> Node:
             locks=locks,
             element=element,
             limits=settings.limits,
+            debts=Debts(told.state / "owed"),
             announce=announce,
         )
         report = recovery.recover(kernel)

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from artstore import recovery
+from artstore.debts import Debts
 from artstore.errors import ArtstoreError, Unavailable
 from artstore.ids import now
 from artstore.wal import Intent
@@ -25,8 +26,9 @@ FLUSH_EVERY = 12
 class Keeper:
     """What is left to do after an answer went out: owed rows, data of deleted files, tombstones, flushes."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, debts: Debts) -> None:
         self._kernel = kernel
+        self._debts = debts
         self._lock = threading.Lock()
         self._owed: dict[str, tuple[str, tuple[Intent, ...]]] = {}
         self._graves: list[str] = []
@@ -46,6 +48,7 @@ class Keeper:
             except Unavailable as e:
                 log.warning("%s", e.detail)
         with self._lock:
+            self._debts.mark()
             _, intents = self._owed.get(file_id, (key, ()))
             self._owed[file_id] = (key, (*intents, intent) if intent is not None else intents)
 
@@ -53,6 +56,14 @@ class Keeper:
         """Where a file lies whose row is owed."""
         owed = self._owed.get(file_id)
         return owed[0] if owed else None
+
+    def is_whole(self) -> bool:
+        """Whether a row that is missing from the cache proves that there is no file."""
+        return not self._kernel.backend.capabilities.shared and not self._debts.anybody()
+
+    def forgive(self) -> None:
+        """What dead processes owed was settled."""
+        self._debts.forgive()
 
     def bury(self, key: str) -> None:
         """A file was deleted: its data goes now, its tombstone once the cache has forgotten it durably."""
@@ -98,6 +109,8 @@ class Keeper:
                 if self._owed.get(file_id) is not debt:  # owed once more meanwhile: paid next time
                     continue
                 del self._owed[file_id]
+                if not self._owed:
+                    self._debts.unmark()
             for intent in intents:
                 intent.commit()
 

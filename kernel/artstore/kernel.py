@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from artstore.attr import Attr, decode, timestamp
+from artstore.debts import Debts
 from artstore.element import Element, ElementRecord
 from artstore.errors import (
     ArtstoreError,
@@ -80,6 +81,7 @@ class Kernel:
         locks: Locks,
         element: Element,
         limits: Limits,
+        debts: Debts,
         announce: Announce,
     ) -> None:
         self.backend = backend
@@ -90,7 +92,7 @@ class Kernel:
         self.element = element
         self.limits = limits
         self.announce = announce
-        self.keeper = Keeper(self)
+        self.keeper = Keeper(self, debts)
 
     # --- upload -------------------------------------------------------------------------------------------
 
@@ -184,20 +186,22 @@ class Kernel:
 
     def _find(self, file_id: str) -> tuple[Attr, bytes]:
         """A file's sidecar, decoded and as it is. The cache says where; the tree says whether."""
-        known = True
+        answered = True
         try:
             key = self.keeper.owed_key(file_id) or self.cache.key(file_id)
         except Unavailable:
-            key, known = None, False
+            key, answered = None, False
         if key is not None:
             try:
                 return self._believe(key, file_id)
             except NotFound:
                 pass  # a stale row, or deleted a moment ago
+        elif answered and self.keeper.is_whole():
+            raise NotFound(f"There is no file {file_id}.")
         directory = self.naming.directory(file_id)
         # The id tells the directory; only an id that somebody chose, with no cache to ask, costs a walk.
         places: Iterable[str] = () if directory is None else (directory,)
-        if not known:
+        if not answered:
             places = [*places, *(d for d in self.backend.directories() if d != directory)]
         for place in places:
             for entry in self.backend.scan(place):

@@ -171,6 +171,7 @@ def _settle(kernel: Kernel, report: Report, since: str) -> bool:
     for abandoned in kernel.wal.abandoned():
         found = True
         _settle_log(kernel, abandoned, since)
+    kernel.keeper.forgive()
     return found
 
 
