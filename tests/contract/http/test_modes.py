@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from servers import Answer, Element, file_path, token
+from servers import Answer, Element, file_path, token, until
 
 Start = Callable[..., Element]
 
@@ -126,6 +126,14 @@ def test_uploads_that_race_a_transition(adapter: str, start: Start) -> None:
     assert element.get("/api/v1/capacity").json()["file_count"] == created
 
 
+def refuses(element: Element) -> bool:
+    try:
+        element.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_sigterm_lets_transfers_end(adapter: str, start: Start) -> None:
     element = start(adapter, workers=2)
     data = bytes(range(256)) * 40_000
@@ -136,6 +144,7 @@ def test_sigterm_lets_transfers_end(adapter: str, start: Start) -> None:
         download.send(element.head("GET", f"{file_path(made['file_id'])}/download"))
         assert download.line() == b"HTTP/1.1 200 OK\r\n"
         element.process.terminate()
+        until(lambda: refuses(element), "the end of listening")
         upload.send(data[3_000_000:])
         late = upload.answer("POST")
         rest = download.rest()
