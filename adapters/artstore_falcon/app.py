@@ -11,6 +11,7 @@ from typing import Any
 import falcon
 
 from artstore.boot import Node, open_default
+from artstore.errors import MalformedRequest
 from artstore.spi import PIECE
 from artstore_http.app import App
 from artstore_http.message import Request, Stream
@@ -31,9 +32,8 @@ class Endpoint:
                     if exchange.feed(piece) is not None:
                         break
             response = exchange.finish()
-        except OSError:  # the server says that the client went away
-            exchange.abort()
-            raise
+        except OSError:  # the client went away, or its chunks are broken: then it still reads
+            response = exchange.fail(MalformedRequest("The body ended before it should."))
         resp.status = response.status
         for name, value in response.headers:
             resp.set_header(name, value)

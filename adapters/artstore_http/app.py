@@ -185,6 +185,6 @@ def _token(request: Request) -> str:
         raise NoToken
     scheme, _, token = header.partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token or "," in token or " " in token:
+    if scheme.lower() != "bearer" or not token or "," in token or " " in token or not token.isascii():
         raise Unauthorized("Authorization must be: Bearer TOKEN.")
     return token
