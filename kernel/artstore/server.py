@@ -53,6 +53,8 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
+    # Its advice on the number of threads is for apps that compute; ours wait for the disk.
+    logging.getLogger("_granian").addFilter(lambda record: "Python threads" not in record.getMessage())
     # Nothing of this process may leak into the workers: no locks, no threads, no connections.
     multiprocessing.set_start_method("spawn", force=True)
     Granian(
