@@ -6,6 +6,7 @@ import logging.config
 import multiprocessing
 import os
 import shlex
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -117,6 +118,8 @@ def _greet(configuration: Configuration, element_id: str, mode: str, made_keys: 
     server = configuration.settings.server
     host = f"[{server.host}]" if ":" in server.host else server.host
     home = configuration.home
+    # As the reader can type it, also when the environment of this command is not active.
+    command = "artstore" if shutil.which("artstore") else os.path.relpath(sys.argv[0])
     option = "" if home == Path("artstore-data").absolute() else f" --home {shlex.quote(str(home))}"
     lines = [
         f"artstore serves element {element_id} (mode {mode}) at http://{host}:{server.port}",
@@ -126,6 +129,6 @@ def _greet(configuration: Configuration, element_id: str, mode: str, made_keys: 
     if made_keys:
         lines += [
             f"  keys     made now, in {home / 'state' / 'keys'}",
-            f"  token    artstore token{option} --user ivanov --role operator",
+            f"  token    {command} token{option} --user ivanov --role operator",
         ]
     print("\n".join(lines), file=sys.stderr, flush=True)
