@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from artstore import recovery
@@ -60,6 +62,16 @@ class Keeper:
     def is_whole(self) -> bool:
         """Whether a row that is missing from the cache proves that there is no file."""
         return not self._kernel.backend.capabilities.shared and not self._debts.anybody()
+
+    @contextmanager
+    def doubting(self) -> Iterator[None]:
+        """Within it a missing row proves nothing, to no process: the cache is being rebuilt."""
+        with self._lock:
+            self._debts.mark()
+        yield  # not when it fails: then the rows are still missing
+        with self._lock:
+            if not self._owed:
+                self._debts.unmark()
 
     def forgive(self) -> None:
         """What dead processes owed was settled."""

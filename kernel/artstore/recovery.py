@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Iterable
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,12 @@ class Report(BaseModel):
 def recover(kernel: Kernel) -> Report:
     """Everything that has to be true before the element serves. Raises `ConfigError`, `Unavailable`."""
     report = Report()
-    with kernel.locks.exclusive("recovery"):
+    with kernel.locks.exclusive("recovery"), ExitStack() as stack:
         checkpoint = _read_checkpoint(kernel)
         _check_clock(checkpoint)
         doubtful = checkpoint is None or kernel.cache.stamp() not in checkpoint.stamps
         if doubtful:
+            stack.enter_context(kernel.keeper.doubting())  # live neighbours ask this cache as well
             kernel.cache.clear()
             report.rebuilt = checkpoint is not None or any(True for _ in kernel.backend.directories())
         since = "" if doubtful or checkpoint is None else checkpoint.directory
@@ -88,6 +90,7 @@ def recover(kernel: Kernel) -> Report:
             )
         kernel.cache.set_stamp(stamp)
         _write_checkpoint(kernel, begun, (stamp,))
+        kernel.keeper.forgive()
     log.info("recovery: %s", report)
     return report
 
@@ -99,6 +102,10 @@ def settle(kernel: Kernel) -> Report:
         if _settle(kernel, report, since=""):
             _finish_deletions(kernel, report)
             log.warning("settled what a dead neighbour left: %s", report)
+        checkpoint = _read_checkpoint(kernel)
+        # One that died while it rebuilt the cache is not forgiven before another has done it.
+        if checkpoint is not None and kernel.cache.stamp() in checkpoint.stamps:
+            kernel.keeper.forgive()
     return report
 
 
@@ -171,7 +178,6 @@ def _settle(kernel: Kernel, report: Report, since: str) -> bool:
     for abandoned in kernel.wal.abandoned():
         found = True
         _settle_log(kernel, abandoned, since)
-    kernel.keeper.forgive()
     return found
 
 

@@ -38,7 +38,7 @@ def translate(error: OSError, what: str) -> ArtstoreError:
     """The error of ours for an `OSError`: full, not there, not a plain file, or the disk does not answer."""
     if error.errno in _FULL:
         return StorageFull(f"There is no space left for {what}.")
-    if error.errno == errno.ENOENT:
+    if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
         return NotFound(f"There is no {what}.")
     if error.errno in _NOT_PLAIN:
         return Damaged(f"The place of {what} holds something that is not a plain file or directory.")

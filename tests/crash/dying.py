@@ -19,10 +19,10 @@ from typing import Any
 
 from artstore.boot import open_default
 from artstore.spi import SCOPES, Principal, Query
-from artstore_local import disk
-from artstore_sql import cache as _cache  # noqa: F401 - imported before the forks, once for all
 from artstore_jwt import auth as _auth  # noqa: F401
+from artstore_local import disk
 from artstore_naming import dated as _dated  # noqa: F401
+from artstore_sql import cache as _cache  # noqa: F401 - imported before the forks, once for all
 
 STEPS = ("write", "fsync", "fdatasync", "rename", "unlink", "mkdir", "rmdir", "link", "replace")
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)

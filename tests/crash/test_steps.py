@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
         ids.append(session.commit(description="old")[0].file_id)
     node.close()
     return home, ids
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """Where homes are copied to and broken: in memory where there is such a place, these processes die, not the
+    machine."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="artstore-steps-") as path:
+        yield Path(path)
 
 
 def deaths(home: Path, work: Path, script: str, old: str) -> list[dict[str, Any]]:
@@ -69,14 +80,12 @@ def judge(death: dict[str, Any], home: Path) -> dict[str, dict[str, Any]]:
     ("script", "least"),
     [("upload", 15), ("put", 15), ("refused", 5), ("update", 10), ("delete", 10), ("close", 30)],
 )
-def test_dying_at_each_step(
-    prepared: tuple[Path, list[str]], tmp_path: Path, script: str, least: int
-) -> None:
+def test_dying_at_each_step(prepared: tuple[Path, list[str]], work: Path, script: str, least: int) -> None:
     home, (old, other) = prepared
     before = audit(home)
-    told = deaths(home, tmp_path, script, old)
+    told = deaths(home, work, script, old)
     for death in told:
-        there = judge(death, tmp_path / str(death["at"]))
+        there = judge(death, work / str(death["at"]))
         assert there[other] == before[other]
         new = there.keys() - before.keys()
         if script in ("upload", "put", "close"):
@@ -92,9 +101,9 @@ def test_dying_at_each_step(
     print(f"{script}: died at {len(told) - 1} steps")
 
 
-def test_recovery_dying_at_each_step(prepared: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_recovery_dying_at_each_step(prepared: tuple[Path, list[str]], work: Path) -> None:
     """The leftovers of dead processes in every state at once, and a recovery that dies at each of its steps."""
-    home = tmp_path / "home"
+    home = work / "home"
     shutil.copytree(prepared[0], home)
     files = home / "files"
     staging = files / ".artstore" / "staging"
@@ -112,15 +121,13 @@ def test_recovery_dying_at_each_step(prepared: tuple[Path, list[str]], tmp_path:
     (hour / f"{name}3.txt").write_bytes(b"data renamed")
     (shard / f"~update~{prefix}{victim.name}.attr.json").write_bytes(b"{}")
     # A deletion that got as far as its tombstone.
-    os.rename(
-        f"{victim}.attr.json", files / ".artstore" / "trash" / f"{prefix}{victim.name}.attr.json"
-    )
+    os.rename(f"{victim}.attr.json", files / ".artstore" / "trash" / f"{prefix}{victim.name}.attr.json")
     # A power cut that kept the later rename only.
     other = next(p for p in hour.glob("old-1*") if p.suffix == ".txt")
     os.rename(other, shard / f"{prefix}{other.name}")
-    told = deaths(home, tmp_path, "recover", "-")
+    told = deaths(home, work, "recover", "-")
     for death in told:
-        there = judge(death, tmp_path / str(death["at"]))
+        there = judge(death, work / str(death["at"]))
         assert list(there) == [prepared[1][1]]
     assert len(told) >= 20
     print(f"recover: died at {len(told) - 1} steps")
