@@ -25,6 +25,7 @@ from joserfc.jwk import RSAKey
 
 ARTSTORE = str(Path(sys.executable).with_name("artstore"))
 KEY = RSAKey.generate_key(2048, auto_kid=False)
+ISSUER, AUDIENCE = "https://issuer.example", "store"
 DEADLINE = 30.0
 
 Headers = list[tuple[str, str]]
@@ -46,7 +47,8 @@ def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -
 def token(role: str | None = "admin", **claims: Any) -> str:
     """A token of the key that every element here trusts; a claim that is None is left out."""
     now = int(time.time())
-    payload = {"sub": "u-1", "name": "Ivanov", "role": role, "iat": now, "exp": now + 3600} | claims
+    payload = {"sub": "u-1", "name": "Ivanov", "role": role, "iat": now, "exp": now + 3600}
+    payload |= {"iss": ISSUER, "aud": ["other", AUDIENCE]} | claims
     kept = {name: value for name, value in payload.items() if value is not None}
     return sign({"alg": "RS256"}, json.dumps(kept).encode())
 

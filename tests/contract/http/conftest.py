@@ -18,7 +18,9 @@ ADAPTERS = ("starlette", "falcon")
 @pytest.fixture(scope="session", params=ADAPTERS)
 def element(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Element]:
     """An element in mode `edit`, two workers, shared by most tests: leave others' files alone."""
-    made = servers.start(request.param, tmp_path_factory.mktemp(request.param) / "home", workers=2)
+    settings = {"AUTH__JWT__ISSUER": servers.ISSUER, "AUTH__JWT__AUDIENCE": servers.AUDIENCE}
+    home = tmp_path_factory.mktemp(request.param) / "home"
+    made = servers.start(request.param, home, workers=2, settings=settings)
     try:
         yield made
         made.settled()

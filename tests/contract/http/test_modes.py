@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
+import servers
 from servers import Answer, Element, file_path, token, until
 
 Start = Callable[..., Element]
@@ -37,7 +40,7 @@ TOLD = {"rw": ["upload", "update", "download", "read"], "ro": ["download", "read
 
 def check_mode(element: Element, mode: str, file_id: str) -> None:
     """Every operation, again and again on new connections: both workers are asked."""
-    for _ in range(8):
+    for _ in range(4):
         info = element.get("/api/v1/info").json()
         assert (info["mode"], info["allowed_operations"]) == (mode, TOLD[mode])
         for name, attempt in attempts(element, file_id).items():
@@ -48,8 +51,25 @@ def check_mode(element: Element, mode: str, file_id: str) -> None:
                 assert mode in answer.problem(409, "mode-not-allowed")["detail"]
 
 
-def test_from_mode_to_mode(adapter: str, start: Start) -> None:
-    element = start(adapter, workers=2, settings={"MODE": "rw"})
+@pytest.fixture(scope="module")
+def served(adapter: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Element]:
+    element = servers.start(
+        adapter, tmp_path_factory.mktemp("modes") / "home", workers=2, settings={"MODE": "rw"}
+    )
+    yield element
+    element.stop()
+
+
+@pytest.fixture
+def element(served: Element) -> Element:
+    """An element in mode `rw`, two workers, for these tests alone."""
+    for back in ("ro", "rw"):
+        served.mode(back, confirm=True)
+    assert served.get("/api/v1/info").json()["mode"] == "rw"
+    return served
+
+
+def test_from_mode_to_mode(element: Element) -> None:
     file_id = element.upload(b"abc")["file_id"]
     check_mode(element, "rw", file_id)
     for wrong in ("rw", "ar", "edit"):
@@ -85,13 +105,9 @@ def test_from_mode_to_mode(adapter: str, start: Start) -> None:
     modes = [t for t in element.get("/api/v1/transactions").json()["items"] if t["operation"] == "mode"]
     assert {t["status"] for t in modes} == {"committed", "rolled_back"}
 
-    element.stop()
-    again = start(adapter, home=element.home, settings={"MODE": "rw"})
-    assert again.get("/api/v1/info").json()["mode"] == "ro"
 
-
-def test_uploads_that_race_a_transition(adapter: str, start: Start) -> None:
-    element = start(adapter, workers=2, settings={"MODE": "rw"})
+def test_uploads_that_race_a_transition(element: Element) -> None:
+    before, count = element.tree(), element.get("/api/v1/capacity").json()["file_count"]
     begun, answers = threading.Event(), []
 
     def upload() -> list[tuple[bool, int]]:
@@ -122,8 +138,8 @@ def test_uploads_that_race_a_transition(adapter: str, start: Start) -> None:
     assert not [status for after, status in answers if after and status != 409]
     created = sum(status == 201 for _, status in answers)
     element.settled()
-    assert len(element.tree()) == 2 * created
-    assert element.get("/api/v1/capacity").json()["file_count"] == created
+    assert len(element.tree() - before) == 2 * created
+    assert element.get("/api/v1/capacity").json()["file_count"] == count + created
 
 
 def refuses(element: Element) -> bool:
@@ -134,8 +150,8 @@ def refuses(element: Element) -> bool:
     return False
 
 
-def test_sigterm_lets_transfers_end(adapter: str, start: Start) -> None:
-    element = start(adapter, workers=2)
+def test_sigterm_lets_transfers_end_and_a_restart_remembers(adapter: str, start: Start) -> None:
+    element = start(adapter, workers=2, settings={"MODE": "rw"})
     data = bytes(range(256)) * 40_000
     made: dict[str, Any] = element.upload(data)
     head = element.head("POST", "/api/v1/files?filename=late", [("Content-Length", str(len(data)))])
@@ -151,5 +167,6 @@ def test_sigterm_lets_transfers_end(adapter: str, start: Start) -> None:
     assert late.status == 201
     assert rest.partition(b"\r\n\r\n")[2] == data
     element.stop()
-    again = start(adapter, home=element.home)
+    again = start(adapter, home=element.home, settings={"MODE": "edit"})
+    assert again.get("/api/v1/info").json()["mode"] == "rw"
     assert again.download(late.json()["file_id"]).body == data
