@@ -26,7 +26,6 @@ from artstore_sql import cache as _cache  # noqa: F401 - imported before the for
 
 STEPS = ("write", "fsync", "fdatasync", "rename", "unlink", "mkdir", "rmdir", "link", "replace")
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
-CHOSEN = "00000000-0000-4000-8000-00000000abcd"
 DEAD = 99
 
 
@@ -60,9 +59,8 @@ def change(home: Path, script: str, old: str, at: int, say: Callable[[str, Any],
     node = open_default(home)
     kernel = node.kernel
     arm(at)
-    if script in ("upload", "put"):
-        chosen = CHOSEN if script == "put" else None
-        session = kernel.begin(BY, filename="новый файл.txt", file_id=chosen)
+    if script == "upload":
+        session = kernel.begin(BY, filename="новый файл.txt")
         session.write(b"half, ")
         session.write(b"whole")
         say("there", json.loads(session.commit(tags=["new"])[0].encode()))

@@ -1,0 +1,271 @@
+"""The log of intents: what it tells after every kind of end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from artstore.errors import StorageFull
+from artstore.wal import Wal
+
+WRITER = """
+import sys
+from pathlib import Path
+from artstore.wal import Wal
+wal = Wal(Path(sys.argv[1]), keep_hours=1, max_size=1 << 20)
+for n in range(3):
+    wal.begin("upload", by="dead", file_id=f"done-{n}", key=f"k/{n}").commit()
+wal.flushed(wal.marks())
+wal.begin("update", by="dead", file_id="late", key="k/late").commit()
+wal.begin("delete", by="dead", file_id="open", key="k/open").sync()
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def make(directory: Path, **options: int) -> Wal:
+    return Wal(directory, keep_hours=1, max_size=options.pop("max_size", 1 << 20), **options)
+
+
+@pytest.fixture
+def wal(tmp_path: Path) -> Wal:
+    return make(tmp_path / "wal")
+
+
+def segments(wal: Wal, pattern: str = "*") -> list[Path]:
+    return sorted(wal._directory.glob(pattern))
+
+
+def test_each_end_is_told(wal: Wal) -> None:
+    wal.begin("upload", by="ivanov", file_id="1", key="a/1").commit()
+    wal.begin("upload", by="ivanov", file_id="2", key="a/2").roll_back("the client went away")
+    wal.begin("update", by="petrov", file_id="3", key="a/3", revision=2).fail("x" * 9999)
+    wal.begin("mode", by="petrov", key="ro")
+    told = {t.file_id: t for t in wal.transactions()}
+    assert {i: t.status for i, t in told.items()} == {
+        "1": "committed", "2": "rolled_back", "3": "failed", None: "pending",
+    }  # fmt: skip
+    assert (told["1"].error, told["2"].error) == (None, "the client went away")
+    assert told["3"].error == "x" * 500
+    assert (told["3"].operation, told["3"].by, told["3"].key) == ("update", "petrov", "a/3")
+    assert told["1"].started <= str(told["1"].finished)
+    assert told[None].finished is None
+    wal.close()
+
+
+def test_pages_go_back_through_all_segments(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=500)
+    for n in range(25):
+        wal.begin("upload", by="ivanov", file_id=str(n)).commit()
+    neighbour = make(tmp_path / "wal")
+    assert len(segments(wal)) > 3
+    everything = wal.transactions(limit=1000)
+    assert len(everything) == 25
+    assert [t.id for t in everything] == sorted((t.id for t in everything), reverse=True)
+    for limit in (1, 7, 25):
+        seen: list[str] = []
+        while page := neighbour.transactions(limit=limit, before=seen[-1] if seen else None):
+            assert len(page) <= limit
+            seen += [t.id for t in page]
+        assert seen == [t.id for t in everything]
+    assert wal.transactions(status="pending") == []
+    assert len(wal.transactions(status="committed", limit=3)) == 3
+    assert wal.transactions(limit=0) == []
+    wal.close()
+
+
+def test_a_torn_line_spoils_no_other(wal: Wal) -> None:
+    wal.begin("upload", by="a", file_id="1").commit()
+    path = segments(wal)[0]
+    with path.open("ab") as f:
+        for torn in (b'{"tx": "x", "at', b"", b"null", b"[]", b"5", b'"flushed"', b"\xff\x00", b'{"status": "pending"}',
+                     b'{"status": "committed", "tx": "unknown", "at": "x"}', b'{"flushed": "x"}'):  # fmt: skip
+            f.write(torn + b"\n")
+    wal.begin("upload", by="a", file_id="2")
+    assert {t.file_id: t.status for t in wal.transactions()} == {"1": "committed", "2": "pending"}
+    wal.close()
+
+
+def test_a_line_torn_by_a_full_disk_spoils_no_other(wal: Wal, monkeypatch: pytest.MonkeyPatch) -> None:
+    intent = wal.begin("upload", by="a", file_id="1")
+    write, room = os.write, [10, 0]
+
+    def full(fd: int, data: bytes) -> int:
+        if room:
+            left = room.pop(0)
+            if not left:
+                raise OSError(28, "No space left on device")
+            data = data[:left]
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(2):
+        with pytest.raises(StorageFull):
+            wal.begin("update", by="a", file_id="never")
+    wal.begin("update", by="a", file_id="2").sync()
+    intent.commit()
+    assert {t.file_id: t.status for t in wal.transactions()} == {"1": "committed", "2": "pending"}
+    wal.close()
+
+
+def test_an_end_that_cannot_be_written_leaves_the_intent_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = make(tmp_path / "wal")
+    intent = wal.begin("upload", by="a", file_id="1", key="k/1")
+
+    def full(_: int, __: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        intent.commit()
+    wal.close()
+    found = list(make(tmp_path / "wal").abandoned())
+    assert [[t.file_id for t in a.pending] for a in found] == [["1"]]
+    found[0].end(found[0].pending[0], "committed")
+    found[0].segment.settle()
+    assert [t.status for t in wal.transactions()] == ["committed"]
+
+
+def test_a_closed_log_is_settled_and_an_open_intent_is_not(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="1").commit()
+    wal.flushed(wal.marks())
+    wal.close()
+    assert len(segments(wal, "*.settled.jsonl")) == 1
+    assert list(make(tmp_path / "wal").abandoned()) == []
+    wal.begin("upload", by="a", file_id="2")
+    wal.flushed(wal.marks())
+    wal.close()
+    (found,) = make(tmp_path / "wal").abandoned()
+    assert [t.file_id for t in found.pending] == ["2"]
+    found.segment.release()
+
+
+def test_an_empty_segment_leaves_nothing(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.close()
+    assert segments(wal) == []
+
+
+def test_what_came_after_the_mark_is_not_flushed(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="1").commit()
+    marks = wal.marks()
+    wal.begin("upload", by="a", file_id="2").commit()
+    wal.flushed(marks)
+    wal.close()
+    (found,) = make(tmp_path / "wal").abandoned()
+    assert [t.file_id for t in found.unflushed] == ["2"]
+    found.segment.settle()
+
+
+def test_full_segments_are_settled_after_a_flush(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=200)
+    first = wal.begin("upload", by="a", file_id="open")
+    for n in range(5):
+        wal.begin("upload", by="a", file_id=str(n)).commit()
+    wal.flushed(wal.marks())
+    assert len(segments(wal)) > 2
+    # The first holds an open intent and the last is being written.
+    assert len(segments(wal)) - len(segments(wal, "*.settled.jsonl")) == 2
+    first.commit()
+    wal.flushed(wal.marks())
+    assert len(segments(wal)) - len(segments(wal, "*.settled.jsonl")) == 1
+    wal.close()
+
+
+def test_segments_are_settled_under_writers(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=300, max_size=1 << 30)
+    over = threading.Event()
+
+    def write(n: int) -> None:
+        for i in range(200):
+            wal.begin("upload", by="a", file_id=f"{n}-{i}").commit()
+
+    def flush() -> None:
+        while not over.is_set():
+            wal.flushed(wal.marks())
+
+    with ThreadPoolExecutor(5) as pool:
+        flushing = pool.submit(flush)
+        writing = [pool.submit(write, n) for n in range(4)]
+        try:
+            for done in writing:
+                done.result()
+        finally:
+            over.set()
+        flushing.result()
+    told = wal.transactions(limit=10_000)
+    assert len(told) == 800
+    assert {t.status for t in told} == {"committed"}
+    wal.close()
+
+
+def test_old_and_many_segments_are_pruned(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=100, max_size=1000)
+    for n in range(40):
+        wal.begin("upload", by="a", file_id=str(n)).commit()
+    wal.flushed(wal.marks())
+    kept = segments(wal, "*.settled.jsonl")
+    assert sum(p.stat().st_size for p in kept) <= 1000
+    assert {t.file_id for t in wal.transactions(limit=3)} == {"39", "38", "37"}
+    hours_ago = time.time() - 2 * 3600
+    for path in kept:
+        os.utime(path, (hours_ago, hours_ago))
+    wal.begin("upload", by="a", file_id="new").commit()
+    wal.flushed(wal.marks())
+    assert not set(kept) & set(segments(wal))
+    wal.close()
+
+
+@pytest.fixture
+def dead(tmp_path: Path) -> Callable[[], None]:
+    """A process that wrote its part of the log; call it to kill that."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path / "wal")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "written\n"
+
+    def kill() -> None:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        process.stdin.close()
+
+    return kill
+
+
+def test_the_segment_of_a_live_process_is_its_own_and_of_a_dead_one_ours(
+    tmp_path: Path, dead: Callable[[], None]
+) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="mine")
+    assert list(wal.abandoned()) == []
+    assert {t.file_id for t in wal.transactions(status="pending")} == {"mine", "open"}
+    dead()
+    (found,) = wal.abandoned()
+    assert [t.file_id for t in found.pending] == ["open"]
+    assert [t.file_id for t in found.unflushed] == ["late"]
+    # Held by us now: nobody else settles it at the same time.
+    assert list(make(tmp_path / "wal").abandoned()) == []
+    found.end(found.pending[0], "rolled_back", "the process died")
+    found.segment.settle()
+    assert list(wal.abandoned()) == []
+    assert {t.file_id for t in wal.transactions(status="pending")} == {"mine"}
+    assert json.loads(segments(wal, "*.settled.jsonl")[0].read_bytes().splitlines()[-1])["error"]
+    wal.close()
