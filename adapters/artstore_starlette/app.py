@@ -24,6 +24,8 @@ from artstore_http.problems import RequestTimeout
 
 T = TypeVar("T")
 
+SLOWEST = 1024
+"""Bytes a second that a body must bring, over `limits.idle_body` seconds."""
 _WITH_BODY = ("POST", "PUT", "PATCH")
 
 
@@ -114,24 +116,26 @@ class _Body:
 
     async def batch(self) -> list[bytes]:
         pieces: list[bytes] = []
-        size = 0
-        while not self.over and size < PIECE:
-            message = await self._next()
-            if message["type"] == "http.disconnect":
-                # Or its chunks are broken, or it closed its half alone: then it still reads.
-                raise MalformedRequest("The body ended before it should.")
-            piece = message.get("body", b"")
-            pieces.append(piece)
-            size += len(piece)
-            self.over = not message.get("more_body", False)
-        return pieces
-
-    async def _next(self) -> Message:
+        size = paid = 0
         try:
-            async with asyncio.timeout(self._idle):
-                return await self._receive()
+            async with asyncio.timeout(self._idle) as deadline:
+                while not self.over and size < PIECE:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        # Or its chunks are broken, or it closed its half alone: then it still reads.
+                        raise MalformedRequest("The body ended before it should.")
+                    piece = message.get("body", b"")
+                    pieces.append(piece)
+                    size += len(piece)
+                    self.over = not message.get("more_body", False)
+                    if size - paid >= self._idle * SLOWEST:
+                        paid = size
+                        deadline.reschedule(asyncio.get_running_loop().time() + self._idle)
         except TimeoutError:
-            raise RequestTimeout(f"The body stood still for {self._idle:g} seconds.") from None
+            raise RequestTimeout(
+                f"In {self._idle:g} seconds less than {SLOWEST} bytes a second came of the body."
+            ) from None
+        return pieces
 
 
 def _feed(exchange: Exchange, pieces: list[bytes], over: bool) -> None:

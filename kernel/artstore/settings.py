@@ -55,7 +55,7 @@ class Limits(BaseModel, extra="forbid"):
     capacity: ByteSize | None = Field(default=None, description="of all files together")
     min_free: ByteSize = Field(default=ByteSize(64 << 20), description="free space that uploads leave alone")
     max_json_body: ByteSize = Field(default=ByteSize(64 << 10), gt=0, description="of one JSON request")
-    idle_body: float = Field(default=30, gt=0, description="seconds a request body may stand still")
+    idle_body: float = Field(default=30, gt=0, description="seconds over which a body must bring 1 KiB/s")
 
 
 class WalSettings(BaseModel, extra="forbid"):
@@ -251,13 +251,20 @@ def _put(tree: dict[str, Any], path: list[str], value: Any, source: str, sources
         if not isinstance(below, dict):
             raise ConfigError(f"'{part}' is a value, not a table.", place=source)
         tree = below
-    tree[path[-1]] = value
+    key = path[-1]
+    # `x` and `x_file` say the same: the later source counts, whichever way each put it.
+    twin = key.removesuffix("_file") if key.endswith("_file") else f"{key}_file"
+    for said in (key, twin):
+        tree.pop(said, None)
+        sources.pop(".".join([*path[:-1], said]), None)
+    tree[key] = value
     sources[".".join(path)] = source
 
 
 def _place(under: str, loc: list[str], sources: Mapping[str, str]) -> str:
     dotted = ".".join(x for x in [under, *loc] if x)
-    source = next((sources[k] for k in (dotted, f"{dotted}_file") if k in sources), "")
+    below = (k for k in sources if k.startswith(f"{dotted}."))
+    source = next((sources[k] for k in (dotted, f"{dotted}_file", *below) if k in sources), "")
     if source.startswith((_ENV, "--")):
         return source
     return f"{source}: {dotted}" if source else dotted

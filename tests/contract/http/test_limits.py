@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 
 from servers import FORM, Element, chunked, file, form, sha256_header, text
@@ -102,3 +103,17 @@ def test_a_body_that_stands_still(start: Start) -> None:
             with element.connect() as connection:
                 connection.send(head + b"abc").answer("POST").problem(408, "timeout")
                 assert connection.at_end()
+
+
+def test_a_body_that_drips(start: Start) -> None:
+    """Never quite still, and too slow all the same: 1 KiB/s is the least."""
+    element = start("starlette", settings={"LIMITS__IDLE_BODY": "0.3"})
+    with element.unchanged():
+        head = element.head("POST", "/api/v1/files?filename=a", [("Content-Length", "100000")])
+        with element.connect() as connection:
+            connection.send(head)
+            for _ in range(2000):
+                connection.send(b"x")
+                if select.select([connection.socket], [], [], 0.01)[0]:
+                    break
+            connection.answer("POST").problem(408, "timeout")
