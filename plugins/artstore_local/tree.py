@@ -19,7 +19,9 @@ _NOWHERE = frozenset({"", ".", ".."})
 
 
 _PART = r"(?!\.{1,2}(?:/|$))[^/\0]+"
-_KEY = re.compile(rf"(?!{re.escape(INTERNAL)}/)({_PART}(?:/{_PART})*)/({_PART})(?<!{re.escape(SIDECAR_SUFFIX)})")
+_KEY = re.compile(
+    rf"(?!{re.escape(INTERNAL)}/)({_PART}(?:/{_PART})*)/({_PART})(?<!{re.escape(SIDECAR_SUFFIX)})"
+)
 
 
 def split(key: str) -> tuple[str, str]:
