@@ -71,7 +71,7 @@ class Naming(Protocol):
     Settings: ClassVar[type[BaseModel]]
 
     def name(self, *, file_id: str, original_filename: str, username: str, at: datetime) -> Name:
-        """The name of a new file; with `.attr.json` behind it never over 245 bytes. Never raises on text."""
+        """The name of a new file; with `.attr.json` behind it never over 230 bytes. Never raises on text."""
 
     def parse(self, filename: str) -> Parsed | None:
         """What `filename` tells, or None when it is not ours. Never raises."""
@@ -136,7 +136,7 @@ class Writer(Protocol):
     """New data on its way; nobody sees it before `publish`. Used by one thread at a time."""
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append. Raises `StorageFull`, `Unavailable`."""
+        """Append. Raises `StorageFull`, `Unavailable`: then only `abort` is left."""
 
     def publish(self, sidecar: bytes) -> None:
         """Make the data durable, then the sidecar; on return both are, under their names.
@@ -164,20 +164,30 @@ class Reader(Protocol):
 
 
 class Backend(Protocol):
-    """Where data and sidecars lie. Narrow and stateless, like an object store."""
+    """Where data and sidecars lie. Narrow and stateless, like an object store.
+
+    Under a key that cannot be one (empty parts, `..`, no directory) nothing is found, and nothing outside reached.
+    """
 
     API: ClassVar[int]
     Settings: ClassVar[type[BaseModel]]
     capabilities: Capabilities
 
     def create(self, key: str) -> Writer:
-        """Begin new data. Raises `Conflict` when `key` is taken, `StorageFull`, `Unavailable`."""
+        """Begin new data. Raises `Conflict` when `key` is taken, `StorageFull`, `Unavailable`.
+
+        A tombstone takes a key too: whoever finishes that deletion must not meet the data of a successor.
+        """
 
     def sidecar(self, key: str) -> bytes:
         """The sidecar, at most 4,097 bytes of it. Raises `NotFound`, `Damaged` (not a plain file)."""
 
     def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
-        """Swap `old` for `new`; durable on return. Raises `PreconditionFailed` when it is no longer `old`."""
+        """Swap `old` for `new`; durable on return. Raises `NotFound`, `PreconditionFailed` when it is not `old`.
+
+        Of several at once, and of one beside `entomb`, in whatever threads and processes, one comes first.
+        After `Unavailable` either may be there.
+        """
 
     def entomb(self, key: str) -> None:
         """Take the sidecar away: the file is deleted, durably, and a tombstone remembers it.

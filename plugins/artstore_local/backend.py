@@ -67,16 +67,17 @@ class LocalBackend:
 
     def __init__(self, settings: Settings, context: Context) -> None:
         root = (settings.root or context.files).absolute()
+        self._health = Health()
         try:
             root.mkdir(mode=0o750, parents=True, exist_ok=True)
             for name in ("staging", _TOMB, _QUARANTINE):
                 (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._tree = Tree(os.fspath(root))
+            self._tree = Tree(os.fspath(root), self._health)
             disk.fsync_up(root)
             self._internal = os.open(root / INTERNAL, disk.DIRECTORY)
             os.fsync(self._internal)
             self._trash = os.open(root / INTERNAL / _TOMB, disk.DIRECTORY)
-            self._quarantine = Tree(os.fspath(root / INTERNAL / _QUARANTINE))
+            self._quarantine = Tree(os.fspath(root / INTERNAL / _QUARANTINE), self._health)
             self._staging = Staging(root)
         except OSError as e:
             raise ConfigError(
@@ -86,7 +87,6 @@ class LocalBackend:
             ) from e
         self._root = root
         self._path = os.fspath(root)
-        self._health = Health()
         self._committer = Committer(self._tree, self._health)
         self._records: dict[str, tuple[tuple[int, ...], bytes]] = {}
         self._writes_record = threading.Lock()

@@ -13,6 +13,7 @@ from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
 from artstore.spi import Entry
 from artstore_local import disk
+from artstore_local.health import Health
 
 INTERNAL = ".artstore"
 _NOWHERE = frozenset({"", ".", ".."})
@@ -36,8 +37,9 @@ class Tree:
     """The directories below `root`. Descriptors are opened for each use: a tree that was restored under us
     is seen as it is, not as it was."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, health: Health) -> None:
         self.root = os.open(root, disk.DIRECTORY)
+        self._health = health
         self._made: set[str] = set()
         self._lock = threading.Lock()
 
@@ -72,7 +74,7 @@ class Tree:
                     except FileExistsError:
                         pass
                     # Also for one that was there: a neighbour may have made it a moment ago, unsynced.
-                    os.fsync(fd)
+                    self._health.fsync(fd)
                     parent, fd = fd, os.open(part, disk.DIRECTORY, dir_fd=fd)
                     if parent != self.root:
                         os.close(parent)

@@ -45,8 +45,12 @@ def key(n: int) -> str:
 def put(backend: Backend, key: str = KEY, data: bytes = DATA, sidecar: bytes = SIDECAR) -> None:
     """A whole file."""
     writer = backend.create(key)
-    writer.write(data)
-    writer.publish(sidecar)
+    try:
+        writer.write(data)
+    except BaseException:
+        writer.abort()
+        raise
+    writer.publish(sidecar)  # which leaves nothing by itself when it fails
 
 
 def get(backend: Backend, key: str = KEY, span: Span | None = None) -> bytes:

@@ -67,7 +67,7 @@ class NamingSuite:
         name = naming.name(file_id=file_id, original_filename=original, username=user, at=at)
         assert name.directory == naming.directory_at(at)
         filename = name.filename
-        assert len((filename + SIDECAR_SUFFIX).encode()) <= 245
+        assert len((filename + SIDECAR_SUFFIX).encode()) <= 230
         assert not filename.startswith(".")
         assert filename == filename.rstrip(". ")
         assert not set(filename) & set('<>:"/\\|?*\x7f')

@@ -1,0 +1,527 @@
+"""What is particular to a local disk: links, strange files, full and failing disks, dead and live owners."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from artstore.attr import SIDECAR_SUFFIX
+from artstore.errors import Conflict, Damaged, NotFound, StorageFull, Unavailable
+from artstore.testing import make_context
+from artstore.testing.backend import DATA, HOUR, KEY, SIDECAR, entries, get, key, put
+from artstore_local import disk
+from artstore_local.backend import LocalBackend
+from artstore_local.staging import staged_key, staged_name
+
+Open = Callable[..., LocalBackend]
+
+OWNER = """
+import sys
+from pathlib import Path
+from artstore.testing import make_context
+from artstore_local.backend import LocalBackend
+backend = LocalBackend(LocalBackend.Settings(), make_context(Path(sys.argv[1])))
+writer = backend.create(sys.argv[2])
+writer.write(b"the data")
+print("staged", flush=True)
+sys.stdin.readline()
+writer.publish(b'{"the": "sidecar"}')
+print("published", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def open_(tmp_path: Path) -> Iterator[Open]:
+    opened: list[LocalBackend] = []
+
+    def open_it(home: Path = tmp_path) -> LocalBackend:
+        opened.append(LocalBackend(LocalBackend.Settings(), make_context(home)))
+        return opened[-1]
+
+    yield open_it
+    for backend in opened:
+        backend.close()
+
+
+@pytest.fixture
+def backend(open_: Open) -> LocalBackend:
+    return open_()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A tree that no link may lead to."""
+    path = tmp_path / "outside"
+    (path / "11" / "15").mkdir(parents=True)
+    (path / "secret").write_bytes(b"secret")
+    return path
+
+
+def beside(path: Path) -> Path:
+    return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+def staged(files: Path) -> list[str]:
+    """What is staged, by any owner."""
+    place = files / ".artstore" / "staging"
+    return sorted(p.name for p in place.rglob("*") if p.is_file() and p.name != "lock")
+
+
+# --- links and strange files ---
+
+
+def test_a_link_in_place_of_data_is_not_followed(backend: LocalBackend, files: Path, outside: Path) -> None:
+    put(backend)
+    (files / KEY).unlink()
+    (files / KEY).symlink_to(outside / "secret")
+    with pytest.raises(Damaged):
+        backend.read(KEY)
+    backend.entomb(KEY)
+    backend.remove_data(KEY)
+    assert entries(backend) == {}
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+def test_a_link_in_place_of_a_sidecar_is_not_followed(
+    backend: LocalBackend, files: Path, outside: Path
+) -> None:
+    put(backend)
+    beside(files / KEY).unlink()
+    beside(files / KEY).symlink_to(outside / "secret")
+    for call in (
+        lambda: backend.sidecar(KEY),
+        lambda: backend.replace_sidecar(KEY, b"secret", b"{}"),
+        lambda: backend.entomb(KEY),
+    ):
+        with pytest.raises(Damaged):
+            call()
+    backend.quarantine(KEY)
+    assert entries(backend) == {}
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize("level", ["2025", "2025/01", "2025/01/11", "2025/01/11/15"])
+def test_a_link_in_place_of_a_directory_is_not_followed(
+    backend: LocalBackend, files: Path, outside: Path, level: str
+) -> None:
+    put(backend)
+    elsewhere = outside / "moved"
+    (files / level).rename(elsewhere)
+    (files / level).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    for call in (
+        lambda: backend.read(KEY),
+        lambda: backend.sidecar(KEY),
+        lambda: backend.entomb(KEY),
+        lambda: backend.replace_sidecar(KEY, SIDECAR, b"{}"),
+        lambda: backend.remove_data(KEY),
+        lambda: backend.quarantine(KEY),
+        lambda: list(backend.scan(HOUR)),
+        lambda: put(backend, key(1)),
+    ):
+        with pytest.raises((Damaged, NotFound, Unavailable)):
+            call()
+    assert HOUR not in list(backend.directories())
+    assert sorted(elsewhere.rglob("*")) == before
+    assert staged(files) == []
+
+
+@pytest.mark.parametrize("make", [
+    os.mkfifo, os.mkdir, lambda path: os.symlink("/no/such/place", path), lambda path: os.symlink(path, path),
+])  # fmt: skip
+def test_what_is_no_plain_file_is_damaged(
+    backend: LocalBackend, files: Path, make: Callable[[Path], None]
+) -> None:
+    put(backend)
+    for path, call in ((files / KEY, backend.read), (beside(files / KEY), backend.sidecar)):
+        path.unlink()
+        make(path)
+        with pytest.raises(Damaged):
+            call(KEY)
+    with pytest.raises(Conflict):
+        put(backend)
+
+
+def test_a_file_in_place_of_a_directory_is_damaged(backend: LocalBackend, files: Path) -> None:
+    (files / "2025").write_bytes(b"")
+    for call in (lambda: backend.read(KEY), lambda: backend.sidecar(KEY), lambda: put(backend)):
+        with pytest.raises(Damaged):
+            call()
+    assert list(backend.directories()) == []
+    assert staged(files) == []
+
+
+# --- directories that go away ---
+
+
+def test_a_directory_removed_between_two_uploads_is_made_again(backend: LocalBackend, files: Path) -> None:
+    put(backend)
+    shutil.rmtree(files / "2025")
+    try:
+        put(backend, key(1))
+    except Unavailable:  # found out too late for this one
+        assert staged(files) == []
+        put(backend, key(1))
+    assert entries(backend) == {key(1): (True, True)}
+
+
+def test_a_directory_removed_during_an_upload_fails_that_one_only(backend: LocalBackend, files: Path) -> None:
+    writer = backend.create(KEY)
+    writer.write(DATA)
+    shutil.rmtree(files / "2025")
+    with pytest.raises(Unavailable):
+        writer.publish(SIDECAR)
+    assert staged(files) == []
+    put(backend)
+    assert get(backend) == DATA
+
+
+def test_a_tree_restored_under_us_is_seen_as_it_is(
+    backend: LocalBackend, files: Path, tmp_path: Path
+) -> None:
+    put(backend)
+    shutil.copytree(files / "2025", tmp_path / "copy")
+    shutil.rmtree(files / "2025")
+    with pytest.raises(NotFound):
+        backend.read(KEY)
+    (tmp_path / "copy").rename(files / "2025")
+    assert get(backend) == DATA
+
+
+# --- dead owners ---
+
+
+def leave(files: Path, *states: str) -> Path:
+    """The staging directory of a dead process that had got so far with KEY."""
+    shard = files / ".artstore" / "staging" / "1-dead" / "3"
+    shard.mkdir(parents=True)
+    (shard.parent / "lock").touch()
+    here, there = shard / staged_name(KEY), files / KEY
+    there.parent.mkdir(parents=True, exist_ok=True)
+    places = {
+        "data staged": here, "sidecar staged": beside(here), "data in place": there,
+        "sidecar in place": beside(there), "update staged": beside(shard / f"~update~{here.name}"),
+    }  # fmt: skip
+    for state in states:
+        places[state].write_bytes(SIDECAR if "data" not in state else DATA)
+    return shard.parent
+
+
+@pytest.mark.parametrize(("states", "outcome", "whole"), [
+    (["data staged"], "undone", False),
+    (["data staged", "sidecar staged"], "undone", False),
+    (["sidecar staged"], "undone", False),
+    (["data in place", "sidecar staged"], "undone", False),
+    (["data staged", "sidecar in place"], "finished", True),
+    (["data in place", "sidecar in place"], None, True),
+    (["data in place", "sidecar in place", "update staged"], "undone", True),
+    (["data in place", "sidecar in place", "data staged"], "finished", True),
+    (["data in place", "sidecar in place", "data staged", "sidecar staged"], "undone", True),
+    ([], None, False),
+])  # fmt: skip
+def test_what_a_dead_owner_left_ends_whole_or_gone(
+    backend: LocalBackend, files: Path, states: list[str], outcome: str | None, whole: bool
+) -> None:
+    owner = leave(files, *states)
+    settled = list(backend.reap())
+    assert [(s.key, s.outcome) for s in settled] == ([(KEY, outcome)] if outcome else [])
+    assert not owner.exists()
+    assert staged(files) == []
+    assert entries(backend) == ({KEY: (True, True)} if whole else {})
+    if whole:
+        assert (get(backend), backend.sidecar(KEY)) == (DATA, SIDECAR)
+    assert list(backend.reap()) == []
+    assert backend.lonely()
+
+
+def test_a_token_that_a_dead_reaper_had_taken_is_taken_again(backend: LocalBackend, files: Path) -> None:
+    owner = leave(files, "data staged", "sidecar staged")
+    reaper = owner.with_name("2-reaper") / "0"
+    reaper.mkdir(parents=True)
+    token = beside(owner / "3" / staged_name(KEY))
+    token.rename(reaper / token.name)
+    assert {s.outcome for s in backend.reap()} == {"undone"}
+    assert staged(files) == []
+    assert entries(backend) == {}
+
+
+def test_the_data_of_a_live_upload_is_not_taken_for_a_dead_one_s(backend: LocalBackend, files: Path) -> None:
+    leave(files, "data staged", "sidecar staged")
+    # Between its two renames a live process has its data in place and its token not yet.
+    (files / KEY).write_bytes(b"a live one's")
+    assert [s.outcome for s in backend.reap()] == ["undone"]
+    assert (files / KEY).read_bytes() == b"a live one's"
+    assert staged(files) == []
+
+
+def test_strange_things_in_a_dead_owner_s_directory_stop_nobody(
+    backend: LocalBackend, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = leave(files, "data staged", "sidecar staged")
+    (owner / "3" / "a directory").mkdir()
+    (owner / "3" / "foreign.txt").touch()
+    (owner / "3" / "..,,x").touch()
+    (owner / "notes").touch()
+    (owner.parent / "file").touch()
+    (owner.parent / "link").symlink_to(owner)
+    with caplog.at_level(logging.WARNING):
+        assert [s.key for s in backend.reap()] == [KEY]
+    assert entries(backend) == {}
+    assert "not ours" in caplog.text
+    assert list(backend.reap()) == []
+
+
+def test_an_owner_that_is_being_born_meets_a_reaper(open_: Open, files: Path) -> None:
+    backend = open_()
+    newborn = files / ".artstore" / "staging" / "9-newborn"
+    newborn.mkdir()
+    # Its lock is not there yet: it is nobody's, and who comes to take it finds it held or the directory gone.
+    assert list(backend.reap()) == []
+    assert not newborn.exists()
+
+
+@pytest.mark.parametrize("name", ["2025/01/11/15/a.txt", "a, b,,c/d,/e,,f", "100%/~update~/x~y", "ü/%2C/%"])
+def test_a_staged_name_carries_its_key(name: str) -> None:
+    assert staged_key(staged_name(name)) == name
+    assert staged_key(staged_name(name) + SIDECAR_SUFFIX) == name
+    assert "/" not in staged_name(name)
+
+
+# --- live owners ---
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has staged KEY."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", OWNER, str(tmp_path), KEY],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "staged\n"
+        yield process
+        process.kill()
+
+
+def go_on(process: subprocess.Popen[str]) -> str:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
+def test_a_live_owner_is_never_touched(
+    backend: LocalBackend, files: Path, owner: subprocess.Popen[str]
+) -> None:
+    for stop in (signal.SIGCONT, signal.SIGSTOP):
+        owner.send_signal(stop)
+        assert list(backend.reap()) == []
+        assert not backend.lonely()
+        assert len(staged(files)) == 1
+    owner.send_signal(signal.SIGCONT)
+    assert go_on(owner) == "published\n"
+    assert get(backend) == DATA
+    assert backend.sidecar(KEY) == SIDECAR
+
+
+def test_a_killed_owner_is_reaped(backend: LocalBackend, files: Path, owner: subprocess.Popen[str]) -> None:
+    owner.kill()
+    owner.wait()
+    assert [(s.key, s.outcome) for s in backend.reap()] == [(KEY, "undone")]
+    assert staged(files) == []
+    assert backend.lonely()
+    put(backend)
+
+
+def test_what_a_killed_owner_published_stays(backend: LocalBackend, owner: subprocess.Popen[str]) -> None:
+    assert go_on(owner) == "published\n"
+    owner.kill()
+    owner.wait()
+    assert list(backend.reap()) == []
+    assert get(backend) == DATA
+
+
+# --- a full disk ---
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A home on a file system of 1 MiB."""
+    home = tmp_path / "small"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "artstore-test", str(home)], check=True)
+    try:
+        yield home
+    finally:
+        subprocess.run(["umount", "--lazy", str(home)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Down to the last page: then not even a name finds room."""
+    with path.open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError as e:
+            assert e.errno == errno.ENOSPC  # noqa: PT017 - the loop ends by it
+
+
+def test_a_full_disk_takes_nothing_keeps_everything_and_deletes(small: Path, open_: Open) -> None:
+    backend = open_(small)
+
+    def fits(n: int) -> bool:
+        writer = backend.create(key(n))
+        try:
+            writer.write(bytes(30_000))
+            writer.publish(SIDECAR)
+        except StorageFull:
+            return False
+        finally:
+            writer.abort()
+        return True
+
+    written = [key(n) for n in itertools.takewhile(fits, range(100))]
+    assert 10 < len(written) < 100
+    assert staged(small / "files") == []
+    fill(small / "filler")
+    for _ in range(3):
+        with pytest.raises(StorageFull):
+            put(backend, key(1000))
+        with pytest.raises(StorageFull):
+            backend.replace_sidecar(written[0], SIDECAR, b'{"new": 1}')
+        with pytest.raises(StorageFull):
+            backend.put_record("element.json", b"{}" * 100)
+    assert staged(small / "files") == []
+    backend.check(writing=True)
+    backend.check(writing=False)
+    assert backend.space().free == 0
+    assert entries(backend) == dict.fromkeys(written, (True, True))
+    for k in written:
+        assert get(backend, k) == bytes(30_000)
+        assert backend.sidecar(k) == SIDECAR
+        backend.entomb(k)
+        backend.remove_data(k)
+        backend.forget(k)
+    assert entries(backend) == {}
+    put(backend, key(1001))
+    backend.close()
+
+
+# --- a failing disk ---
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """`failing(n, code)`: the n-th fsync from now on fails."""
+    real = os.fsync
+    left: list[tuple[int, int]] = []
+
+    def fsync(fd: int) -> None:
+        if left:
+            n, code = left.pop()
+            if n == 1:
+                raise OSError(code, os.strerror(code))
+            left.append((n - 1, code))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return lambda n, code: left.append((n, code))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_an_fsync_that_fails_fails_the_upload(
+    backend: LocalBackend, files: Path, failing: Callable[[int, int], None], n: int
+) -> None:
+    put(backend, key(1))
+    writer = backend.create(KEY)
+    writer.write(DATA)
+    failing(n, errno.EIO)
+    with pytest.raises(Unavailable):
+        writer.publish(SIDECAR)
+    assert staged(files) == []
+    assert entries(backend) == {key(1): (True, True)}
+    put(backend)
+    assert get(backend) == DATA
+
+
+def test_two_failed_fsyncs_close_the_store_for_writing(
+    open_: Open, backend: LocalBackend, failing: Callable[[int, int], None]
+) -> None:
+    put(backend)
+    backend.check(writing=True)
+    for n in range(2):
+        failing(1, errno.EIO)
+        with pytest.raises(Unavailable):
+            put(backend, key(n))
+    for call in (
+        lambda: put(backend, key(9)),
+        lambda: backend.replace_sidecar(KEY, SIDECAR, b"{}"),
+        lambda: backend.entomb(KEY),
+        lambda: backend.put_record("element.json", b"{}"),
+        lambda: backend.check(writing=True),
+    ):
+        with pytest.raises(Unavailable, match="until a restart"):
+            call()
+    backend.check(writing=False)
+    assert (get(backend), backend.sidecar(KEY)) == (DATA, SIDECAR)
+    put(open_(), key(9))  # a restart
+
+
+def test_one_erofs_closes_the_store_for_writing(
+    backend: LocalBackend, failing: Callable[[int, int], None]
+) -> None:
+    failing(1, errno.EROFS)
+    with pytest.raises(Unavailable):
+        put(backend)
+    with pytest.raises(Unavailable, match="until a restart"):
+        put(backend)
+
+
+def test_a_full_disk_is_not_a_failing_one(backend: LocalBackend, failing: Callable[[int, int], None]) -> None:
+    for n in range(3):
+        failing(1, errno.ENOSPC)
+        with pytest.raises(StorageFull):
+            put(backend, key(n))
+    put(backend)
+
+
+def test_a_file_system_without_noreplace(
+    backend: LocalBackend, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_renameat2", None)
+    put(backend)
+    late = backend.create(key(1))
+    (files / key(1)).write_bytes(b"taken")
+    with pytest.raises(Conflict):
+        late.publish(SIDECAR)
+    assert (files / key(1)).read_bytes() == b"taken"
+    assert get(backend) == DATA
+    assert staged(files) == []
+
+
+def test_a_backend_may_be_closed_twice(backend: LocalBackend) -> None:
+    backend.close()
+    backend.close()
+
+
+def test_a_clean_end_leaves_no_staging(backend: LocalBackend, files: Path) -> None:
+    put(backend)
+    backend.close()
+    assert list((files / ".artstore" / "staging").iterdir()) == []
