@@ -44,7 +44,15 @@ _SEAM = {"artstore.hookspecs", "artstore.spi", "artstore.errors", "artstore.attr
 RULES = {
     "artstore_http": Rule(
         _SEAM
-        | {"artstore", "artstore.boot", "artstore.ids", "artstore.kernel", "artstore.modes", "artstore.wal"},
+        | {
+            "artstore",
+            "artstore.boot",
+            "artstore.ids",
+            "artstore.kernel",
+            "artstore.modes",
+            "artstore.session",
+            "artstore.wal",
+        },
         {"pydantic", "python_multipart"},
     ),
     "artstore_starlette": Rule({"artstore.boot", "artstore.spi", "artstore.errors"}, {"starlette", "anyio"}),
@@ -65,7 +73,7 @@ MAKES_PROVIDERS = {"artstore.boot", "artstore.cli", "artstore.testing"}
 
 # A file past 300 lines hides two nouns. These were looked at; the number is their own ceiling.
 LONG = {
-    "kernel/artstore/kernel.py": 560,  # one protocol, read top to bottom
+    "kernel/artstore/kernel.py": 500,  # one protocol, read top to bottom
     "kernel/artstore/spi.py": 450,  # prose
     "kernel/artstore/wal.py": 400,
     "kernel/artstore/cli.py": 320,
