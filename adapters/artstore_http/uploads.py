@@ -6,7 +6,7 @@ import hashlib
 
 from artstore.attr import Attr
 from artstore.errors import InvalidField, MalformedRequest, TooLarge
-from artstore.kernel import Session
+from artstore.session import Session
 from artstore.modes import Operation
 from artstore_http.call import Call, json_response
 from artstore_http.digests import agreed, parse_digest

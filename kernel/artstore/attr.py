@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -179,6 +180,24 @@ def decode(sidecar: bytes, key: str) -> Attr:
     if attr.key != key:
         raise Damaged(f"The sidecar of {key} belongs to {attr.key}.")
     return attr
+
+
+def revised(attr: Attr, changes: Mapping[str, Any], at: datetime) -> Attr:
+    """The next revision of `attr`, made at `at`. Raises `InvalidField`."""
+    fields = attr.model_dump() | dict(changes)
+    return checked(fields | {"revision": attr.revision + 1, "updated_at": timestamp(at)})
+
+
+def checked(fields: Mapping[str, Any]) -> Attr:
+    """`fields` as an attr. Raises `InvalidField` for what a caller may have sent."""
+    try:
+        return Attr.model_validate(fields)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = str(first["loc"][0])
+        name = {"original_filename": "filename"}.get(field, field)
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidField(name, f"{name}: {message}.") from None
 
 
 def sidecar_key(key: str) -> str:

@@ -7,26 +7,18 @@ Synchronous and thread-safe. It knows no HTTP, no SQL and no disk: those are beh
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import mimetypes
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
-from pydantic import ValidationError
-
-from artstore.attr import Attr, decode, timestamp
+from artstore.attr import Attr, decode, revised
 from artstore.debts import Debts
 from artstore.element import Element, ElementRecord
 from artstore.errors import (
     ArtstoreError,
     Conflict,
     Damaged,
-    DigestMismatch,
-    InvalidField,
-    MalformedRequest,
     NotFound,
     Refused,
     StorageFull,
@@ -38,15 +30,12 @@ from artstore.ids import now, uuid7
 from artstore.keeper import Keeper
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
+from artstore.session import Session, Unkept, draft
 from artstore.settings import Limits
-from artstore.spi import Backend, Cache, Name, Naming, Page, Principal, Query, Reader, Span, Writer
+from artstore.spi import Backend, Cache, Name, Naming, Page, Principal, Query, Reader, Span
 from artstore.wal import Intent, Status, Transaction, Wal
 
 log = logging.getLogger("artstore.kernel")
-
-SLOW = timedelta(minutes=30)
-"""An upload older than this makes its intent durable before it publishes: its directory may be older than
-those that recovery looks through."""
 
 _NAME_TRIES = 5
 
@@ -112,11 +101,11 @@ class Kernel:
         self.element.require(Operation.UPLOAD)
         self.admit(size)
         at = now()
-        draft = _draft(by, filename, content_type, at)
+        begun = draft(by, filename, content_type, at)
         if file_id is not None and self._has(file_id):
             # A retry, or a mistake: the bytes will tell, and need not be kept for it.
-            nowhere = Name(directory=draft.storage_path, filename=draft.storage_filename)
-            return Session(self, None, _Unkept(), nowhere, file_id, True, draft, at, size)
+            nowhere = Name(directory=begun.storage_path, filename=begun.storage_filename)
+            return Session(self, None, Unkept(), nowhere, file_id, True, begun, at, size)
         for tries_left in reversed(range(_NAME_TRIES)):
             new_id = file_id or uuid7(at)
             # A chosen id does not change: the name of one deleted a moment ago differs by its second.
@@ -133,7 +122,7 @@ class Kernel:
                 intent.roll_back(str(e))
                 raise
             else:
-                return Session(self, intent, writer, name, new_id, bool(file_id), draft, at, size)
+                return Session(self, intent, writer, name, new_id, bool(file_id), begun, at, size)
         raise AssertionError("unreachable")
 
     def _has(self, file_id: str) -> bool:
@@ -230,7 +219,7 @@ class Kernel:
         self.element.require(Operation.UPDATE)
         with self.locks.file(file_id):
             old, old_sidecar = self._find(file_id)
-            attr = _changed(old, change(old))
+            attr = revised(old, change(old), now())
             if attr == old.model_copy(update={"revision": attr.revision, "updated_at": attr.updated_at}):
                 return old
             sidecar = attr.encode()
@@ -248,7 +237,7 @@ class Kernel:
                 intent.fail(e.detail)
                 self.keeper.owe(file_id, old.key, None)  # it may have happened all the same
                 raise
-            self._settle_row(intent, attr)
+            self.settle_row(intent, attr)
         self.announce("update", attr)
         return attr
 
@@ -279,11 +268,11 @@ class Kernel:
                     intent.fail(e.detail)
                 self.keeper.owe(file_id, attr.key, None)  # it may have happened all the same
                 raise
-            self._settle_row(intent, attr, gone=True)
+            self.settle_row(intent, attr, gone=True)
         self.keeper.bury(attr.key)
         self.announce("delete", attr)
 
-    def _settle_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> None:
+    def settle_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> None:
         """The last two steps of a change. It has succeeded whatever the cache says: a row that cannot be
         written now is owed, and the intent stays open until it is paid."""
         try:
@@ -323,175 +312,3 @@ class Kernel:
         self.element.close()
         self.cache.close()
         self.backend.close()
-
-
-class Session:
-    """An upload under way: `write` any number of times, then `commit` or `abort`. One thread at a time."""
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        intent: Intent | None,
-        writer: Writer,
-        name: Name,
-        file_id: str,
-        chosen: bool,
-        draft: Attr,
-        at: datetime,
-        announced: int | None,
-    ) -> None:
-        self._kernel = kernel
-        self._intent = intent
-        self._writer = writer
-        self._name = name
-        self._file_id = file_id
-        self._chosen = chosen
-        self._draft = draft
-        self._at = at
-        self._announced = announced
-        self._sha256 = hashlib.sha256()
-        self._over = False
-        self.size = 0
-
-    def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append to the data. Raises `TooLarge`, `StorageFull`, `Unavailable`; the session is over then."""
-        try:
-            self.size += len(piece)
-            if self.size > self._kernel.limits.max_file_size:
-                raise TooLarge(f"The file is larger than {int(self._kernel.limits.max_file_size)} bytes.")
-            self._writer.write(piece)
-            self._sha256.update(piece)
-        except ArtstoreError as e:
-            self.abort(e.detail)
-            raise
-
-    def commit(
-        self,
-        *,
-        description: str = "",
-        tags: Sequence[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        sha256: Iterable[str] = (),
-    ) -> tuple[Attr, bool]:
-        """Make the file true: its attr, and whether it is new (False: the same upload was there already).
-
-        Data and sidecar are durable on return. `sha256`: digests the caller announced. On any exception
-        nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
-        `ModeNotAllowed`, `StorageFull`, `Unavailable`.
-        """
-        kernel = self._kernel
-        try:
-            digest = self._sha256.hexdigest()
-            self._check(digest, sha256)
-            fields = {
-                "file_id": self._file_id,
-                "storage_filename": self._name.filename,
-                "storage_path": self._name.directory,
-                "size": self.size,
-                "sha256": digest,
-            }
-            attr = _changed(
-                self._draft.model_copy(update=fields | {"revision": 0}),
-                {"description": description, "tags": tags, "metadata": metadata or {}},
-                at=self._at,
-            )
-            sidecar = attr.encode()
-            with ExitStack() as stack:
-                if self._chosen:
-                    stack.enter_context(kernel.locks.file(self._file_id))
-                    there = self._present()
-                    if there is not None:
-                        self.abort("the same file was there already")
-                        return there, False
-                if self._intent is None:
-                    raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
-                stack.enter_context(kernel.element.gate(Operation.UPLOAD))
-                if now() - self._at > SLOW:
-                    self._intent.sync()
-                self._writer.publish(sidecar)
-                self._over = True
-                kernel._settle_row(self._intent, attr)
-        except BaseException as e:
-            self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
-            raise
-        kernel.announce("upload", attr)
-        return attr, True
-
-    def _check(self, digest: str, announced: Iterable[str]) -> None:
-        if self._announced is not None and self.size != self._announced:
-            raise MalformedRequest(f"The body ended after {self.size} of {self._announced} bytes.")
-        for expected in announced:
-            if expected != digest:
-                raise DigestMismatch(f"The sha-256 of what arrived is {digest}, not {expected}.")
-
-    def _present(self) -> Attr | None:
-        """The file that has the chosen id already, when it is this very upload. Raises `Conflict` otherwise."""
-        try:
-            there = self._kernel.attr(self._file_id)
-        except NotFound:
-            return None
-        if (
-            there.sha256 == self._sha256.hexdigest()
-            and there.original_filename == self._draft.original_filename
-        ):
-            return there
-        raise Conflict(f"The id {self._file_id} belongs to a file with other bytes or another name.")
-
-    def abort(self, reason: str = "given up") -> None:
-        """Leave nothing. Harmless after `commit` and twice. Never raises."""
-        if not self._over:
-            self._over = True
-            self._writer.abort()
-            if self._intent is not None:
-                self._intent.roll_back(reason)
-
-
-class _Unkept:
-    """The writer of an upload whose file is there already: its bytes are compared, not kept."""
-
-    def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Nothing to keep."""
-
-    def publish(self, sidecar: bytes) -> None:
-        raise AssertionError("what is not kept cannot be published")
-
-    def abort(self) -> None:
-        """Nothing to leave."""
-
-
-def _draft(by: Principal, filename: str, content_type: str | None, at: datetime) -> Attr:
-    """The attr of an upload as far as it is known when it begins; refuses bad names before the body comes."""
-    guess = content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream"
-    return _validated(
-        {
-            "file_id": "00000000-0000-7000-8000-000000000000",
-            "original_filename": filename,
-            "storage_filename": "-",
-            "storage_path": "-",
-            "size": 0,
-            "content_type": guess,
-            "sha256": "0" * 64,
-            "uploaded_by": by.name,
-            "uploaded_by_id": by.id,
-            "uploaded_at": timestamp(at),
-            "updated_at": timestamp(at),
-            "revision": 1,
-        }
-    )
-
-
-def _changed(attr: Attr, changes: Mapping[str, Any], *, at: datetime | None = None) -> Attr:
-    """The next revision of `attr`."""
-    fields = attr.model_dump() | dict(changes)
-    return _validated(fields | {"revision": attr.revision + 1, "updated_at": timestamp(at or now())})
-
-
-def _validated(fields: Mapping[str, Any]) -> Attr:
-    try:
-        return Attr.model_validate(fields)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = str(first["loc"][0])
-        name = {"original_filename": "filename"}.get(field, field)
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidField(name, f"{name}: {message}.") from None

@@ -1,6 +1,6 @@
 """The log of intents: what was begun, and what became of it. Segment files, one writer process each.
 
-    <home>/state/wal/<milliseconds>-<pid>-<random>.jsonl      being written, held by `flock`
+    <home>/state/wal/<milliseconds>-<pid>-<number>-<random>.jsonl      being written, held by `flock`
     <home>/state/wal/<...>.settled.jsonl                      nothing in it is of concern to recovery
 
 One JSON line a record: `{"tx", "at", "status": "pending", "op", "file_id", "key", "by", ...}` opens an intent,
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import heapq
+import itertools
 import json
 import os
 import secrets
@@ -198,6 +199,7 @@ class Wal:
         self._max_size = max_size
         self._segment_size = segment_size
         self._lock = threading.Lock()
+        self._numbers = itertools.count()
         self._current: Segment | None = None
         self._full: list[Segment] = []
 
@@ -226,7 +228,9 @@ class Wal:
 
     def _create(self) -> Segment:
         while True:
-            name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{secrets.token_hex(4)}{_OPEN}"
+            # The number orders what one process begins within a millisecond.
+            number = f"{next(self._numbers):06d}"
+            name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{number}-{secrets.token_hex(4)}{_OPEN}"
             path = self._directory / name
             try:
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)

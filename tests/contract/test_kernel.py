@@ -32,9 +32,10 @@ from artstore.errors import (
     Unavailable,
 )
 from artstore.ids import now
-from artstore.kernel import Kernel, Session
+from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.modes import Mode
+from artstore.session import Session
 from artstore.settings import Limits
 from artstore.spi import SCOPES, Backend, Cache, Page, Principal, Query, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context

@@ -467,7 +467,7 @@ def test_one_refused_row_does_not_fail_its_neighbours(path: Path, opened: Open) 
     assert cache.totals().files == 56
 
 
-@pytest.mark.parametrize("changes", [{"size": 2**53}, {"size": 2**200}, {"revision": 2**63}])
+@pytest.mark.parametrize("changes", [{"size": 2**53}, {"size": 2**62}, {"revision": 2**62}])
 def test_numbers_no_database_sums_are_refused(opened: Open, changes: dict[str, int]) -> None:
     cache = opened()
     with pytest.raises(InvalidField):

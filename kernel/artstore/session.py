@@ -1,0 +1,176 @@
+"""An upload under way, from its first byte to its commit."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from artstore.attr import Attr, checked, timestamp
+from artstore.errors import ArtstoreError, Conflict, DigestMismatch, MalformedRequest, NotFound, TooLarge
+from artstore.ids import now
+from artstore.modes import Operation
+from artstore.spi import Name, Principal, Writer
+from artstore.wal import Intent
+
+if TYPE_CHECKING:
+    from artstore.kernel import Kernel
+
+SLOW = timedelta(minutes=30)
+"""An upload older than this makes its intent durable before it publishes: its directory may be older than
+those that recovery looks through."""
+
+
+class Session:
+    """An upload under way: `write` any number of times, then `commit` or `abort`. One thread at a time."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        intent: Intent | None,
+        writer: Writer,
+        name: Name,
+        file_id: str,
+        chosen: bool,
+        draft: Attr,
+        at: datetime,
+        announced: int | None,
+    ) -> None:
+        self._kernel = kernel
+        self._intent = intent
+        self._writer = writer
+        self._name = name
+        self._file_id = file_id
+        self._chosen = chosen
+        self._draft = draft
+        self._at = at
+        self._announced = announced
+        self._sha256 = hashlib.sha256()
+        self._over = False
+        self.size = 0
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        """Append to the data. Raises `TooLarge`, `StorageFull`, `Unavailable`; the session is over then."""
+        try:
+            self.size += len(piece)
+            if self.size > self._kernel.limits.max_file_size:
+                raise TooLarge(f"The file is larger than {int(self._kernel.limits.max_file_size)} bytes.")
+            self._writer.write(piece)
+            self._sha256.update(piece)
+        except ArtstoreError as e:
+            self.abort(e.detail)
+            raise
+
+    def commit(
+        self,
+        *,
+        description: str = "",
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        sha256: Iterable[str] = (),
+    ) -> tuple[Attr, bool]:
+        """Make the file true: its attr, and whether it is new (False: the same upload was there already).
+
+        Data and sidecar are durable on return. `sha256`: digests the caller announced. On any exception
+        nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
+        `ModeNotAllowed`, `StorageFull`, `Unavailable`.
+        """
+        kernel = self._kernel
+        try:
+            digest = self._sha256.hexdigest()
+            self._check(digest, sha256)
+            fields = {
+                "file_id": self._file_id,
+                "storage_filename": self._name.filename,
+                "storage_path": self._name.directory,
+                "size": self.size,
+                "sha256": digest,
+            }
+            texts = {"description": description, "tags": tags, "metadata": metadata or {}}
+            attr = checked(self._draft.model_dump() | fields | texts)
+            sidecar = attr.encode()
+            with ExitStack() as stack:
+                if self._chosen:
+                    stack.enter_context(kernel.locks.file(self._file_id))
+                    there = self._present()
+                    if there is not None:
+                        self.abort("the same file was there already")
+                        return there, False
+                if self._intent is None:
+                    raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
+                stack.enter_context(kernel.element.gate(Operation.UPLOAD))
+                if now() - self._at > SLOW:
+                    self._intent.sync()
+                self._writer.publish(sidecar)
+                self._over = True
+                kernel.settle_row(self._intent, attr)
+        except BaseException as e:
+            self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
+            raise
+        kernel.announce("upload", attr)
+        return attr, True
+
+    def _check(self, digest: str, announced: Iterable[str]) -> None:
+        if self._announced is not None and self.size != self._announced:
+            raise MalformedRequest(f"The body ended after {self.size} of {self._announced} bytes.")
+        for expected in announced:
+            if expected != digest:
+                raise DigestMismatch(f"The sha-256 of what arrived is {digest}, not {expected}.")
+
+    def _present(self) -> Attr | None:
+        """The file that has the chosen id already, when it is this very upload. Raises `Conflict` otherwise."""
+        try:
+            there = self._kernel.attr(self._file_id)
+        except NotFound:
+            return None
+        if (
+            there.sha256 == self._sha256.hexdigest()
+            and there.original_filename == self._draft.original_filename
+        ):
+            return there
+        raise Conflict(f"The id {self._file_id} belongs to a file with other bytes or another name.")
+
+    def abort(self, reason: str = "given up") -> None:
+        """Leave nothing. Harmless after `commit` and twice. Never raises."""
+        if not self._over:
+            self._over = True
+            self._writer.abort()
+            if self._intent is not None:
+                self._intent.roll_back(reason)
+
+
+class Unkept:
+    """The writer of an upload whose file is there already: its bytes are compared, not kept."""
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        """Nothing to keep."""
+
+    def publish(self, sidecar: bytes) -> None:
+        raise AssertionError("what is not kept cannot be published")
+
+    def abort(self) -> None:
+        """Nothing to leave."""
+
+
+def draft(by: Principal, filename: str, content_type: str | None, at: datetime) -> Attr:
+    """The attr of an upload as far as it is known when it begins; refuses bad names before the body comes."""
+    guess = content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream"
+    return checked(
+        {
+            "file_id": "00000000-0000-7000-8000-000000000000",
+            "original_filename": filename,
+            "storage_filename": "-",
+            "storage_path": "-",
+            "size": 0,
+            "content_type": guess,
+            "sha256": "0" * 64,
+            "uploaded_by": by.name,
+            "uploaded_by_id": by.id,
+            "uploaded_at": timestamp(at),
+            "updated_at": timestamp(at),
+            "revision": 1,
+        }
+    )
