@@ -6,8 +6,8 @@ import hashlib
 
 from artstore.attr import Attr
 from artstore.errors import InvalidField, MalformedRequest, TooLarge
-from artstore.session import Session
 from artstore.modes import Operation
+from artstore.session import Session
 from artstore_http.call import Call, json_response
 from artstore_http.digests import agreed, parse_digest
 from artstore_http.message import Receiver, Request, Response
