@@ -220,7 +220,8 @@ def test_old_and_many_segments_are_pruned(tmp_path: Path) -> None:
     wal.flushed(wal.marks())
     kept = segments(wal, "*.settled.jsonl")
     assert sum(p.stat().st_size for p in kept) <= 1000
-    assert {t.file_id for t in wal.transactions(limit=3)} == {"39", "38", "37"}
+    told = sorted(int(t.file_id or -1) for t in wal.transactions(limit=1000))
+    assert told == list(range(40 - len(told), 40))
     hours_ago = time.time() - 2 * 3600
     for path in kept:
         os.utime(path, (hours_ago, hours_ago))
