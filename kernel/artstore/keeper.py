@@ -116,7 +116,12 @@ class Keeper:
             owed = dict(self._owed)
         for file_id, debt in owed.items():
             key, intents = debt
-            recovery.repair_row(self._kernel, key, file_id)
+            try:
+                recovery.repair_row(self._kernel, key, file_id)
+            except ArtstoreError:
+                with self._lock:  # to the end of the line: next time the others are paid first
+                    self._owed[file_id] = self._owed.pop(file_id)
+                raise
             with self._lock:
                 if self._owed.get(file_id) is not debt:  # owed once more meanwhile: paid next time
                     continue

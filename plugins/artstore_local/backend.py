@@ -266,6 +266,7 @@ class LocalBackend:
         if self._closed:
             return
         self._closed = True
+        self._committer.close()
         self._staging.close()
         self._tree.close()
         self._quarantine.close()
