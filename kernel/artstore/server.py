@@ -67,7 +67,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
         blocking_threads=server.threads if server.adapter == "falcon" else None,
         backpressure=1024,
         http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=10_000),
+        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=1 << 20),
         websockets=False,
         factory=True,
         log_level=LogLevels.warning,
