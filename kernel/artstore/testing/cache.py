@@ -48,7 +48,7 @@ class CacheSuite:
 
     @pytest.fixture
     def reopen(self) -> Callable[[], Cache] | None:
-        """Closes `cache` and opens what it kept; None for a cache that keeps nothing."""
+        """Closes `cache` and opens what it kept; None for a cache that keeps nothing: then every start is new."""
         return None
 
     # --- put, remove ---
@@ -463,7 +463,8 @@ class CacheSuite:
         self, cache: Cache, reopen: Callable[[], Cache] | None
     ) -> None:
         if reopen is None:
-            pytest.skip("this cache keeps nothing")
+            assert cache.stamp() is None  # so the kernel rebuilds it
+            return
         rows = [make_attr(size=n, tags=(f"t{n}",), description=f"text {n}") for n in range(20)]
         cache.put(rows)
         cache.set_stamp("kept")
