@@ -21,6 +21,7 @@ MAX_FIELDS = 100
 MAX_FIELD_BYTES = 16 << 10
 MAX_TARGET = 8 << 10
 
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(?::[0-9]*)?")  # RFC 3986, 3.2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -171,7 +172,7 @@ def _check_head(request: Request) -> None:
     if len(request.path) + len(request.query) > MAX_TARGET:
         raise UriTooLong(f"At most {MAX_TARGET} bytes of address.")
     hosts = request.header("host")
-    if not hosts or "," in hosts:
+    if not hosts or not _HOST.fullmatch(hosts):
         raise BadFraming("A request has exactly one Host.")
     if request.chunked and request.header("content-length") is not None:
         raise BadFraming("Content-Length and Transfer-Encoding contradict each other.")

@@ -82,13 +82,25 @@ def _is_content_type(text: str) -> str:
     return text
 
 
-def _is_finite(value: object) -> None:
-    """JSON has no NaN and no infinity; a number too large for a float becomes one when it is read."""
+def _is_storable(value: object) -> None:
+    """JSON has no NaN and no infinity (a number too large for a float becomes one when it is read), and no
+    database takes NUL."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must not hold a number that JSON cannot")
+    if isinstance(value, str):
+        _is_text(value)
+    if isinstance(value, dict):
+        for key in value:
+            _is_text(key)
     if isinstance(value, dict | list):
         for below in value.values() if isinstance(value, dict) else value:
-            _is_finite(below)
+            _is_storable(below)
+
+
+def _is_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold the character NUL")
+    return text
 
 
 def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
             v for x in level if isinstance(x, dict | list) for v in (x.values() if isinstance(x, dict) else x)
         ]
         if not level:
-            _is_finite(value)
+            _is_storable(value)
             return value
     raise ValueError(f"must not be deeper than {MAX_DEPTH}")
 
@@ -138,7 +150,7 @@ class Attr(BaseModel):
     uploaded_at: Timestamp
     updated_at: Timestamp
     revision: int = Field(ge=1, lt=2**63)
-    description: str = ""
+    description: Annotated[str, AfterValidator(_is_text)] = ""
     tags: tuple[Tag, ...] = ()
     metadata: Metadata = {}
 
@@ -170,7 +182,7 @@ def decode(sidecar: bytes, key: str) -> Attr:
         raise Damaged(f"The sidecar of {key} is larger than {SIDECAR_LIMIT} bytes.")
     try:
         attr = Attr.model_validate_json(sidecar)
-        _is_finite(attr.model_extra)
+        _is_storable(attr.model_extra)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(x) for x in first["loc"])

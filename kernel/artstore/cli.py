@@ -45,7 +45,7 @@ def _explain(error: Exception) -> int:
     """One or two lines for a person; a traceback only for what is our own fault."""
     from artstore.errors import ArtstoreError, ConfigError, Unavailable
 
-    if not isinstance(error, ArtstoreError):
+    if not isinstance(error, ArtstoreError | OSError):
         raise error
     print(f"artstore: {error}", file=sys.stderr)
     if isinstance(error, ConfigError):
@@ -54,13 +54,15 @@ def _explain(error: Exception) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    # Before the command or behind it; unset it must not hide what was said before.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--home", type=Path, metavar="DIR", help="where everything lies (./artstore-data)")
     common.add_argument("--config", type=Path, metavar="FILE", help="artstore.toml (HOME/artstore.toml)")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="for programs")
     parser = argparse.ArgumentParser(
         prog="artstore",
+        parents=[common],
         description="A storage element: files over HTTP, each beside a small sidecar that is its only truth.",
         epilog=_EXITS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -115,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
 def _configuration(args: argparse.Namespace, overrides: dict[str, Any] | None = None) -> Configuration:
     from artstore.settings import load
 
-    return load(home=args.home, config=args.config, overrides=overrides)
+    home, config = getattr(args, "home", None), getattr(args, "config", None)
+    return load(home=home, config=config, overrides=overrides)
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -37,7 +37,8 @@ from artstore.wal import Intent, Status, Transaction, Wal
 
 log = logging.getLogger("artstore.kernel")
 
-_NAME_TRIES = 5
+_NAME_TRIES = 64
+"""Of an id that somebody chose and deletes again and again: each name is taken until its tombstone goes."""
 
 Announce = Callable[[Change, Attr], None]
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import logging.config
 import multiprocessing
 import os
+import resource
 import shlex
 import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from artstore.boot import open_node
+from artstore.boot import open_default, open_node
 from artstore.errors import ConfigError
 from artstore.settings import Configuration, Server
 
-TARGETS = {"starlette": "artstore_starlette.app:create_app", "falcon": "artstore_falcon.app:create_app"}
+ADAPTERS = {"starlette": "artstore_starlette.app", "falcon": "artstore_falcon.app"}
 INTERFACES = {"starlette": "asgi", "falcon": "wsgi"}
+CONNECTIONS = 16_384
+"""Open connections of one worker, idle ones too; more wait to be accepted."""
+_PR_SET_PDEATHSIG = 1
 
 
 def logging_config(level: str) -> dict[str, Any]:
@@ -47,6 +54,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     record = node.kernel.element.record()
     node.close()
     _tell_workers(configuration, overrides)
+    _allow_many_files()
     _greet(configuration, record.element_id, record.mode.value, made_keys)
 
     from granian import Granian
@@ -59,13 +67,13 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     # Nothing of this process may leak into the workers: no locks, no threads, no connections.
     multiprocessing.set_start_method("spawn", force=True)
     Granian(
-        TARGETS[server.adapter],
+        "artstore.server:worker_app",
         address=server.host,
         port=server.port,
         interface=Interfaces(INTERFACES[server.adapter]),
         workers=server.workers,
         blocking_threads=server.threads if server.adapter == "falcon" else None,
-        backpressure=1024,
+        backpressure=CONNECTIONS,
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=1 << 20),
         websockets=False,
@@ -75,6 +83,19 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=max(1, int(server.drain)),
     ).serve()
+
+
+def worker_app() -> Any:
+    """The app of one worker; it ends when the process that serves is gone, or nobody could restart it."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    node = open_default()
+    return importlib.import_module(ADAPTERS[node.settings.server.adapter]).create_app(node)
+
+
+def _allow_many_files() -> None:
+    """As many descriptors as the system lets us have: each connection, also an idle one, takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check_adapter(server: Server) -> None:

@@ -163,17 +163,8 @@ def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str],
 
     Raises `ConfigError` that names the place and, for an unknown key, the one that was probably meant.
     """
-    values = dict(raw)
-    for key in [
-        k for k in values if k not in model.model_fields and k.removesuffix("_file") in model.model_fields
-    ]:
-        path = Path(str(values.pop(key)))
-        try:
-            values[key.removesuffix("_file")] = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path} cannot be read: {e}", place=_place(under, [key], sources)) from None
     try:
-        return model.model_validate(values)
+        return model.model_validate(_with_files(model, raw, sources, under))
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False)[0]
         loc = [str(x) for x in first["loc"]]
@@ -185,6 +176,26 @@ def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str],
             ) from None
         shown = "" if "secret" in "".join(loc) else f" (it is {first['input']!r})"
         raise ConfigError(f"{first['msg']}{shown}.", place=place, cure="See docs/configuration.md.") from None
+
+
+def _with_files(
+    model: type[BaseModel], raw: Mapping[str, Any], sources: Mapping[str, str], under: str
+) -> dict[str, Any]:
+    values = dict(raw)
+    fields = model.model_fields
+    for key, value in raw.items():
+        below = fields[key].annotation if key in fields else None
+        if isinstance(value, Mapping) and isinstance(below, type) and issubclass(below, BaseModel):
+            if below is not Role:  # its tables are the providers', who know their own fields
+                values[key] = _with_files(below, value, sources, f"{under}.{key}" if under else key)
+        elif key not in fields and key.removesuffix("_file") in fields:
+            path = Path(str(values.pop(key)))
+            try:
+                values[key.removesuffix("_file")] = path.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as e:
+                place = _place(under, [key], sources)
+                raise ConfigError(f"{path} cannot be read: {e}", place=place) from None
+    return values
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

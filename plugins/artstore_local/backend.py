@@ -18,6 +18,7 @@ from artstore.errors import ConfigError, Conflict, Damaged, NotFound, Preconditi
 from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space, Span
 from artstore_local import disk, staging
 from artstore_local.health import Health
+from artstore_local.occupancy import occupy
 from artstore_local.staging import Staging, staged_key, staged_name
 from artstore_local.tree import INTERNAL, Tree, split
 from artstore_local.writer import Committer, LocalWriter
@@ -78,6 +79,7 @@ class LocalBackend:
             os.fsync(self._internal)
             self._trash = os.open(root / INTERNAL / _TOMB, disk.DIRECTORY)
             self._quarantine = Tree(os.fspath(root / INTERNAL / _QUARANTINE), self._health)
+            self._home = occupy(root, context.home)
             self._staging = Staging(root)
         except OSError as e:
             raise ConfigError(
@@ -270,7 +272,7 @@ class LocalBackend:
         self._staging.close()
         self._tree.close()
         self._quarantine.close()
-        for fd in (self._internal, self._trash):
+        for fd in (self._internal, self._trash, self._home):
             os.close(fd)
 
 

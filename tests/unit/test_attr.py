@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, decode, sidecar_key
+from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, checked, decode, sidecar_key
 from artstore.errors import Damaged, InvalidField
 from artstore.testing import make_attr
 
@@ -23,7 +23,7 @@ scalars = (
     | st.floats(allow_nan=False, allow_infinity=False)
 )
 values = st.recursive(
-    scalars | st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    scalars | st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20),
     lambda below: st.lists(below, max_size=3) | st.dictionaries(plain, below, max_size=3),
     max_leaves=8,
 )
@@ -200,3 +200,12 @@ def test_an_attr_cannot_be_changed() -> None:
 
 def test_where_a_sidecar_lies() -> None:
     assert sidecar_key("2025/01/11/15/a.pdf") == "2025/01/11/15/a.pdf.attr.json"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"description": "a\0"}, {"metadata": {"a": ["\0"]}}, {"metadata": {"\0": 1}}, {"tags": ("\0",)}],
+)
+def test_nul_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidField):
+        checked(make_attr().model_dump() | changes)

@@ -232,3 +232,8 @@ def test_a_reader_that_goes_away_is_no_fault(home: Path) -> None:
     command = f"{sys.executable} -W error -m artstore openapi --home {home} | head -c 1"
     ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("{", "")
+
+
+def test_home_may_stand_before_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--home", str(home), "config", "show"]) == 0
+    assert f"# home: {home}" in capsys.readouterr().out

@@ -226,3 +226,9 @@ def test_an_unknown_setting_of_a_provider(home: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'url'") as refused:
         provider(found)
     assert refused.value.place == f"{home / 'artstore.toml'}: backend.x.ulr"
+
+
+def test_a_setting_of_a_section_out_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "port").write_text("8123\n", encoding="utf-8")
+    loaded = load(home=tmp_path, environ={"ARTSTORE_SERVER__PORT_FILE": str(tmp_path / "port")})
+    assert loaded.settings.server.port == 8123

@@ -1,0 +1,31 @@
+"""One store, one home: the processes of two homes share neither locks nor cache, and would not see each other."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from artstore.errors import ConfigError
+from artstore_local.tree import INTERNAL
+
+
+def occupy(root: Path, home: Path) -> int:
+    """Hold the store for `home`; the descriptor holds it until it is closed. Raises `ConfigError`, `OSError`."""
+    fd = os.open(root / INTERNAL / "home", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    mine = os.fsencode(home)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else: the store is ours
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, mine, 0)
+    except BlockingIOError:
+        pass
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    if (other := os.pread(fd, 4096, 0)) != mine:
+        os.close(fd)
+        raise ConfigError(
+            f"The store {root} is in use by an element with home {os.fsdecode(other)}.",
+            place="backend.local.root",
+            cure="Stop that element, or serve this one with the same home.",
+        )
+    return fd
