@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from servers import start, until
 
 

@@ -15,7 +15,7 @@ from artstore.spi import API, Cache, Position, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 
 SORTS: tuple[Sort, ...] = get_args(Sort)
-ODD = "\u00e9 e\u0301 \U0001f600 \u0130\u0131 \u0000\u0001\t\n\r \ufdd0\ufdd1\ufffe\U0010ffff \u202e '\"`;--\\ %_*?"
+ODD = "\u00e9 e\u0301 \U0001f600 \u0130\u0131 \u0001\t\n\r \ufdd0\ufdd1\ufffe\U0010ffff \u202e '\"`;--\\ %_*?"
 
 
 def pages(cache: Cache, between: Callable[[], None] = lambda: None, **query: Any) -> list[Attr]:
@@ -290,8 +290,8 @@ class CacheSuite:
             ("a-b^c:d{e}", "-b^c:d{"),
             ("back\\slash", "k\\s"),
             ("line\nbreak", "e\nb"),
-            ("nul\0inside it", "inside"),
-            ("nul\0inside it", "l\0i"),
+            ("control\1inside it", "inside"),
+            ("control\1inside it", "l\1i"),
             ("\U0001f600\U0001f601\U0001f602", "\U0001f601"),
             ("x\ufffey\ufdd0z", "\ufffey\ufdd0"),
             ("anything", ""),
