@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
 from sqlalchemy import Connection, bindparam, delete, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -59,6 +59,7 @@ class SqlCache:
         trigram = self.trigram and has_trigram()
         self._alive, self._indexed = open_database(self._database, self._tables, trigram=trigram)
         self._writer = Writer(self._database, settings.timeout)
+        self._upserting = _upserting(self._tables)
         self._closed = False
 
     def put(self, attrs: Sequence[Attr]) -> None:
@@ -148,17 +149,7 @@ class SqlCache:
     # --- steps of the writer ---
 
     def _upsert(self, connection: Connection, rows: Sequence[Row]) -> None:
-        files = self._tables.files
-        new = insert(files)
-        kept = ("id", "file_id")
-        connection.execute(
-            new.on_conflict_do_update(
-                index_elements=["file_id"],
-                set_={name: value for name, value in new.excluded.items() if name not in kept},
-                where=new.excluded.revision >= files.c.revision,
-            ),
-            list(rows),
-        )
+        connection.execute(self._upserting, list(rows))
 
     def _delete(self, connection: Connection, rows: Sequence[Row]) -> None:
         files = self._tables.files
@@ -179,6 +170,17 @@ class SqlCache:
         # The same value again: nothing changes, and the commit is a real write.
         meta = self._tables.meta
         connection.execute(update(meta).where(meta.c.name == "schema").values(value=meta.c.value))
+
+
+def _upserting(tables: Tables) -> Insert:
+    """Made once: making it anew for each batch cost more than all the rest of a write."""
+    new = insert(tables.files)
+    kept = ("id", "file_id")
+    return new.on_conflict_do_update(
+        index_elements=["file_id"],
+        set_={name: value for name, value in new.excluded.items() if name not in kept},
+        where=new.excluded.revision >= tables.files.c.revision,
+    )
 
 
 def _is_text(value: str) -> bool:
