@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from artstore.attr import SIDECAR_SUFFIX
@@ -29,6 +29,8 @@ class Publication:
     shard: int
     unsynced: tuple[int, ...]
     error: BaseException | None = None
+    durable: bool = False
+    """Set at the very end: whatever else may happen to its leader, nothing is taken for done that is not."""
     leads: bool = False
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,6 +74,8 @@ class Committer:
             self._lead(publication)
         if publication.error is not None:
             raise publication.error
+        if not publication.durable:
+            raise Unavailable("The batch that this upload went with was given up; try again.")
 
     def _lead(self, mine: Publication) -> None:
         with self._lock:
@@ -101,15 +105,16 @@ class Committer:
     def _sync(self, batch: list[Publication]) -> None:
         """Barrier 1. One fsync that fails fails its own upload alone."""
         *others, (last, last_fd) = [(p, fd) for p in batch for fd in p.unsynced]
-        begun = [(p, self._pool.submit(self._health.fsync, fd)) for p, fd in others]
+        begun: list[tuple[Publication, Future[None]]] = []
         try:
+            for p, fd in others:
+                begun.append((p, self._pool.submit(self._health.fsync, fd)))
             self._health.fsync(last_fd)
         except OSError as e:
             last.error = e
-        for p, future in begun:
-            error = future.exception()
-            if error is not None:
-                p.error = error
+        finally:
+            for p, future in begun:  # to the last one: their files are closed when this returns
+                p.error = future.exception() or p.error
 
     def close(self) -> None:
         """End the threads; nothing may be waiting."""
@@ -124,6 +129,8 @@ class Committer:
                         moved.append(p)
                 if moved:
                     self._health.fsync(target)
+            for p in moved:
+                p.durable = True
         except FileNotFoundError as e:
             self._tree.forget_made(directory)
             _fail(batch, e)

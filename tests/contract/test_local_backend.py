@@ -10,7 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -525,3 +528,41 @@ def test_a_clean_end_leaves_no_staging(backend: LocalBackend, files: Path) -> No
     put(backend)
     backend.close()
     assert list((files / ".artstore" / "staging").iterdir()) == []
+
+
+def test_a_batch_that_was_given_up_acknowledges_nobody(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a leader that failed in a way nobody foresaw must not take that for success."""
+    gathered, ask = threading.Event(), backend._committer._waiting
+    real, calls = os.fsync, itertools.count()
+
+    def fsync(fd: int) -> None:
+        if threading.current_thread().name.startswith("fsync"):
+            return real(fd)
+        if next(calls) == 0:  # the first leader waits until all others have queued up behind it
+            assert gathered.wait(30)
+            return real(fd)
+        raise RuntimeError("nobody foresaw this")
+
+    writers = [backend.create(key(n)) for n in range(8)]
+    monkeypatch.setattr(disk.os, "fsync", fsync)
+
+    def publish(n: int) -> str:
+        try:
+            writers[n].publish(SIDECAR)
+        except (RuntimeError, Unavailable) as e:
+            return type(e).__name__
+        return "published"
+
+    with ThreadPoolExecutor(8, "upload") as pool:
+        results = [pool.submit(publish, n) for n in range(8)]
+        until = time.monotonic() + 30
+        while len(ask) < 7:
+            assert time.monotonic() < until
+        gathered.set()
+        ends = [r.result() for r in results]
+    monkeypatch.undo()
+    assert "published" not in ends
+    assert "Unavailable" in ends
+    assert not [e for e in backend.scan(HOUR) if e.sidecar]
