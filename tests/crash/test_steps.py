@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from audit import audit, open_intents
 DYING = Path(__file__).with_name("dying.py")
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 DEAD = 99
+Tried = Callable[[str], None]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,9 @@ def judge(death: dict[str, Any], home: Path) -> dict[str, dict[str, Any]]:
     ("script", "least"),
     [("upload", 15), ("refused", 5), ("update", 10), ("delete", 10), ("close", 30)],
 )
-def test_dying_at_each_step(prepared: tuple[Path, list[str]], work: Path, script: str, least: int) -> None:
+def test_dying_at_each_step(
+    prepared: tuple[Path, list[str]], work: Path, tried: Tried, script: str, least: int
+) -> None:
     home, (old, other) = prepared
     before = audit(home)
     told = deaths(home, work, script, old)
@@ -98,10 +101,10 @@ def test_dying_at_each_step(prepared: tuple[Path, list[str]], work: Path, script
             assert there[old] == before[old]
     assert told[-1]["code"] == 0
     assert len(told) >= least, "the script does less than it did: are its steps still counted?"
-    print(f"{script}: died at {len(told) - 1} steps")
+    tried(f"{script}: died at {len(told) - 1} steps")
 
 
-def test_recovery_dying_at_each_step(prepared: tuple[Path, list[str]], work: Path) -> None:
+def test_recovery_dying_at_each_step(prepared: tuple[Path, list[str]], work: Path, tried: Tried) -> None:
     """The leftovers of dead processes in every state at once, and a recovery that dies at each of its steps."""
     home = work / "home"
     shutil.copytree(prepared[0], home)
@@ -130,4 +133,4 @@ def test_recovery_dying_at_each_step(prepared: tuple[Path, list[str]], work: Pat
         there = judge(death, work / str(death["at"]))
         assert list(there) == [prepared[1][1]]
     assert len(told) >= 20
-    print(f"recover: died at {len(told) - 1} steps")
+    tried(f"recovery: died at {len(told) - 1} steps")
