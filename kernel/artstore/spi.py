@@ -322,6 +322,16 @@ class Cache(Protocol):
     def directory(self, directory: str) -> dict[str, str]:
         """The rows of one directory: `storage_filename` -> `file_id`."""
 
+    def rows(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+        """The rows of one directory as `file_id` and what a search would say of it, in no order.
+
+        None for a row that cannot be read, or whose parts contradict each other. Read piece by piece, so
+        not of one moment.
+        """
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        """The directories that have rows, sorted by code point, from `since` on (inclusive)."""
+
     def totals(self) -> Totals:
         """Cheap: called on every upload when the element has a capacity."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -22,7 +22,7 @@ from artstore_sql.opening import open_database
 from artstore_sql.schema import create, drop, has_trigram
 from artstore_sql.search import possible, statement
 from artstore_sql.sqlite import Sqlite
-from artstore_sql.tables import Tables, row, sort_value
+from artstore_sql.tables import Tables, consistent, row, sort_value
 from artstore_sql.writer import BATCH, Row, Writer
 
 _PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
@@ -100,6 +100,29 @@ class SqlCache:
         with self._reading() as connection:
             wanted = select(files.storage_filename, files.file_id).where(files.storage_path == directory)
             return {found.storage_filename: found.file_id for found in connection.execute(wanted)}
+
+    def rows(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+        files, last = self._tables.files, 0
+        while _is_text(directory):
+            some = select(files).where(files.c.storage_path == directory, files.c.id > last)
+            with self._reading() as connection:
+                found = connection.execute(some.order_by(files.c.id).limit(BATCH)).mappings().all()
+            yield from ((one["file_id"], consistent(one)) for one in found)
+            if len(found) < BATCH:
+                return
+            last = found[-1]["id"]
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        path = self._tables.files.c.storage_path
+        wanted: ColumnElement[bool] = path >= since
+        while _is_text(since):
+            # The index is entered once for each directory, not read once for each row.
+            with self._reading() as connection:
+                found = connection.execute(select(func.min(path)).where(wanted)).scalar_one()
+            if found is None:
+                return
+            yield found
+            wanted = path > found
 
     def totals(self) -> Totals:
         totals = self._tables.totals.c

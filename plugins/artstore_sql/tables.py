@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 
 from artstore.attr import Attr
@@ -85,6 +87,16 @@ def row(attr: Attr) -> dict[str, Any]:
         "words": searchable(attr),
         "attr": attr.model_dump_json(),
     }
+
+
+def consistent(found: Mapping[Any, Any]) -> Attr | None:
+    """The attr of a whole row, or None when what is filtered and sorted by says something else."""
+    try:
+        attr = Attr.model_validate_json(found["attr"])
+        right = row(attr)
+    except (ValidationError, InvalidField):
+        return None
+    return attr if all(found[name] == right[name] for name in right if name != "attr") else None
 
 
 def sort_value(attr: Attr, sort: Sort) -> str | int:

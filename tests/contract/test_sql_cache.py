@@ -679,3 +679,28 @@ def test_a_path_that_cannot_be_is_explained(tmp_path: Path, opened: Open) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made"):
         opened(url="sqlite:///file/cache.db")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["size = 7", "storage_filename = 'other'", "words = 'x'", "revision = 9", "attr = '{}'",
+     "uploaded_at = '2020-01-01T00:00:00.000Z'", "attr = replace(attr, '\"ivanov\"', '\"petrov\"')"],
+)  # fmt: skip
+def test_a_row_that_contradicts_itself_is_told(opened: Open, path: Path, change: str) -> None:
+    cache, attr = opened(), make_attr()
+    cache.put([attr])
+    raw(path, f"UPDATE files SET {change}")
+    assert list(cache.rows(attr.storage_path)) == [(attr.file_id, None)]
+    cache.put([attr])
+    assert list(cache.rows(attr.storage_path)) == [(attr.file_id, attr if "revision" not in change else None)]
+
+
+def test_directories_cost_what_there_are_not_how_many_files(opened: Open, path: Path) -> None:
+    opened().put([make_attr()])
+    plan = raw(path, "EXPLAIN QUERY PLAN SELECT min(storage_path) FROM files WHERE storage_path > 'x'")
+    assert "SEARCH files USING COVERING INDEX files_storage_path" in str(plan)
+    plan = raw(
+        path, "EXPLAIN QUERY PLAN SELECT * FROM files WHERE storage_path = 'x' AND id > 5 ORDER BY id LIMIT 9"
+    )
+    assert "files_storage_path (storage_path=? AND rowid>?)" in str(plan)
+    assert "TEMP B-TREE" not in str(plan)

@@ -182,6 +182,48 @@ class CacheSuite:
         for empty in ("", "2025/01/11/15/", "2025/01/11/%", "\ud800"):
             assert cache.directory(empty) == {}
 
+    def test_rows_of_a_directory_are_whole(self, cache: Cache) -> None:
+        here = [
+            make_attr(
+                original_filename=f"{ODD[:9]}{n}", description=ODD, tags=("t", ODD[:5]), metadata={"n": [n, None]},
+                a_key_of_tomorrow={"kept": ODD}, revision=n % 3 + 1,
+            )
+            for n in range(2500)
+        ]  # fmt: skip
+        cache.put([*here, make_attr(storage_path="2025/01/11/16")])
+        assert dict(cache.rows("2025/01/11/15")) == {attr.file_id: attr for attr in here}
+        for empty in ("2025/01/11", "2025/01/11/1", "", "nowhere", "\ud800"):
+            assert list(cache.rows(empty)) == []
+
+    def test_rows_tell_of_every_change(self, cache: Cache) -> None:
+        old = make_attr(description="one")
+        cache.put([old])
+        new = make_attr(file_id=old.file_id, revision=2, description="two")
+        cache.put([new])
+        assert list(cache.rows(old.storage_path)) == [(old.file_id, new)]
+        cache.remove([old.file_id])
+        assert list(cache.rows(old.storage_path)) == []
+
+    def test_directories_with_rows_are_listed_in_order(self, cache: Cache) -> None:
+        places = [
+            "2025/01/11/15",
+            "2025/01/11/16",
+            "2024/12/31/23",
+            "a",
+            "B",
+            "a-b",
+            "a/b",
+            "\u00e9",
+            "\U0001f600",
+        ]
+        attrs = [make_attr(storage_path=place) for place in places for _ in range(2)]
+        cache.put(attrs)
+        assert list(cache.directories()) == sorted(places)
+        assert list(cache.directories("2025/01/11/16")) == sorted(p for p in places if p >= "2025/01/11/16")
+        assert list(cache.directories("\U0010ffff")) == []
+        cache.remove([attr.file_id for attr in attrs if attr.storage_path != "a"][:-1])
+        assert list(cache.directories()) == ["a", "\U0001f600"]
+
     def test_totals_follow_every_change(self, cache: Cache) -> None:
         assert cache.totals() == Totals(0, 0)
         attrs = [make_attr(size=2**40 + n) for n in range(3)]

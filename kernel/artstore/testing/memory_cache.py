@@ -63,6 +63,16 @@ class MemoryCache:
             rows = list(self._rows.values())
         return {a.storage_filename: a.file_id for a in rows if a.storage_path == directory}
 
+    def rows(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+        with self._open():
+            rows = list(self._rows.items())
+        yield from ((file_id, attr) for file_id, attr in rows if attr.storage_path == directory)
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        with self._open():
+            found = {attr.storage_path for attr in self._rows.values()}
+        yield from sorted(directory for directory in found if directory >= since)
+
     def totals(self) -> Totals:
         with self._open():
             return Totals(len(self._rows), sum(attr.size for attr in self._rows.values()))
