@@ -12,7 +12,7 @@ import artstore
 from artstore.errors import ArtstoreError, InvalidField
 from artstore.ids import parse_id
 from artstore.modes import ALLOWED, Mode, Operation
-from artstore.wal import STATUSES, Status, Transaction
+from artstore.spi import STATUSES, Status, Transaction
 from artstore_http.call import Call, json_response
 from artstore_http.files import json_body
 from artstore_http.jsonbody import parse_json
@@ -148,6 +148,7 @@ def ready(call: Call) -> Response:
         "store": store,
         "space": space,
         "cache": kernel.cache.check,
+        "log": kernel.wal.check,
         "auth": call.node.auth.check,
     }
     checks: dict[str, str] = {}

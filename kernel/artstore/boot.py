@@ -165,16 +165,18 @@ def open_node(configuration: Configuration) -> Node:
         for role in ROLES:
             built.append(build(role, configuration, registry, told))
         backend, naming, cache, auth = built
+        wal = open_wal(configuration)
+        built.append(wal)
         locks = Locks(told.state / "locks")
         element = Element(backend, locks)
-        element.open(
-            element_id=settings.element_id,
-            naming=settings.naming.use,
-            mode=settings.mode,
-            fallback_id=f"se-{secrets.token_hex(4)}",
-            at=now(),
-        )
-        wal = open_wal(configuration)
+        with wal.exclusive("element"):
+            element.open(
+                element_id=settings.element_id,
+                naming=settings.naming.use,
+                mode=settings.mode,
+                fallback_id=f"se-{secrets.token_hex(4)}",
+                at=now(),
+            )
         announce, stop = _announcer(registry)
         kernel = Kernel(
             backend=backend,

@@ -12,7 +12,7 @@ from artstore import recovery
 from artstore.debts import Debts
 from artstore.errors import ArtstoreError, Unavailable
 from artstore.ids import now
-from artstore.wal import Intent
+from artstore.spi import Intent
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel

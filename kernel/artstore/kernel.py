@@ -8,7 +8,8 @@ Synchronous and thread-safe. It knows no HTTP, no SQL and no disk: those are beh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -32,8 +33,21 @@ from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.session import Session, Unkept, draft
 from artstore.settings import Limits
-from artstore.spi import Backend, Cache, Name, Naming, Page, Principal, Query, Reader, Span
-from artstore.wal import Intent, Status, Transaction, Wal
+from artstore.spi import (
+    Backend,
+    Cache,
+    Intent,
+    Log,
+    Name,
+    Naming,
+    Page,
+    Principal,
+    Query,
+    Reader,
+    Span,
+    Status,
+    Transaction,
+)
 
 log = logging.getLogger("artstore.kernel")
 
@@ -67,7 +81,7 @@ class Kernel:
         backend: Backend,
         cache: Cache,
         naming: Naming,
-        wal: Wal,
+        wal: Log,
         locks: Locks,
         element: Element,
         limits: Limits,
@@ -295,12 +309,19 @@ class Kernel:
         intent = self.wal.begin("mode", by=by.name, key=target.value)
         try:
             intent.sync()
-            record = self.element.transition(target, confirm=confirm, by=by.name, reason=reason, at=now())
+            with self.wal.exclusive("mode"):
+                record = self.element.transition(target, confirm=confirm, by=by.name, reason=reason, at=now())
         except BaseException as e:
             intent.roll_back(str(e))
             raise
         intent.commit()
         return record
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Within it no other process, on this node or another, is alone by that name."""
+        with self.locks.exclusive(name), self.wal.exclusive(name):
+            yield
 
     def transactions(self, *, status: Status | None, limit: int, before: str | None) -> list[Transaction]:
         """What the log tells, newest first."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from artstore.attr import Attr, Timestamp, decode, timestamp
 from artstore.errors import ConfigError, Damaged, NotFound
 from artstore.ids import now
-from artstore.wal import Abandoned, Transaction
+from artstore.spi import Abandoned, Transaction
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
@@ -64,7 +64,7 @@ class Report(BaseModel):
 def recover(kernel: Kernel) -> Report:
     """Everything that has to be true before the element serves. Raises `ConfigError`, `Unavailable`."""
     report = Report()
-    with kernel.locks.exclusive("recovery"), ExitStack() as stack:
+    with kernel.alone("recovery"), ExitStack() as stack:
         checkpoint = _read_checkpoint(kernel)
         _check_clock(checkpoint)
         doubtful = checkpoint is None or kernel.cache.stamp() not in checkpoint.stamps
@@ -98,7 +98,7 @@ def recover(kernel: Kernel) -> Report:
 def settle(kernel: Kernel) -> Report:
     """Settle what dead neighbours left, while this process serves."""
     report = Report()
-    with kernel.locks.exclusive("recovery"):
+    with kernel.alone("recovery"):
         if _settle(kernel, report, since=""):
             _finish_deletions(kernel, report)
             log.warning("settled what a dead neighbour left: %s", report)
@@ -111,7 +111,7 @@ def settle(kernel: Kernel) -> Report:
 
 def move_checkpoint(kernel: Kernel, flushed: datetime) -> None:
     """The cache is durable up to `flushed`: the next recovery begins there."""
-    with kernel.locks.exclusive("recovery"):
+    with kernel.alone("recovery"):
         checkpoint = _read_checkpoint(kernel)
         if checkpoint is not None and checkpoint.directory < kernel.naming.directory_at(flushed - MARGIN):
             _write_checkpoint(kernel, flushed, checkpoint.stamps)
@@ -212,10 +212,9 @@ def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
             else:
                 abandoned.end(t, "rolled_back", "the process died")
         kernel.cache.flush()
-        if not abandoned.segment.open:  # a full disk: then it is looked at again
-            abandoned.segment.settle()
+        abandoned.settle()
     finally:
-        abandoned.segment.release()
+        abandoned.release()
 
 
 def _mode_is(kernel: Kernel, mode: str | None) -> bool:

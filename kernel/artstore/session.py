@@ -13,8 +13,7 @@ from artstore.attr import Attr, checked, timestamp
 from artstore.errors import ArtstoreError, Conflict, DigestMismatch, MalformedRequest, NotFound, TooLarge
 from artstore.ids import now
 from artstore.modes import Operation
-from artstore.spi import Name, Principal, Writer
-from artstore.wal import Intent
+from artstore.spi import Intent, Name, Principal, Writer
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
@@ -95,6 +94,7 @@ class Session:
             with ExitStack() as stack:
                 if self._chosen:
                     stack.enter_context(kernel.locks.file(self._file_id))
+                    stack.enter_context(kernel.wal.exclusive(f"file {self._file_id}"))
                     there = self._present()
                     if there is not None:
                         self.abort("the same file was there already")
@@ -102,7 +102,8 @@ class Session:
                 if self._intent is None:
                     raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
                 stack.enter_context(kernel.element.gate(Operation.UPLOAD))
-                if now() - self._at > SLOW:
+                # Where nodes share the store, no staged file is the trace of an upload.
+                if kernel.backend.capabilities.shared or now() - self._at > SLOW:
                     self._intent.sync()
                 self._writer.publish(sidecar)
                 self._over = True

@@ -1,4 +1,4 @@
-"""The rooms: what a naming, a backend, a cache and an auth must do. Prose plus types.
+"""The rooms: what a naming, a backend, a cache, a log and an auth must do. Prose plus types.
 
 Everything here is synchronous and called from many threads at once. A provider class carries `API` (the
 generation of this file it was written for) and `Settings` (a pydantic model, `extra="forbid"`), and is
@@ -9,10 +9,11 @@ translated once at their edge; any other exception is a bug and is reported as o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -352,6 +353,110 @@ class Cache(Protocol):
 
     def close(self) -> None:
         """Give everything back."""
+
+
+# --- log --------------------------------------------------------------------------------------------------
+
+Status = Literal["pending", "committed", "rolled_back", "failed"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+@dataclass(slots=True, kw_only=True)
+class Transaction:
+    """An intent and its end, as the log tells it. `error` says why it did not commit."""
+
+    id: str
+    operation: str
+    file_id: str | None
+    key: str | None
+    by: str
+    status: Status
+    started: str
+    finished: str | None = None
+    error: str | None = None
+
+
+class Intent(Protocol):
+    """An intent in the hands of the process that opened it; ended once, which never raises.
+
+    When the log cannot be written, or no longer takes the process for alive, the intent stays as it
+    is: recovery looks at it.
+    """
+
+    def commit(self) -> None:
+        """It was done, and the cache knows."""
+
+    def roll_back(self, error: str) -> None:
+        """It failed or was given up, and everything of it was undone."""
+
+    def fail(self, error: str) -> None:
+        """It failed, and what is left of it is for recovery."""
+
+    def sync(self) -> None:
+        """Its opening is durable on return. Raises `Unavailable`, also when it is in other hands by now."""
+
+
+class Abandoned(Protocol):
+    """What one dead process left in the log, held by this one until it is let go."""
+
+    @property
+    def pending(self) -> Sequence[Transaction]:
+        """Not ended."""
+
+    @property
+    def unflushed(self) -> Sequence[Transaction]:
+        """Ended, but perhaps not durable in the cache."""
+
+    def end(self, transaction: Transaction, status: Status, error: str | None = None) -> None:
+        """Say what became of an intent. Never raises: what cannot be said is found again."""
+
+    def settle(self) -> None:
+        """Let go; unless an end could not be said, nothing of it is of concern any more."""
+
+    def release(self) -> None:
+        """Let go as it is. Harmless after `settle`."""
+
+
+class Log(Protocol):
+    """Intents: what was begun, and what became of it. It does not depend on the cache.
+
+    The kernel's own keeps segment files, for the processes of one node. Nodes that share a store need
+    one that they share as well.
+    """
+
+    API: ClassVar[int]
+    Settings: ClassVar[type[BaseModel]]
+
+    def begin(
+        self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, revision: int = 0
+    ) -> Intent:
+        """Open an intent. Raises `StorageFull`, `Unavailable`: then nothing may be done."""
+
+    def marks(self) -> Any:
+        """How far this process has come, to be handed to `flushed` after the cache was flushed."""
+
+    def flushed(self, marks: Any) -> None:
+        """What ended before `marks` was taken is durable in the cache; the old may go."""
+
+    def abandoned(self) -> Iterator[Abandoned]:
+        """What dead processes left. Each is held, and can end nothing any more, before it is given."""
+
+    def transactions(
+        self, *, status: Status | None = None, limit: int = 100, before: str | None = None
+    ) -> list[Transaction]:
+        """The newest `limit` transactions with ids below `before`, newest first."""
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Alone among the nodes that share the log; processes of one node exclude each other already.
+
+        Waits for its turn. Raises `Unavailable`.
+        """
+
+    def check(self) -> None:
+        """Raise `Unavailable` with a sentence unless intents can be opened now."""
+
+    def close(self) -> None:
+        """Leave what is settled settled; the rest is for recovery."""
 
 
 # --- auth -------------------------------------------------------------------------------------------------

@@ -21,36 +21,27 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
 
 from artstore.attr import timestamp
 from artstore.errors import StorageFull, Unavailable
 from artstore.ids import now, uuid7
-
-Status = Literal["pending", "committed", "rolled_back", "failed"]
-STATUSES: tuple[Status, ...] = ("pending", "committed", "rolled_back", "failed")
+from artstore.spi import API, STATUSES, NoSettings, Status, Transaction
 
 _OPEN = ".jsonl"
 _SETTLED = ".settled.jsonl"
 
 
 @dataclass(slots=True, kw_only=True)
-class Transaction:
-    """An intent and its end, as the log tells it. `error` says why it did not commit."""
+class Written(Transaction):
+    """A transaction in a segment. `offset`: where its last record begins."""
 
-    id: str
-    operation: str
-    file_id: str | None
-    key: str | None
-    by: str
-    status: Status
-    started: str
-    finished: str | None = None
-    error: str | None = None
-    offset: int = 0
-    """Where its last record begins."""
+    offset: int
 
 
 class Intent:
@@ -177,8 +168,8 @@ class Abandoned:
     """A dead process's segment, held, with what recovery has to look at."""
 
     segment: Segment
-    pending: list[Transaction] = field(default_factory=list)
-    unflushed: list[Transaction] = field(default_factory=list)
+    pending: list[Written] = field(default_factory=list)
+    unflushed: list[Written] = field(default_factory=list)
 
     def end(self, transaction: Transaction, status: Status, error: str | None = None) -> None:
         record = {"tx": transaction.id, "at": timestamp(now()), "status": status}
@@ -186,9 +177,20 @@ class Abandoned:
             record["error"] = error
         self.segment.end(transaction.id, record)
 
+    def settle(self) -> None:
+        if not self.segment.open:  # a full disk: then it is looked at again
+            self.segment.settle()
+        self.release()
+
+    def release(self) -> None:
+        self.segment.release()
+
 
 class Wal:
-    """The log of one element. `keep_hours` and `max_size` (bytes) bound what is kept of settled segments."""
+    """The log of one node. `keep_hours` and `max_size` (bytes) bound what is kept of settled segments."""
+
+    API: ClassVar[int] = API
+    Settings: ClassVar[type[BaseModel]] = NoSettings
 
     def __init__(
         self, directory: Path, *, keep_hours: float, max_size: int, segment_size: int = 4 << 20
@@ -204,15 +206,13 @@ class Wal:
         self._full: list[Segment] = []
 
     def begin(
-        self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, **more: Any
+        self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, revision: int = 0
     ) -> Intent:
-        """Open an intent. Raises `StorageFull`, `Unavailable`: then nothing may be done."""
         at = now()
         tx = uuid7(at)
-        record = {"tx": tx, "at": timestamp(at), "status": "pending", "op": op}
-        record |= {
-            k: v for k, v in {"file_id": file_id, "key": key, "by": by, **more}.items() if v is not None
-        }
+        told = {"file_id": file_id, "key": key, "by": by, "revision": revision or None}
+        record: dict[str, Any] = {"tx": tx, "at": timestamp(at), "status": "pending", "op": op}
+        record |= {k: v for k, v in told.items() if v is not None}
         with self._lock:  # also while it is written: a segment without an open intent may be settled
             segment = self._writable()
             segment.begin(tx, record)
@@ -242,13 +242,11 @@ class Wal:
             os.close(fd)
 
     def marks(self) -> list[tuple[Segment, int]]:
-        """How far each segment of this process is written, to be handed to `flushed` after a flush."""
         with self._lock:
             segments = [*self._full, *([self._current] if self._current else [])]
             return [(s, s.size) for s in segments]
 
     def flushed(self, marks: list[tuple[Segment, int]]) -> None:
-        """The cache made durable what was committed before `marks` was taken; old segments may end."""
         for segment, upto in marks:
             segment.flushed(upto)
         with self._lock:
@@ -270,7 +268,6 @@ class Wal:
                 continue
 
     def abandoned(self) -> Iterator[Abandoned]:
-        """The segments of dead processes, each held until the caller settles or releases it."""
         for path in sorted(self._directory.glob("*" + _OPEN)):
             if path.name.endswith(_SETTLED):
                 continue
@@ -293,7 +290,6 @@ class Wal:
     def transactions(
         self, *, status: Status | None = None, limit: int = 100, before: str | None = None
     ) -> list[Transaction]:
-        """The newest `limit` transactions with ids below `before`, newest first."""
         newest: list[Transaction] = []
         segments: list[tuple[float, Path]] = []
         for path in self._directory.glob("*" + _OPEN):
@@ -317,8 +313,15 @@ class Wal:
             newest = heapq.nlargest(limit, [*newest, *wanted], key=lambda t: t.id)
         return newest
 
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        yield  # there is no other node
+
+    def check(self) -> None:
+        with self._lock:
+            self._writable()
+
     def close(self) -> None:
-        """Settle what is settled; the rest is read at the next start."""
         with self._lock:
             segments = [*self._full, *([self._current] if self._current else [])]
             self._full, self._current = [], None
@@ -345,9 +348,9 @@ def _hold(fd: int, path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> tuple[list[Transaction], int]:
+def _read(path: Path) -> tuple[list[Written], int]:
     """The transactions of a segment, and how much of it was flushed."""
-    found: dict[str, Transaction] = {}
+    found: dict[str, Written] = {}
     flushed = offset = 0
     with path.open("rb") as lines:
         for line in lines:
@@ -357,7 +360,7 @@ def _read(path: Path) -> tuple[list[Transaction], int]:
                 if "flushed" in record:
                     flushed = int(record["flushed"])
                 elif record["status"] == "pending":
-                    found[record["tx"]] = Transaction(
+                    found[record["tx"]] = Written(
                         id=record["tx"],
                         operation=record["op"],
                         file_id=record.get("file_id"),

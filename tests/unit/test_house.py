@@ -39,7 +39,7 @@ _SEAM = {"artstore.hookspecs", "artstore.spi", "artstore.errors", "artstore.attr
 # The table of arrows. A package may always import itself, and the standard library.
 #
 # One liberty is taken, and written down here rather than hidden: `artstore_http` sees the kernel's nouns
-# themselves (kernel, boot's Node, ids, modes, wal's Transaction), since it is the kernel's caller and not a plugin.
+# themselves (kernel, boot's Node, ids, modes), since it is the kernel's caller and not a plugin.
 # The framework adapters see what they need to be started (`boot`) and the size of a piece (`spi`).
 RULES = {
     "artstore_http": Rule(
@@ -51,7 +51,6 @@ RULES = {
             "artstore.kernel",
             "artstore.modes",
             "artstore.session",
-            "artstore.wal",
         },
         {"pydantic", "python_multipart"},
     ),
@@ -74,7 +73,7 @@ MAKES_PROVIDERS = {"artstore.boot", "artstore.cli", "artstore.testing"}
 # A file past 300 lines hides two nouns. These were looked at; the number is their own ceiling.
 LONG = {
     "kernel/artstore/kernel.py": 340,  # one protocol, read top to bottom
-    "kernel/artstore/spi.py": 450,  # prose
+    "kernel/artstore/spi.py": 520,  # prose
     "kernel/artstore/wal.py": 400,
     "kernel/artstore/cli.py": 320,
 }
