@@ -33,6 +33,9 @@ class Context:
     """The store of an embedded element: only a backend writes here."""
     state: Path
     """What may be deleted while the element is stopped: caches, logs, and keys made on first start."""
+    reading: bool = False
+    """Opened to be looked at, perhaps beside an element that serves: building makes, settles and claims nothing,
+    and nothing that changes anything is called. A cache that is not there yet is `NotFound`."""
 
 
 class NoSettings(BaseModel, extra="forbid"):
@@ -219,6 +222,12 @@ class Backend(Protocol):
 
     def directories(self, since: str = "") -> Iterator[str]:
         """The directories that hold files, sorted, from `since` on (inclusive)."""
+
+    def strays(self) -> Iterator[str]:
+        """What lies in the store where no key leads, such as at its root: never ours, listed for people."""
+
+    def staged(self) -> Iterator[str]:
+        """The keys that processes, live and dead, have under way: what is half there under them is no damage."""
 
     def reap(self) -> Iterator[Settled]:
         """Settle what dead processes left half-done; never touches what a live one holds.

@@ -8,50 +8,25 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
-from artstore.errors import ConfigError, Conflict, Damaged, NotFound, PreconditionFailed, Unavailable
-from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space, Span
+from artstore.errors import ConfigError, Conflict, NotFound, PreconditionFailed, Unavailable
+from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space
 from artstore_local import disk, staging
 from artstore_local.health import Health
 from artstore_local.occupancy import occupy
+from artstore_local.reader import LocalReader
 from artstore_local.staging import Staging, staged_key, staged_name
 from artstore_local.tree import INTERNAL, Tree, split
 from artstore_local.writer import Committer, LocalWriter
 
 _TOMB = "trash"
 _QUARANTINE = "quarantine"
-
-
-class LocalReader:
-    """A data file held open."""
-
-    def __init__(self, fd: int, key: str, path: str) -> None:
-        self._fd = fd
-        self._key = key
-        self.size = os.fstat(fd).st_size
-        # Not /proc/self/fd/N: a server that opens it a moment too late would send whatever N is by then.
-        self.path: str | None = path
-
-    def pieces(self, span: Span) -> Iterator[bytes]:
-        offset, left = span
-        while left:
-            with disk.translated(self._key):
-                piece = os.pread(self._fd, min(left, PIECE), offset)
-            if not piece:
-                raise Damaged(f"The data of {self._key} ends at {offset}, before it should.")
-            yield piece
-            offset += len(piece)
-            left -= len(piece)
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class LocalBackend:
@@ -70,17 +45,20 @@ class LocalBackend:
         root = (settings.root or context.files).absolute()
         self._health = Health()
         try:
-            root.mkdir(mode=0o750, parents=True, exist_ok=True)
-            for name in ("staging", _TOMB, _QUARANTINE):
-                (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
+            if not context.reading:
+                root.mkdir(mode=0o750, parents=True, exist_ok=True)
+                for name in ("staging", _TOMB, _QUARANTINE):
+                    (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
+                disk.fsync_up(root)
             self._tree = Tree(os.fspath(root), self._health)
-            disk.fsync_up(root)
-            self._internal = os.open(root / INTERNAL, disk.DIRECTORY)
-            os.fsync(self._internal)
-            self._trash = os.open(root / INTERNAL / _TOMB, disk.DIRECTORY)
-            self._quarantine = Tree(os.fspath(root / INTERNAL / _QUARANTINE), self._health)
-            self._home = occupy(root, context.home)
-            self._staging = Staging(root)
+            # Not all of them are in a copy that is only looked at: some tools leave empty directories out.
+            self._internal = disk.open_directory(root / INTERNAL, missing=context.reading)
+            self._trash = disk.open_directory(root / INTERNAL / _TOMB, missing=context.reading)
+            self._home = -1
+            if not context.reading:
+                os.fsync(self._internal)
+                self._home = occupy(root, context.home)
+            self._staging = Staging(root, claim=not context.reading)
         except OSError as e:
             raise ConfigError(
                 f"The store {root} cannot be used: {os.strerror(e.errno or 0)}.",
@@ -170,7 +148,7 @@ class LocalBackend:
 
     def tombstones(self) -> Iterator[str]:
         with disk.translated("the trash"):
-            names = os.listdir(self._trash)
+            names = os.listdir(self._trash) if self._trash >= 0 else []
         for name in names:
             key = staged_key(name)
             if key is not None:
@@ -186,11 +164,13 @@ class LocalBackend:
             with disk.translated(key), self._tree.open(directory) as fd:
                 found = [n for n in (name, name + SIDECAR_SUFFIX) if disk.exists(n, fd)]
                 if found:
-                    self._quarantine.make(directory)
-                    with self._quarantine.open(directory) as place:
-                        for n in found:
-                            _move_aside(n, fd, place)
-                        self._health.fsync(place)  # there first: in doubt twice rather than nowhere
+                    aside = Tree(f"{self._path}/{INTERNAL}/{_QUARANTINE}", self._health)
+                    with closing(aside):
+                        aside.make(directory)
+                        with aside.open(directory) as place:
+                            for n in found:
+                                _move_aside(n, fd, place)
+                            self._health.fsync(place)  # there first: in doubt twice rather than nowhere
                     self._health.fsync(fd)
         except NotFound:
             pass
@@ -219,6 +199,14 @@ class LocalBackend:
         with disk.translated("the store"):
             yield from self._tree.directories(since)
 
+    def strays(self) -> Iterator[str]:
+        with disk.translated("the store"):
+            yield from self._tree.strays()
+
+    def staged(self) -> Iterator[str]:
+        with disk.translated("the staging area"):
+            yield from self._staging.keys()
+
     def reap(self) -> Iterator[Settled]:
         with disk.translated("the staging area"):
             yield from staging.reap(self._staging, self._tree)
@@ -228,6 +216,8 @@ class LocalBackend:
             return not any(staging.alive(owner) for owner in self._staging.others())
 
     def record(self, name: str) -> bytes | None:
+        if self._internal < 0:
+            return None
         try:
             with disk.translated(name):
                 # Asked before every change: one stat tells that it is what it was.
@@ -271,9 +261,9 @@ class LocalBackend:
         self._committer.close()
         self._staging.close()
         self._tree.close()
-        self._quarantine.close()
         for fd in (self._internal, self._trash, self._home):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
 
 def _read_small(name: str, dir_fd: int, limit: int) -> bytes:

@@ -55,6 +55,16 @@ def write_all(fd: int, piece: bytes | bytearray | memoryview) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
+def open_directory(path: Path, *, missing: bool = False) -> int:
+    """A descriptor of a directory; -1 when it is not there and may be `missing`."""
+    try:
+        return os.open(path, DIRECTORY)
+    except FileNotFoundError:
+        if missing:
+            return -1
+        raise
+
+
 def create(path: str, dir_fd: int) -> int:
     """A new file, open for writing. Raises `FileExistsError`."""
     return os.open(

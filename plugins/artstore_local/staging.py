@@ -58,16 +58,21 @@ def staged_key(name: str) -> str | None:
 
 
 class Staging:
-    """This process's own staging directory."""
+    """This process's own staging directory; none without `claim`, for a process that only looks."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, claim: bool = True) -> None:
         self._all = root / INTERNAL / "staging"
         self._lock = -1
+        self.owner = ""
+        self._shards: list[int] = []
+        if claim:
+            self._begin()
+
+    def _begin(self) -> None:
         while self._lock < 0:
             self.owner = f"{os.getpid()}-{secrets.token_hex(6)}"
             self.path = self._all / self.owner
             self._lock = self._claim()
-        self._shards = []
         for n in range(SHARDS):
             (self.path / str(n)).mkdir(mode=0o750)
             self._shards.append(os.open(self.path / str(n), disk.DIRECTORY))
@@ -100,6 +105,19 @@ class Staging:
         except FileNotFoundError:
             return
         yield from (p for p in found if p.name != self.owner and p.is_dir() and not p.is_symlink())
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all that is staged as a new file, by whomever."""
+        for owner in (*self.others(), *([self.path] if self._lock >= 0 else [])):
+            for shard in range(SHARDS):
+                try:
+                    names = os.listdir(owner / str(shard))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                for name in names:
+                    key = None if name.startswith(UPDATE) else staged_key(name)
+                    if key is not None:
+                        yield key
 
     def close(self) -> None:
         """Remove what is empty and let the lock go; what is not empty is for a reaper."""

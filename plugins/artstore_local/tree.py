@@ -16,6 +16,8 @@ from artstore_local import disk
 from artstore_local.health import Health
 
 INTERNAL = ".artstore"
+_FSCK = "lost+found"
+"""At the root of a volume, for nobody but fsck."""
 _NOWHERE = frozenset({"", ".", ".."})
 
 
@@ -91,9 +93,13 @@ class Tree:
         """What lies in `directory`, by key."""
         try:
             with self.open(directory) as fd, os.scandir(fd) as entries:
-                names = {e.name for e in entries if not e.is_dir(follow_symlinks=False)}
+                places = {e.name: e.is_dir(follow_symlinks=False) for e in entries}
         except FileNotFoundError:
             return
+        names = {n for n, is_dir in places.items() if not is_dir}
+        # A directory where data or a sidecar should be belongs to its other half; any other is a place of its own.
+        halves = {n + SIDECAR_SUFFIX for n in names} | {n.removesuffix(SIDECAR_SUFFIX) for n in names}
+        names |= halves & places.keys()
         keys = {n.removesuffix(SIDECAR_SUFFIX) for n in names}
         for name in keys:
             yield Entry(key=f"{directory}/{name}", data=name in names, sidecar=name + SIDECAR_SUFFIX in names)
@@ -107,8 +113,12 @@ class Tree:
             return
         try:
             fd = os.open(directory or ".", disk.DIRECTORY, dir_fd=self.root)
-        except OSError:  # removed meanwhile, or a link: neither holds files of ours
-            return
+        except OSError as e:
+            # Removed meanwhile, or a link: neither holds files of ours. One that cannot be read may: whoever
+            # passed over it would take its files for lost.
+            if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) or directory == _FSCK:
+                return
+            raise disk.translate(e, directory) from e
         try:
             with os.scandir(fd) as found:
                 entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found)
@@ -119,6 +129,12 @@ class Tree:
         for name, is_dir in entries:
             if is_dir and not (directory == "" and name == INTERNAL):
                 yield from self._below(f"{directory}/{name}" if directory else name, since)
+
+    def strays(self) -> Iterator[str]:
+        """What lies in the root and is no directory."""
+        with os.scandir(self.root) as found:
+            names = sorted(e.name for e in found if not e.is_dir(follow_symlinks=False))
+        yield from names
 
     def close(self) -> None:
         if self.root >= 0:

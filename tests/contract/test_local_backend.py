@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from artstore.attr import SIDECAR_SUFFIX
-from artstore.errors import Conflict, Damaged, NotFound, StorageFull, Unavailable
+from artstore.errors import ConfigError, Conflict, Damaged, NotFound, StorageFull, Unavailable
+from artstore.spi import Context
 from artstore.testing import make_context
 from artstore.testing.backend import DATA, HOUR, KEY, SIDECAR, entries, get, key, put
 from artstore_local import disk
@@ -566,3 +567,110 @@ def test_a_batch_that_was_given_up_acknowledges_nobody(
     assert "published" not in ends
     assert "Unavailable" in ends
     assert not [e for e in backend.scan(HOUR) if e.sidecar]
+
+
+# --- looking only ---
+
+
+def contents(root: Path) -> dict[str, tuple[int, int, bytes]]:
+    """All that lies below `root`, with times and bytes."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        seen = path.lstat()
+        found[str(path)] = (seen.st_ino, seen.st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+    return found
+
+
+def looking(home: Path) -> LocalBackend:
+    context = Context(home=home, files=home / "files", state=home / "state", reading=True)
+    return LocalBackend(LocalBackend.Settings(), context)
+
+
+def test_looking_changes_nothing(tmp_path: Path, open_: Open) -> None:
+    backend = open_()
+    put(backend, key(1))
+    put(backend, key(2))
+    backend.entomb(key(2))
+    writer = backend.create(key(3))
+    backend.put_record("element.json", b"{}")
+    before = contents(tmp_path)
+    looker = looking(tmp_path)
+    assert entries(looker) == {key(1): (True, True), key(2): (True, False)}
+    assert (list(looker.tombstones()), list(looker.staged())) == ([key(2)], [key(3)])
+    assert (looker.record("element.json"), looker.sidecar(key(1)), get(looker, key(1))) == (
+        b"{}",
+        SIDECAR,
+        DATA,
+    )
+    looker.close()
+    assert contents(tmp_path) == before
+    writer.publish(SIDECAR)
+
+
+def test_looking_at_a_copy_without_its_empty_directories(
+    tmp_path: Path, files: Path, backend: LocalBackend
+) -> None:
+    put(backend)
+    backend.close()
+    shutil.rmtree(files / ".artstore")
+    looker = looking(tmp_path)
+    assert list(looker.directories()) == [HOUR]
+    assert (looker.record("element.json"), list(looker.tombstones()), list(looker.staged())) == (None, [], [])
+    looker.close()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        looking(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_names_at_the_root_are_strays(backend: LocalBackend, files: Path) -> None:
+    (files / "README").write_text("ours is not")
+    (files / "2025").symlink_to("/etc")
+    (files / "empty").mkdir()
+    assert sorted(backend.strays()) == ["2025", "README"]
+    assert list(backend.directories()) == []
+
+
+@pytest.mark.parametrize("suffix", ["", SIDECAR_SUFFIX])
+def test_a_directory_in_place_of_one_half_is_that_half(
+    backend: LocalBackend, files: Path, suffix: str
+) -> None:
+    put(backend)
+    (files / (KEY + suffix)).unlink()
+    (files / (KEY + suffix)).mkdir()
+    (files / HOUR / "subdirectory").mkdir()
+    assert entries(backend) == {KEY: (True, True)}
+    with pytest.raises(Damaged):
+        backend.sidecar(KEY) if suffix else backend.read(KEY)
+    backend.quarantine(KEY)
+    assert entries(backend) == {}
+
+
+UNREADABLE = """
+import os, sys
+from artstore_local.health import Health
+from artstore_local.tree import Tree
+tree = Tree(sys.argv[1], Health())
+if os.getuid() == 0:
+    os.setuid(65534)
+print(*tree.directories(""))
+"""
+
+
+def test_a_directory_that_cannot_be_read_is_not_taken_for_empty(backend: LocalBackend, files: Path) -> None:
+    put(backend)
+    (files / "lost+found").mkdir(mode=0)
+
+    def walk() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", UNREADABLE, str(files)], capture_output=True, text=True, check=False
+        )
+
+    for directory in (files / "2025", *(files / "2025").rglob("*")):
+        directory.chmod(0o755)
+    (files / "2025" / "01" / "11" / "15").chmod(0o755)
+    assert walk().stdout == f"{HOUR}\n"
+    (files / HOUR).chmod(0)
+    ended = walk()
+    (files / HOUR).chmod(0o755)
+    assert ended.returncode == 1
+    assert f"The disk failed at {HOUR}: Permission denied." in ended.stderr

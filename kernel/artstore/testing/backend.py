@@ -647,6 +647,16 @@ class BackendSuite:
         self.assert_nothing(backend)
         assert entries(backend) == {KEY: (True, True), key(1): (True, True)}
 
+    def test_what_is_under_way_is_told(self, backend: Backend) -> None:
+        put(backend, key(1))
+        writer, given_up = backend.create(key(2)), backend.create(key(3))
+        writer.write(DATA)
+        given_up.abort()
+        assert list(backend.staged()) in ([key(2)], [key(2), key(2)])
+        writer.publish(SIDECAR)
+        assert list(backend.staged()) == []
+        assert list(backend.strays()) == []
+
     def test_what_is_under_way_in_this_process_is_not_reaped(self, backend: Backend) -> None:
         writer = backend.create(KEY)
         writer.write(DATA)

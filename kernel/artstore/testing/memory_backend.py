@@ -201,6 +201,14 @@ class MemoryBackend:
             found = {key.rpartition("/")[0] for key in store.data.keys() | store.sidecars.keys()}
         yield from sorted(directory for directory in found if directory >= since)
 
+    def strays(self) -> Iterator[str]:
+        yield from ()
+
+    def staged(self) -> Iterator[str]:
+        with self.opened() as store:
+            keys = [key for owner in store.staged.values() for key in owner]
+        yield from keys
+
     def reap(self) -> Iterator[Settled]:
         with self.opened() as store:
             dead = store.staged.keys() - store.alive
