@@ -159,19 +159,19 @@ class Attr(BaseModel):
         """Where the data lies in a backend."""
         return f"{self.storage_path}/{self.storage_filename}"
 
-    def encode(self) -> bytes:
-        """The sidecar: UTF-8 JSON, indented where that fits. Raises `InvalidField` past 4,096 bytes."""
+    def encode(self, limit: int = SIDECAR_LIMIT) -> bytes:
+        """The sidecar: UTF-8 JSON, indented where that fits. Raises `InvalidField` past `limit` bytes."""
         try:
             sidecar = self.model_dump_json(indent=2).encode()
-            if len(sidecar) > SIDECAR_LIMIT:
+            if len(sidecar) > limit:
                 sidecar = self.model_dump_json().encode()
         except (PydanticSerializationError, UnicodeEncodeError) as e:
             raise InvalidField("metadata", f"Metadata cannot be written as UTF-8 JSON: {e}.") from None
-        if len(sidecar) > SIDECAR_LIMIT:
+        if len(sidecar) > limit:
             raise InvalidField(
                 "metadata",
                 f"Name, description, tags and metadata need {len(sidecar)} bytes together; "
-                f"{SIDECAR_LIMIT} is the limit of {SIDECAR_SUFFIX}.",
+                f"{limit} is the limit of {SIDECAR_SUFFIX}.",
             )
         return sidecar
 

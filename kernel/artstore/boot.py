@@ -7,7 +7,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,9 @@ def context(configuration: Configuration) -> Context:
     return made
 
 
-def provider_settings(role: str, configuration: Configuration, registry: Registry) -> BaseModel:
-    """The settings of the provider chosen for a role, checked. Raises `ConfigError`, `PluginError`."""
+def provider_settings(role: str, configuration: Configuration, registry: Registry) -> dict[str, BaseModel]:
+    """The providers chosen for a role by name, each before the one that it wraps (`inner`), with their settings,
+    checked. Raises `ConfigError`, `PluginError`."""
     chosen: Role = getattr(configuration.settings, role)
     offered = {o.provider.name for o in registry.offers if o.role == role}
     for name in chosen.tables():
@@ -122,17 +123,40 @@ def provider_settings(role: str, configuration: Configuration, registry: Registr
                 place=f"[{role}.{name}]",
                 cure=suggestion(name, offered),
             )
-    model: type[BaseModel] = registry.choose(role, chosen.use).Settings
-    return validate(model, chosen.table(chosen.use), configuration.sources, f"{role}.{chosen.use}")
+    found: dict[str, BaseModel] = {}
+    name, place = chosen.use, role
+    while True:
+        if name in found:
+            raise ConfigError(
+                f"A {role} cannot wrap itself: {' -> '.join([*found, name])}.",
+                place=place,
+                cure=f"Name the {role} that keeps the files in the end.",
+            )
+        model: type[BaseModel] = registry.choose(role, name, place=place).Settings
+        found[name] = validate(model, chosen.table(name), configuration.sources, f"{role}.{name}")
+        if "inner" not in model.model_fields:
+            return found
+        name, place = found[name].inner, f"{role}.{name}.inner"  # type: ignore[attr-defined]
 
 
 def build(role: str, configuration: Configuration, registry: Registry, told: Context) -> Any:
-    """The provider chosen for a role, built. Raises `ConfigError`, `PluginError`, `Unavailable`."""
-    name = getattr(configuration.settings, role).use
+    """The provider chosen for a role, and those that it wraps, built. Raises `ConfigError`, `PluginError`,
+    `Unavailable`."""
     settings = provider_settings(role, configuration, registry)
-    provider = registry.choose(role, name)
+    built: Any = None
+    for name in reversed(settings):
+        try:
+            built = _build(role, name, settings[name], registry, replace(told, inner=built))
+        except BaseException:
+            if built is not None:
+                built.close()
+            raise
+    return built
+
+
+def _build(role: str, name: str, settings: BaseModel, registry: Registry, told: Context) -> Any:
     try:
-        return provider(settings, told)
+        return registry.choose(role, name)(settings, told)
     except (ConfigError, Unavailable):
         raise
     except Exception as e:

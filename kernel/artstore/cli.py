@@ -198,8 +198,8 @@ def _config(args: argparse.Namespace) -> int:
         return OK
     shown = configuration.settings.model_dump(mode="json", exclude=set(ROLES))
     for role, settings in chosen.items():
-        use = getattr(configuration.settings, role).use
-        shown[role] = {"use": use, use: settings.model_dump(mode="json")}
+        tables = {name: below.model_dump(mode="json") for name, below in settings.items()}
+        shown[role] = {"use": getattr(configuration.settings, role).use} | tables
     if args.json:
         print(json.dumps({"home": str(configuration.home), "settings": shown}, indent=2))
         return OK

@@ -237,7 +237,7 @@ class Kernel:
             attr = revised(old, change(old), now())
             if attr == old.model_copy(update={"revision": attr.revision, "updated_at": attr.updated_at}):
                 return old
-            sidecar = attr.encode()
+            sidecar = attr.encode(self.backend.capabilities.sidecar_limit)
             intent = self.wal.begin(
                 "update", by=by.name, file_id=file_id, key=old.key, revision=attr.revision
             )

@@ -115,9 +115,12 @@ class Registry:
             raise
         self.offers += offers
 
-    def choose(self, role: str, name: str) -> type[Any]:
-        """The class behind the provider `name` of a role. Raises `PluginError` with the cure."""
-        offer = self.offer(role, name)
+    def choose(self, role: str, name: str, *, place: str = "") -> type[Any]:
+        """The class behind the provider `name` of a role. Raises `PluginError` with the cure.
+
+        `place`: the setting that names it, unless that is the role's own.
+        """
+        offer = self.offer(role, name, place=place)
         module_name, _, class_name = offer.provider.target.partition(":")
         try:
             provider = getattr(importlib.import_module(module_name), class_name)
@@ -138,7 +141,7 @@ class Registry:
         self._check_class(offer, provider)
         return provider  # type: ignore[no-any-return]
 
-    def offer(self, role: str, name: str) -> Offer:
+    def offer(self, role: str, name: str, *, place: str = "") -> Offer:
         """The one offer of that name. Raises `PluginError` when there is none, or more than one."""
         found = [o for o in self.offers if o.role == role and o.provider.name == name]
         if not found:
@@ -146,7 +149,7 @@ class Registry:
             broken = [f"{p.name} is broken ({p.problem})" for p in self.plugins if p.status == "broken"]
             raise PluginError(
                 "; ".join([f"Nothing offers a {role} '{name}'", *broken]) + ".",
-                place=role,
+                place=place or role,
                 cure=suggestion(name, names),
             )
         if len(found) > 1:

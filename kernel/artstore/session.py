@@ -90,7 +90,7 @@ class Session:
             }
             texts = {"description": description, "tags": tags, "metadata": metadata or {}}
             attr = checked(self._draft.model_dump() | fields | texts)
-            sidecar = attr.encode()
+            sidecar = attr.encode(kernel.backend.capabilities.sidecar_limit)
             with ExitStack() as stack:
                 if self._chosen:
                     stack.enter_context(kernel.locks.file(self._file_id))

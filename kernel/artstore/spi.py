@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runti
 
 from pydantic import BaseModel
 
-from artstore.attr import Attr
+from artstore.attr import SIDECAR_LIMIT, Attr
 
 API = 1
 PIECE = 1 << 20
@@ -36,6 +36,8 @@ class Context:
     reading: bool = False
     """Opened to be looked at, perhaps beside an element that serves: building makes, settles and claims nothing,
     and nothing that changes anything is called. A cache that is not there yet is `NotFound`."""
+    inner: Any = None
+    """The provider that this one wraps, and closes: one whose settings have a field `inner` (its name) is given it."""
 
 
 class NoSettings(BaseModel, extra="forbid"):
@@ -117,6 +119,8 @@ class Capabilities:
     """A reader sees the old sidecar or the new one, whole."""
     shared: bool
     """Several machines may serve this store at once."""
+    sidecar_limit: int = SIDECAR_LIMIT
+    """Bytes that a sidecar may have; fewer than 4,096 where a wrapper keeps something of its own in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,15 @@ import textwrap
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from artstore.errors import PluginError
+from artstore.boot import build
+from artstore.errors import ConfigError, PluginError
 from artstore.plugins import Registry
-from artstore.testing import make_attr
+from artstore.settings import Configuration, Settings
+from artstore.testing import make_attr, make_context
 
 OFFER = """
     from artstore.hookspecs import Provider, hookimpl
@@ -227,3 +230,74 @@ def test_every_listener_hears_whatever_the_others_do(
 
 def test_nobody_listens_here() -> None:
     assert not Registry().has_listeners
+
+
+WRAPPERS = """
+    from artstore.hookspecs import Provider, hookimpl
+    from pydantic import BaseModel
+    closed = []
+    @hookimpl
+    def artstore_backends():
+        names = {"outer": "Wrapper", "twin": "Wrapper", "core": "Core", "stiff": "Stiff"}
+        return [Provider(name=n, target=f"{module}:{c}", summary="s") for n, c in names.items()]
+    class Core:
+        API = 1
+        class Settings(BaseModel, extra="forbid"):
+            root: str = "here"
+        def __init__(self, settings, context):
+            self.settings, self.inner = settings, context.inner
+        def close(self):
+            closed.append("core")
+    class Wrapper(Core):
+        class Settings(BaseModel, extra="forbid"):
+            inner: str = "core"
+    class Stiff(Wrapper):
+        def __init__(self, settings, context):
+            raise ValueError("no")
+"""
+
+
+@pytest.fixture
+def wrap(place: Path, install: Install) -> Callable[..., Any]:
+    install("acme", WRAPPERS)
+
+    def wrap(settings: dict[str, Any]) -> Any:
+        configuration = Configuration(
+            home=place, file=None, settings=Settings.model_validate({"backend": settings})
+        )
+        return build("backend", configuration, load(place), make_context(place / "home"))
+
+    return wrap
+
+
+def test_a_wrapper_is_given_what_it_wraps(wrap: Callable[..., Any]) -> None:
+    built = wrap({"use": "twin", "twin": {"inner": "outer"}, "core": {"root": "there"}})
+    assert type(built).__name__ == type(built.inner).__name__ == "Wrapper"
+    assert built.inner.inner.settings.root == "there"
+    assert built.inner.inner.inner is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "at", "told"),
+    [
+        ({"use": "outer", "outer": {"inner": "outer"}}, "backend.outer.inner", "outer -> outer"),
+        ({"use": "outer", "outer": {"inner": "twin"}, "twin": {"inner": "outer"}},
+         "backend.twin.inner", "outer -> twin -> outer"),
+        ({"use": "outer", "outer": {"inner": "cor"}}, "backend.outer.inner", "Did you mean 'core'?"),
+        ({"use": "outer", "core": {"rot": "x"}}, "backend.core.rot", "Did you mean 'root'?"),
+        ({"use": "outer", "outer": {"iner": "x"}}, "backend.outer.iner", "Did you mean 'inner'?"),
+    ],
+)  # fmt: skip
+def test_a_wrapper_that_wraps_nothing_sound_is_refused(
+    wrap: Callable[..., Any], settings: dict[str, Any], at: str, told: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        wrap(settings)
+    assert caught.value.place == at
+    assert told in str(caught.value)
+
+
+def test_what_was_to_be_wrapped_is_closed_when_its_wrapper_fails(wrap: Callable[..., Any]) -> None:
+    with pytest.raises(PluginError, match="ValueError: no"):
+        wrap({"use": "stiff"})
+    assert sys.modules["acme_module"].closed == ["core"]
