@@ -73,7 +73,7 @@ MAKES_PROVIDERS = {"artstore.boot", "artstore.cli", "artstore.testing"}
 # A file past 300 lines hides two nouns. These were looked at; the number is their own ceiling.
 LONG = {
     "kernel/artstore/kernel.py": 340,  # one protocol, read top to bottom
-    "kernel/artstore/spi.py": 520,  # prose
+    "kernel/artstore/spi.py": 620,  # prose
     "kernel/artstore/wal.py": 400,
     "kernel/artstore/cli.py": 320,
 }
