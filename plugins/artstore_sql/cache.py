@@ -17,8 +17,9 @@ from sqlalchemy.exc import ArgumentError
 from artstore.attr import Attr
 from artstore.errors import ConfigError, Unavailable
 from artstore.spi import Context, Page, Position, Query, Totals
+from artstore_sql.lock import Alive
 from artstore_sql.mounts import UNSAFE, file_system
-from artstore_sql.opening import open_database
+from artstore_sql.opening import look_into, open_database
 from artstore_sql.schema import create, drop, has_trigram
 from artstore_sql.search import possible, statement
 from artstore_sql.sqlite import Sqlite
@@ -55,9 +56,14 @@ class SqlCache:
     def __init__(self, settings: SqlSettings, context: Context) -> None:
         path = _path(settings.url, context)
         self._tables = Tables(settings.table_prefix)
-        self._database = Sqlite(path, settings.timeout)
-        trigram = self.trigram and has_trigram()
-        self._alive, self._indexed = open_database(self._database, self._tables, trigram=trigram)
+        self._database = Sqlite(path, settings.timeout, reading=context.reading)
+        self._alive: Alive | None = None
+        self._indexed = False
+        if context.reading:
+            look_into(self._database, self._tables)
+        else:
+            trigram = self.trigram and has_trigram()
+            self._alive, self._indexed = open_database(self._database, self._tables, trigram=trigram)
         self._writer = Writer(self._database, settings.timeout)
         self._upserting = _upserting(self._tables)
         self._closed = False
@@ -153,7 +159,8 @@ class SqlCache:
             self._closed = True
             self._writer.close()
             self._database.close()
-            self._alive.close()
+            if self._alive is not None:
+                self._alive.close()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

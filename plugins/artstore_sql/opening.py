@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, select
 
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, NotFound, Unavailable
 from artstore_sql.lock import Alive
 from artstore_sql.schema import create, drop
 from artstore_sql.sqlite import Sqlite, is_broken
@@ -61,6 +61,18 @@ def open_database(database: Sqlite, tables: Tables, *, trigram: bool) -> tuple[A
             raise
         finally:
             database.disconnect()
+
+
+def look_into(database: Sqlite, tables: Tables) -> None:
+    """Make sure that the file can be read as it is. Raises `NotFound` when there is none, `Unavailable`."""
+    if not database.path.exists():
+        raise NotFound(f"There is no cache {database.path} yet.")
+    if database.doubt.exists():
+        raise Unavailable(f"The cache {database.path} is in doubt: the next start makes it anew.")
+    with database.reading() as connection:
+        schema = _meta(connection, tables).get("schema", "")
+    if schema != str(SCHEMA):
+        raise Unavailable(f"The cache {database.path} has schema {schema!r}, not {SCHEMA}.")
 
 
 class _Useless(Exception):

@@ -28,7 +28,16 @@ _STEPS = 10_000
 """Of SQLite's machine, between two looks at the clock: a millisecond or so."""
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-Identity = tuple[int, int]
+_READING = ("mmap_size=0", "cache_size=-8192", "temp_store=MEMORY")
+_WRITING = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "wal_autocheckpoint=0",
+    f"journal_size_limit={LONG_WAL}",
+    "secure_delete=OFF",
+)
+
+Identity = tuple[int, int, bool]
 
 
 class BadData(Unavailable):
@@ -44,8 +53,9 @@ class Sqlite:
     that under its own lock of the whole file, with nobody else connected.)
     """
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(self, path: Path, timeout: float, *, reading: bool = False) -> None:
         self.path = path
+        self._looks = reading
         self.doubt = path.with_name(f"{path.name}.doubt")
         """Its presence condemns the database: the next to open it puts it aside."""
         self._wal = path.with_name(f"{path.name}-wal")
@@ -149,6 +159,8 @@ class Sqlite:
 
     def condemn(self, why: str) -> None:
         """Have the database put aside at the next start."""
+        if self._looks:  # who only looks may have met a file that was being written
+            return
         log.error("the cache %s is to be rebuilt at the next start: %s", self.path, why)
         try:
             self.doubt.touch()
@@ -195,25 +207,18 @@ class Sqlite:
     # --- connections ---
 
     def _connect(self) -> sqlite3.Connection:
+        # mode=rw: a database deleted under us is an error, not an empty one without tables. Who only looks makes
+        # no file beside it either, which mode=ro would as long as nobody else has it open.
+        mode = "mode=rw" if not self._looks else "immutable=1" if self._at_rest() else "mode=ro"
         connection = sqlite3.connect(
-            # mode=rw: a database deleted under us is an error, not an empty one without tables.
-            f"{self.path.as_uri()}?mode=rw",
+            f"{self.path.as_uri()}?{mode}",
             uri=True,
             timeout=self._timeout,
             isolation_level=None,
             check_same_thread=False,
         )
         try:
-            for pragma in (
-                "journal_mode=WAL",
-                "synchronous=NORMAL",
-                "wal_autocheckpoint=0",
-                f"journal_size_limit={LONG_WAL}",
-                "mmap_size=0",
-                "cache_size=-8192",
-                "temp_store=MEMORY",
-                "secure_delete=OFF",
-            ):
+            for pragma in (*(() if self._looks else _WRITING), *_READING):
                 connection.execute(f"PRAGMA {pragma}").close()
         except BaseException:
             connection.close()
@@ -230,7 +235,14 @@ class Sqlite:
 
     def _identity(self) -> Identity:
         status = self.path.stat()
-        return status.st_dev, status.st_ino
+        return status.st_dev, status.st_ino, self._looks and self._at_rest()
+
+    def _at_rest(self) -> bool:
+        """Whether the database file says everything: nobody has it open, and nobody fell."""
+        try:
+            return self._wal.stat().st_size == 0
+        except FileNotFoundError:
+            return True
 
 
 def _begin(connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy import text
 
-from artstore.errors import ConfigError, InvalidField, Unavailable
+from artstore.errors import ConfigError, InvalidField, NotFound, Unavailable
 from artstore.spi import Context, Position, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, ids, pages
@@ -704,3 +705,61 @@ def test_directories_cost_what_there_are_not_how_many_files(opened: Open, path: 
     )
     assert "files_storage_path (storage_path=? AND rowid>?)" in str(plan)
     assert "TEMP B-TREE" not in str(plan)
+
+
+def looking(home: Path) -> SqlCache:
+    return SqlCache(SqlCache.Settings(), Context(home=home, files=home, state=home / "state", reading=True))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in directory.iterdir()}
+
+
+def test_looking_leaves_everything_as_it_was(opened: Open, path: Path, tmp_path: Path) -> None:
+    attr, later = make_attr(), make_attr(storage_path="2025/01/11/16")
+    cache = opened()
+    cache.put([attr])
+    cache.close()
+    before = contents(path.parent)
+    looker = looking(tmp_path)
+    assert dict(looker.rows(attr.storage_path)) == {attr.file_id: attr}
+    assert contents(path.parent) == before
+    served = opened()
+    served.put([later])  # an element that starts meanwhile is seen, too
+    assert list(looker.directories()) == [attr.storage_path, later.storage_path]
+    assert looker.totals() == Totals(2, 24)
+    looker.close()
+    served.put([make_attr()])
+    assert served.totals().files == 3
+
+
+def test_looking_at_what_a_fallen_process_left(opened: Open, path: Path, tmp_path: Path) -> None:
+    cache, attr = opened(), make_attr()
+    cache.put([attr])
+    state = tmp_path / "fallen" / "state"
+    shutil.copytree(path.parent, state)
+    (state / "cache.db-shm").unlink()
+    before = contents(state)
+    assert before["cache.db-wal"]
+    looker = looking(tmp_path / "fallen")
+    assert dict(looker.rows(attr.storage_path)) == {attr.file_id: attr}
+    looker.close()
+    after = contents(state)
+    del after["cache.db-shm"]
+    assert after == before
+
+
+def test_looking_at_no_cache_or_a_useless_one(opened: Open, path: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        looking(tmp_path)
+    assert not path.exists()
+    path.parent.mkdir()
+    path.write_bytes(b"nonsense" * 1000)
+    with pytest.raises(Unavailable):
+        looking(tmp_path)
+    assert contents(path.parent) == {"cache.db": b"nonsense" * 1000}
+    path.unlink()
+    opened().close()
+    raw(path, "UPDATE meta SET value = '999' WHERE name = 'schema'")
+    with pytest.raises(Unavailable, match="999"):
+        looking(tmp_path)
