@@ -74,7 +74,10 @@ class Naming(Protocol):
     """Makes names that people can read, and finds its way back from them. Pure: no I/O."""
 
     API: ClassVar[int]
-    Settings: ClassVar[type[BaseModel]]
+
+    # A property, so that a class within the class fits; a plain attribute would have to be settable.
+    @property
+    def Settings(self) -> type[BaseModel]: ...
 
     def name(self, *, file_id: str, original_filename: str, username: str, at: datetime) -> Name:
         """The name of a new file; with `.attr.json` behind it never over 230 bytes. Never raises on text."""
@@ -178,7 +181,10 @@ class Backend(Protocol):
     """
 
     API: ClassVar[int]
-    Settings: ClassVar[type[BaseModel]]
+
+    @property
+    def Settings(self) -> type[BaseModel]: ...
+
     capabilities: Capabilities
 
     def create(self, key: str) -> Writer:
@@ -319,7 +325,9 @@ class Cache(Protocol):
     """
 
     API: ClassVar[int]
-    Settings: ClassVar[type[BaseModel]]
+
+    @property
+    def Settings(self) -> type[BaseModel]: ...
 
     def put(self, attrs: Sequence[Attr]) -> None:
         """Insert or replace rows by `file_id`; a row of a newer revision stays. Readers see it on return."""
@@ -504,7 +512,9 @@ class Auth(Protocol):
     """Tells who a bearer token speaks for."""
 
     API: ClassVar[int]
-    Settings: ClassVar[type[BaseModel]]
+
+    @property
+    def Settings(self) -> type[BaseModel]: ...
 
     def authenticate(self, token: str) -> Principal:
         """The caller. Raises `Unauthorized` (a sentence for the caller, no secrets), `Unavailable`."""

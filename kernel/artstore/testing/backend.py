@@ -1,21 +1,43 @@
-"""What every backend must do: subclass `BackendSuite`, override `backend` and `plant`, run pytest.
+"""What every backend must do: subclass `BackendSuite`, override `backend`, run pytest.
 
-Override `reopen` where a store outlives the process, and `neighbour` where two may work on one store at once.
+Override `plant` where a stranger can write to the store past the backend, `reopen` where a store outlives the
+process, `neighbour` where two may work on one store at once, and `unplug` where it can be made not to answer.
+What `capabilities` claim has to be shown: `durable` needs `reopen`, `shared` needs `neighbour`.
+
+What the suite sees of durability: where the files of the store lie below `tmp_path`, every `os.fsync` and
+`os.fdatasync` of this process, and from them what a power cut would leave at each moment (`power.py`). Syncs that
+a library does in C (SQLite, LMDB), O_SYNC, and servers elsewhere it cannot see: there it only opens the store again.
 """
 
 from __future__ import annotations
 
+import errno
 import random
+import sys
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from artstore.errors import ArtstoreError, Conflict, Damaged, NotFound, PreconditionFailed
+from artstore.errors import (
+    ArtstoreError,
+    Conflict,
+    Damaged,
+    NotFound,
+    PreconditionFailed,
+    Refused,
+    StorageFull,
+    Unavailable,
+)
 from artstore.spi import API, PIECE, Backend, Capabilities, Entry, Span
+from artstore.testing.power import Disk, failing
+
+Plant = Callable[[str, bytes | None, bytes | None], None]
 
 HOUR = "2025/01/11/15"
 KEY = f"{HOUR}/report_ivanov_20250111T153045_a1b2c3d4.pdf"
@@ -34,6 +56,7 @@ ODD = [
     "flat/report.pdf",
     "a, b,,c/d,e/Ордер №1/report.pdf",
 ]
+CHANGES = ["publish", "replace_sidecar", "entomb", "put_record"]
 NOWHERE = ["../report.pdf", "2025/../../report.pdf", "/etc/passwd", f"{HOUR}/..", f"{HOUR}//report.pdf"]
 
 
@@ -82,8 +105,27 @@ def together(n: int, step: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(run, range(n)))
 
 
+def state(backend: Backend) -> tuple[bytes | None, bytes | None, list[str], bytes | None]:
+    """Sidecar, data, tombstones and record, as far as they are there."""
+    try:
+        sidecar = backend.sidecar(KEY)
+    except NotFound:
+        sidecar = None
+    try:
+        data = get(backend)
+    except NotFound:
+        data = None
+    return sidecar, data, sorted(backend.tombstones()), backend.record("element.json")
+
+
 class BackendSuite:
     """The promises of `artstore.spi.Backend`, `Writer` and `Reader`, sentence by sentence."""
+
+    eventual: ClassVar[float] = 0.0
+    """Seconds by which listings (`scan`, `directories`, `tombstones`) may lag; what is asked by its key never lags."""
+
+    unseen_syncs: ClassVar[bool] = False
+    """The store is below `tmp_path`, and is synced by a library in C: no power cut can be shown."""
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -91,13 +133,19 @@ class BackendSuite:
         raise NotImplementedError("override this fixture: return the backend under test")
 
     @pytest.fixture
-    def plant(self) -> Callable[[str, bytes | None, bytes | None], None]:
-        """Puts data and a sidecar (or only one of them) under a key, past the backend, as a stranger would."""
-        raise NotImplementedError("override this fixture: return a function (key, data, sidecar)")
+    def plant(self) -> Plant | None:
+        """Puts data and a sidecar (or only one of them) under a key, past the backend, as a stranger would.
+
+        None where nobody could.
+        """
+        return None
 
     @pytest.fixture
     def reopen(self) -> Callable[[], Backend] | None:
-        """Ends `backend` as death would and opens its store again; None for a store that dies with it."""
+        """Ends `backend` as death would and opens its store again; None for a store that dies with it.
+
+        May be called again once the backend it gave was closed.
+        """
         return None
 
     @pytest.fixture
@@ -105,10 +153,32 @@ class BackendSuite:
         """Opens the store of `backend` once more, beside it; None where that cannot be."""
         return None
 
+    @pytest.fixture
+    def unplug(self) -> Callable[[], None] | None:
+        """Makes what is behind `backend` stop answering: a server that ends, a disk that goes. None: it cannot."""
+        return None
+
+    def told(self, look: Callable[[], Any], wanted: Any) -> None:
+        """Fail unless a listing says what it should, within `eventual` seconds."""
+        ends = time.monotonic() + self.eventual
+        while (seen := look()) != wanted and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert seen == wanted
+
+    def listed(self, backend: Backend, wanted: dict[str, tuple[bool, bool]], directory: str = HOUR) -> None:
+        """Fail unless `directory` holds exactly `wanted`: key -> (data, sidecar)."""
+        self.told(lambda: entries(backend, directory), wanted)
+
+    def directories(self, backend: Backend, wanted: list[str], since: str = "") -> None:
+        self.told(lambda: list(backend.directories(since)), wanted)
+
+    def tombstones(self, backend: Backend, wanted: list[str]) -> None:
+        self.told(lambda: sorted(backend.tombstones()), wanted)
+
     def assert_nothing(self, backend: Backend, key: str = KEY) -> None:
         """No trace of `key`, and its place is free."""
         directory = key.rpartition("/")[0]
-        assert key not in entries(backend, directory)
+        self.told(lambda: key in entries(backend, directory), False)
         with pytest.raises(NotFound):
             backend.sidecar(key)
         with pytest.raises(NotFound):
@@ -129,8 +199,9 @@ class BackendSuite:
         put(backend)
         assert get(backend) == DATA
         assert backend.sidecar(KEY) == SIDECAR
+        self.listed(backend, {KEY: (True, True)})
         assert list(backend.scan(HOUR)) == [Entry(key=KEY, data=True, sidecar=True)]
-        assert list(backend.directories()) == [HOUR]
+        self.directories(backend, [HOUR])
 
     def test_pieces_of_every_kind_are_appended(self, backend: Backend) -> None:
         writer = backend.create(KEY)
@@ -157,14 +228,14 @@ class BackendSuite:
     def test_nothing_is_visible_before_publish(self, backend: Backend) -> None:
         writer = backend.create(KEY)
         writer.write(DATA)
-        assert entries(backend) == {}
-        assert list(backend.directories()) == []
+        self.listed(backend, {})
+        self.directories(backend, [])
         with pytest.raises(NotFound):
             backend.sidecar(KEY)
         with pytest.raises(NotFound):
             backend.read(KEY)
         writer.publish(SIDECAR)
-        assert entries(backend) == {KEY: (True, True)}
+        self.listed(backend, {KEY: (True, True)})
 
     def test_abort_leaves_nothing(self, backend: Backend) -> None:
         writer = backend.create(KEY)
@@ -227,14 +298,16 @@ class BackendSuite:
     def test_a_key_that_a_stranger_took_is_refused(
         self,
         backend: Backend,
-        plant: Callable[[str, bytes | None, bytes | None], None],
+        plant: Plant | None,
         data: bytes | None,
         sidecar: bytes | None,
     ) -> None:
+        if plant is None:
+            return
         plant(KEY, data, sidecar)
         with pytest.raises(Conflict):
             put(backend)
-        assert entries(backend) == {KEY: (data is not None, sidecar is not None)}
+        self.listed(backend, {KEY: (data is not None, sidecar is not None)})
         if data is not None:
             assert get(backend) == data
         if sidecar is not None:
@@ -253,7 +326,7 @@ class BackendSuite:
             assert all(isinstance(r, int | Conflict) for r in results), results
             assert get(backend, key(n)) == b"%d" % winners[0] * 1000
             assert backend.sidecar(key(n)) == b'{"n": %d}' % winners[0]
-        assert set(entries(backend).values()) == {(True, True)}
+        self.listed(backend, {key(n): (True, True) for n in range(5)})
 
     def test_many_writers_of_many_keys_do_not_disturb_each_other(self, backend: Backend) -> None:
         def write(i: int) -> None:
@@ -271,16 +344,16 @@ class BackendSuite:
         directory = odd.rpartition("/")[0]
         put(backend, odd)
         assert get(backend, odd) == DATA
-        assert entries(backend, directory) == {odd: (True, True)}
-        assert list(backend.directories()) == [directory]
+        self.listed(backend, {odd: (True, True)}, directory)
+        self.directories(backend, [directory])
         backend.replace_sidecar(odd, SIDECAR, b"{}")
         assert backend.sidecar(odd) == b"{}"
         assert list(backend.reap()) == []
         backend.entomb(odd)
-        assert list(backend.tombstones()) == [odd]
+        self.tombstones(backend, [odd])
         backend.remove_data(odd)
         backend.forget(odd)
-        assert list(backend.tombstones()) == []
+        self.tombstones(backend, [])
         put(backend, odd)
         backend.quarantine(odd)
         self.assert_nothing(backend, odd)
@@ -307,7 +380,7 @@ class BackendSuite:
                 backend.entomb(KEY)
             with pytest.raises(NotFound):
                 backend.replace_sidecar(KEY, SIDECAR, b"{}")
-        assert entries(backend) == {key(1): (True, True)}
+        self.listed(backend, {key(1): (True, True)})
 
     def test_a_sidecar_of_every_size_comes_back_whole(self, backend: Backend) -> None:
         most = backend.capabilities.sidecar_limit
@@ -316,9 +389,9 @@ class BackendSuite:
             put(backend, key(n), sidecar=sidecar)
             assert backend.sidecar(key(n)) == sidecar
 
-    def test_of_a_huge_sidecar_one_byte_too_many_is_read(
-        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
-    ) -> None:
+    def test_of_a_huge_sidecar_one_byte_too_many_is_read(self, backend: Backend, plant: Plant | None) -> None:
+        if plant is None:
+            return
         plant(KEY, DATA, b"x" * 100_000)
         assert backend.sidecar(KEY) == b"x" * 4097
 
@@ -327,7 +400,7 @@ class BackendSuite:
         backend.replace_sidecar(KEY, SIDECAR, b'{"new": 1}')
         assert backend.sidecar(KEY) == b'{"new": 1}'
         assert get(backend) == DATA
-        assert entries(backend) == {KEY: (True, True)}
+        self.listed(backend, {KEY: (True, True)})
 
     def test_a_sidecar_that_is_no_longer_the_old_one_stays(self, backend: Backend) -> None:
         put(backend)
@@ -399,14 +472,14 @@ class BackendSuite:
         backend.entomb(KEY)
         with pytest.raises(NotFound):
             backend.sidecar(KEY)
-        assert not entries(backend).get(KEY, (False, False))[1]
-        assert list(backend.tombstones()) == [KEY]
+        self.told(lambda: entries(backend).get(KEY, (False, False))[1], False)
+        self.tombstones(backend, [KEY])
         backend.remove_data(KEY)
-        assert entries(backend) == {key(1): (True, True)}
+        self.listed(backend, {key(1): (True, True)})
         with pytest.raises(NotFound):
             backend.read(KEY)
         backend.forget(KEY)
-        assert list(backend.tombstones()) == []
+        self.tombstones(backend, [])
         self.assert_nothing(backend)
 
     def test_a_file_is_deleted_once(self, backend: Backend) -> None:
@@ -414,7 +487,7 @@ class BackendSuite:
         results = together(6, lambda _: backend.entomb(KEY))
         assert results.count(None) == 1, results
         assert all(r is None or isinstance(r, NotFound) for r in results), results
-        assert list(backend.tombstones()) == [KEY]
+        self.tombstones(backend, [KEY])
 
     def test_an_entombed_key_is_taken_until_it_is_forgotten(self, backend: Backend) -> None:
         # Whoever finishes the deletion, a neighbour perhaps, must not take the data of its successor.
@@ -445,19 +518,19 @@ class BackendSuite:
             backend.remove_data(KEY)
         for _ in range(2):
             backend.forget(KEY)
-        assert entries(backend) == {}
+        self.listed(backend, {})
 
-    def test_quarantine_takes_whatever_is_there(
-        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
-    ) -> None:
+    def test_quarantine_takes_whatever_is_there(self, backend: Backend, plant: Plant | None) -> None:
+        if plant is None:
+            return
         plant(key(0), b"data", None)
         plant(key(1), None, b"sidecar")
         plant(key(2), b"data", b"sidecar")
         for n in range(3):
             backend.quarantine(key(n))
-        assert entries(backend) == {}
-        assert list(backend.directories()) == []
-        assert list(backend.tombstones()) == []
+        self.listed(backend, {})
+        self.directories(backend, [])
+        self.tombstones(backend, [])
         plant(key(0), b"again", b"again")
         backend.quarantine(key(0))
         self.assert_nothing(backend, key(0))
@@ -515,54 +588,56 @@ class BackendSuite:
     # --- listing ---
 
     def test_an_empty_store_lists_nothing(self, backend: Backend) -> None:
-        assert list(backend.directories()) == []
+        self.directories(backend, [])
         assert list(backend.scan(HOUR)) == []
         assert list(backend.scan("no/such/directory")) == []
-        assert list(backend.tombstones()) == []
+        self.tombstones(backend, [])
         assert list(backend.reap()) == []
 
     def test_directories_are_sorted_and_begin_at_since(self, backend: Backend) -> None:
         hours = ["2024/12/31/23", "2025/01/01/00", "2025/01/11/15", "2025/01/11/16", "2025/10/01/00"]
         for hour in reversed(hours):
             put(backend, f"{hour}/a")
-        assert list(backend.directories()) == hours
+        self.directories(backend, hours)
         for n, hour in enumerate(hours):
-            assert list(backend.directories(hour)) == hours[n:]
-        assert list(backend.directories("2025/01/01/01")) == hours[2:]
-        assert list(backend.directories("2025/01")) == hours[1:]
-        assert list(backend.directories("2026/01/01/00")) == []
+            self.directories(backend, hours[n:], hour)
+        self.directories(backend, hours[2:], "2025/01/01/01")
+        self.directories(backend, hours[1:], "2025/01")
+        self.directories(backend, [], "2026/01/01/00")
 
     def test_an_emptied_directory_is_not_listed(self, backend: Backend) -> None:
         put(backend)
         backend.entomb(KEY)
         backend.remove_data(KEY)
-        assert list(backend.directories()) == []
+        self.directories(backend, [])
 
     def test_a_scan_is_of_one_directory(self, backend: Backend) -> None:
         put(backend, "2025/01/11/15/a")
         put(backend, "2025/01/11/1/b")
-        assert entries(backend, "2025/01/11/15") == {"2025/01/11/15/a": (True, True)}
-        assert entries(backend, "2025/01/11") == {}
-        assert entries(backend, "2025/01/11/1") == {"2025/01/11/1/b": (True, True)}
+        self.listed(backend, {"2025/01/11/15/a": (True, True)}, "2025/01/11/15")
+        self.listed(backend, {}, "2025/01/11")
+        self.listed(backend, {"2025/01/11/1/b": (True, True)}, "2025/01/11/1")
 
     def test_what_a_stranger_left_is_listed_and_left_alone(
-        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
+        self, backend: Backend, plant: Plant | None
     ) -> None:
+        if plant is None:
+            return
         plant(f"{HOUR}/notes.txt", b"hi", None)
         plant(f"{HOUR}/half", None, b"{}")
         plant("Music/song.mp3", b"la", None)
         put(backend)
-        assert entries(backend) == {
+        self.listed(backend, {
             KEY: (True, True), f"{HOUR}/notes.txt": (True, False), f"{HOUR}/half": (False, True),
-        }  # fmt: skip
-        assert list(backend.directories()) == [HOUR, "Music"]
+        })  # fmt: skip
+        self.directories(backend, [HOUR, "Music"])
         assert list(backend.reap()) == []
         assert get(backend, "Music/song.mp3") == b"la"
         assert backend.sidecar(f"{HOUR}/half") == b"{}"
 
-    def test_age_counts_from_when_the_younger_came(
-        self, backend: Backend, plant: Callable[[str, bytes | None, bytes | None], None]
-    ) -> None:
+    def test_age_counts_from_when_the_younger_came(self, backend: Backend, plant: Plant | None) -> None:
+        if plant is None:
+            return
         put(backend)
         plant(key(1), b"data", None)
         plant(key(2), None, b"sidecar")
@@ -584,11 +659,11 @@ class BackendSuite:
             while not over.is_set() and not writing.done():
                 before = list(published)
                 seen = {k for k, (_, sidecar) in entries(backend).items() if sidecar}
-                assert set(before) <= seen
+                assert self.eventual or set(before) <= seen
                 for k in list(seen)[-3:]:
                     assert get(backend, k) == DATA
             writing.result()
-        assert entries(backend) == {key(n): (True, True) for n in range(150)}
+        self.listed(backend, {key(n): (True, True) for n in range(150)})
 
     # --- the element's own documents ---
 
@@ -599,7 +674,7 @@ class BackendSuite:
         backend.put_record("element.json", b'{"mode": "rw"}')
         assert backend.record("element.json") == b'{"mode": "rw"}'
         assert backend.record("checkpoint.json") == b"[1]"
-        assert list(backend.directories()) == []
+        self.directories(backend, [])
 
     def test_a_record_is_always_whole(self, backend: Backend) -> None:
         documents = [b"%d" % n * 5000 for n in range(4)]
@@ -628,11 +703,12 @@ class BackendSuite:
         assert list(backend.reap()) == []
         assert get(backend, key(0)) == b"0"
         assert backend.sidecar(key(0)) == b"new"
-        assert list(backend.tombstones()) == [key(1)]
-        assert not entries(backend).get(key(1), (False, False))[1]
-        assert entries(backend)[key(2)] == (True, True)
+        self.tombstones(backend, [key(1)])
+        self.told(lambda: entries(backend).get(key(1), (False, False))[1], False)
+        self.told(lambda: entries(backend).get(key(2)), (True, True))
         assert backend.record("element.json") == b"{}"
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the dead close nothing
     def test_the_unfinished_upload_of_a_dead_process_leaves_nothing(
         self, backend: Backend, reopen: Callable[[], Backend] | None
     ) -> None:
@@ -642,11 +718,11 @@ class BackendSuite:
         for k in (KEY, LONGEST):
             backend.create(k).write(DATA)
         backend = reopen()
-        assert entries(backend) == {key(1): (True, True)}
+        self.listed(backend, {key(1): (True, True)})
         assert {settled.outcome for settled in backend.reap()} <= {"undone"}
         assert list(backend.reap()) == []
         self.assert_nothing(backend)
-        assert entries(backend) == {KEY: (True, True), key(1): (True, True)}
+        self.listed(backend, {KEY: (True, True), key(1): (True, True)})
 
     def test_what_is_under_way_is_told(self, backend: Backend) -> None:
         put(backend, key(1))
@@ -706,7 +782,7 @@ class BackendSuite:
         with pytest.raises(PreconditionFailed):
             backend.replace_sidecar(KEY, SIDECAR, b"3")
         other.entomb(KEY)
-        assert list(backend.tombstones()) == [KEY]
+        self.tombstones(backend, [KEY])
         backend.put_record("element.json", b"2")
         assert other.record("element.json") == b"2"
 
@@ -741,4 +817,143 @@ class BackendSuite:
     def test_a_healthy_store_passes_its_check(self, backend: Backend) -> None:
         backend.check(writing=False)
         backend.check(writing=True)
-        assert list(backend.directories()) == []
+        self.directories(backend, [])
+
+    @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+    def test_a_call_that_fails_is_told_in_our_words_and_leaves_nothing(
+        self, backend: Backend, reopen: Callable[[], Backend] | None, tmp_path: Path, error: int
+    ) -> None:
+        """One system call after another fails, as far as the files are below `tmp_path`."""
+        for number in range(1, 1000):
+            refusal: ArtstoreError | None = None
+            with failing(number, tmp_path, error) as trap:
+                try:
+                    put(backend, key(number))
+                except ArtstoreError as e:
+                    refusal = e
+            if refusal is not None:
+                assert not isinstance(refusal, Refused), "the caller did nothing wrong"
+                if reopen is not None:  # a store may refuse to go on after a disk that failed
+                    backend.close()
+                    backend = reopen()
+                    list(backend.reap())
+                self.assert_nothing(backend, key(number))
+            elif trap.sprung:
+                assert get(backend, key(number)) == DATA
+                assert backend.sidecar(key(number)) == SIDECAR
+            else:
+                return
+        pytest.fail("an upload makes more than a thousand system calls")
+
+    def test_a_store_that_does_not_answer_says_so(
+        self, backend: Backend, unplug: Callable[[], None] | None
+    ) -> None:
+        if unplug is None:
+            return
+        put(backend)
+        put(backend, key(1))
+        writer = backend.create(key(2))
+
+        def finish() -> None:
+            writer.write(DATA)
+            writer.publish(SIDECAR)
+
+        unplug()
+        steps: list[Callable[[], Any]] = [
+            lambda: put(backend, key(3)),
+            finish,
+            lambda: backend.sidecar(KEY),
+            lambda: backend.replace_sidecar(KEY, SIDECAR, b"{}"),
+            lambda: backend.entomb(KEY),
+            lambda: get(backend, key(1)),
+            lambda: list(backend.scan(HOUR)),
+            lambda: list(backend.directories()),
+            lambda: list(backend.tombstones()),
+            lambda: backend.put_record("element.json", b"{}"),
+            lambda: backend.check(writing=True),
+        ]
+        for number, step in enumerate(steps):
+            try:
+                step()
+            except (Unavailable, StorageFull):
+                continue
+            pytest.fail(f"step {number} did not say that the store is gone")
+        writer.abort()
+
+    # --- what it claims has to be shown ---
+
+    def test_a_shared_store_has_neighbours(
+        self, backend: Backend, neighbour: Callable[[], Backend] | None
+    ) -> None:
+        assert neighbour or not backend.capabilities.shared, "it claims `shared`: override `neighbour`"
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_a_power_cut_leaves_all_or_nothing_and_takes_back_nothing(
+        self, backend: Backend, reopen: Callable[[], Backend] | None, tmp_path: Path, change: str
+    ) -> None:
+        """At each sync the power goes; and once more after the change has returned."""
+        if not backend.capabilities.durable:
+            return
+        assert reopen is not None, "it claims `durable`: override `reopen`, so that it can be shown"
+        if change != "publish":
+            put(backend)
+        backend.put_record("element.json", b"old")
+        before = state(backend)
+        with Disk(tmp_path) as disk:
+            first = disk.cut()[0]
+            if change == "publish":
+                put(backend)
+            elif change == "replace_sidecar":
+                backend.replace_sidecar(KEY, SIDECAR, b"new")
+            elif change == "entomb":
+                backend.entomb(KEY)
+            else:
+                backend.put_record("element.json", b"new")
+            after = state(backend)
+            last = disk.cut()
+            backend.close()
+            seen = last[0] != first and not self.unseen_syncs
+            cuts = [(image, [before, after]) for image in disk.images]
+            cuts += [(image, [after]) for image in (last if seen else last[:1])]
+            for number, (image, allowed) in enumerate(cuts):
+                if seen:
+                    disk.restore(image)
+                backend = reopen()
+                list(backend.reap())
+                found = state(backend)
+                assert found in allowed, (
+                    f"cut {number} of {len(cuts)}, left by the power cut: {sorted(image)}"
+                )
+                assert list(backend.reap()) == []
+                backend.close()
+
+    def test_at_no_step_of_a_replacement_half_a_sidecar_is_seen(self, backend: Backend) -> None:
+        if not backend.capabilities.atomic_sidecar:
+            return
+        versions = [b'{"a": "%s"}' % (b"a" * 4000), b'{"b": 1}', b'{"c": 2}']
+        put(backend, sidecar=versions[0])
+        seen: list[bytes | BaseException] = []
+
+        def look() -> None:
+            try:
+                seen.append(backend.sidecar(KEY))
+            except Exception as e:
+                seen.append(e)
+
+        profile = sys.getprofile()
+        with ThreadPoolExecutor(1) as pool:
+            looks: list[Future[None]] = []
+
+            def between(*_: object) -> None:
+                if not looks or looks[-1].done():
+                    looks.append(pool.submit(look))
+                    wait(looks[-1:], timeout=0.02)  # it may be that it has to wait for the replacement
+
+            for old, new in pairwise(versions):
+                sys.setprofile(between)
+                try:
+                    backend.replace_sidecar(KEY, old, new)
+                finally:
+                    sys.setprofile(profile)
+        assert len(seen) > 2
+        assert [s for s in seen if s not in versions] == []

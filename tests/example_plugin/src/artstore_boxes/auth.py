@@ -1,0 +1,99 @@
+"""API keys. The file knows their hashes alone: who reads it can call nobody.
+
+A line for each key, in JSON: {"sha256": "...", "user": "ivanov", "scopes": ["files:read"], "until": 1767225600}
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from artstore.errors import ConfigError, Unauthorized, Unavailable
+from artstore.spi import ROLES, Context, Principal
+
+
+class Key(BaseModel, extra="forbid"):
+    """A line of the file."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    user: str
+    scopes: frozenset[str] = frozenset()
+    until: float | None = None
+    """Unix time."""
+
+
+class KeysAuth:
+    """A key is 256 random bits, so a plain hash of it cannot be guessed backwards."""
+
+    API: ClassVar[int] = 1
+
+    class Settings(BaseModel, extra="forbid"):
+        """`[auth.keys]`"""
+
+        file: Path | None = None
+        """The keys, one a line; `keys.jsonl` in the state of the element unless set."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        self._file = settings.file or context.state / "keys.jsonl"
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int] | None = None
+        self._keys: list[Key] = []
+        try:
+            self._read()
+        except Unavailable as e:
+            raise ConfigError(e.detail, place="auth.keys.file") from e
+
+    def authenticate(self, token: str) -> Principal:
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+        found = None
+        for key in self._read():  # all of them: the time it takes tells nothing
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        if found is None:
+            raise Unauthorized("This key is not known.")
+        if found.until is not None and time.time() >= found.until:
+            raise Unauthorized("This key has expired.")
+        return Principal(id=found.user, name=found.user, scopes=found.scopes)
+
+    def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
+        """A new key, added to the file: `artstore token --user ivanov --role operator`."""
+        token = secrets.token_urlsafe(32)
+        scopes = frozenset[str]().union(*(ROLES.get(role, frozenset()) for role in roles))
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        key = Key(sha256=digest, user=user, scopes=scopes, until=time.time() + seconds)
+        fd = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(fd, key.model_dump_json().encode() + b"\n")
+        finally:
+            os.close(fd)
+        return token
+
+    def _read(self) -> list[Key]:
+        """The keys, read again when the file has changed. Raises `Unavailable`."""
+        with self._lock:
+            try:
+                stat = self._file.stat()
+                mark = (stat.st_mtime_ns, stat.st_size)
+                if mark != self._seen:
+                    lines = self._file.read_text(encoding="utf-8").splitlines()
+                    self._keys = [Key.model_validate(json.loads(line)) for line in lines if line.strip()]
+                    self._seen = mark
+            except FileNotFoundError:
+                self._keys, self._seen = [], None
+            except (OSError, ValueError, ValidationError) as e:
+                raise Unavailable(f"The file of keys cannot be read: {type(e).__name__}.") from e
+            return self._keys
+
+    def check(self) -> None:
+        self._read()
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,315 @@
+"""A box for each file: a directory that holds its data and its sidecar, and is moved into place as a whole.
+
+<root>/boxes/2025,01,11,15,report.pdf/data      the file
+<root>/boxes/2025,01,11,15,report.pdf/sidecar   or `tombstone`, once the file was deleted
+<root>/staging/7~2025,01,11,15,report.pdf/      a box that is being packed
+<root>/quarantine/, <root>/records/, <root>/lock
+"""
+
+import errno
+import fcntl
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+from pydantic import BaseModel
+
+from artstore.errors import (
+    ArtstoreError,
+    ConfigError,
+    Conflict,
+    Damaged,
+    NotFound,
+    PreconditionFailed,
+    StorageFull,
+    Unavailable,
+)
+from artstore.spi import PIECE, Capabilities, Context, Entry, Settled, Space, Span
+
+DATA, SIDECAR, TOMBSTONE = "data", "sidecar", "tombstone"
+
+
+@contextmanager
+def our_words() -> Iterator[None]:
+    """Errors of the disk become errors of artstore, here and nowhere else."""
+    try:
+        yield
+    except OSError as e:
+        raise translated(e) from e
+
+
+def translated(error: OSError) -> ArtstoreError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return NotFound("There is no such file.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull("The disk is full.")
+    return Unavailable(f"The disk does not answer: {error.strerror}.")
+
+
+def sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Beside it, then over it: at no moment is there half a file. Durable on return."""
+    new = path.with_name(f"{path.name}~new")
+    new.unlink(missing_ok=True)
+    write(new, content)
+    new.replace(path)
+    sync(path.parent)
+
+
+class BoxWriter:
+    """A box that is being packed."""
+
+    def __init__(self, box: Path, place: Path) -> None:
+        self._box = box
+        self._place = place
+        box.mkdir()
+        self._file = (box / DATA).open("xb")
+
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
+        with our_words():
+            self._file.write(piece)
+
+    def publish(self, sidecar: bytes) -> None:
+        try:
+            with our_words():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                write(self._box / SIDECAR, sidecar)
+                sync(self._box)
+                self._move()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _move(self) -> None:
+        """The commit point. A directory cannot be renamed over one that holds something."""
+        try:
+            self._box.rename(self._place)
+        except OSError as e:
+            if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise Conflict("There is a box of that name.") from None
+            raise
+        try:
+            sync(self._place.parent)
+        except OSError:  # a sync that failed is not tried again: the box goes back, and the upload fails
+            self._place.rename(self._box)
+            raise
+
+    def abort(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        shutil.rmtree(self._box, ignore_errors=True)
+
+
+class BoxReader:
+    """Data held open: an open file outlives its name."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self.path: str | None = str(path)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def pieces(self, span: Span) -> Iterator[bytes]:
+        offset, left = span
+        while left:
+            with our_words():
+                piece = os.pread(self._file.fileno(), min(left, PIECE), offset)
+            if not piece:
+                raise Damaged("The data ends before it should.")
+            yield piece
+            offset += len(piece)
+            left -= len(piece)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class BoxesBackend:
+    """Boxes on a local disk, for one process at a time."""
+
+    API: ClassVar[int] = 1
+    capabilities = Capabilities(durable=True, atomic_sidecar=True, shared=False)
+
+    class Settings(BaseModel, extra="forbid"):
+        """`[backend.boxes]`"""
+
+        root: Path | None = None
+        """Where the boxes stand; `files` below the home unless set."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        root = (settings.root or context.files).absolute()
+        self._boxes, self._staging, self._quarantine, self._records = (
+            root / name for name in ("boxes", "staging", "quarantine", "records")
+        )
+        self._numbers = itertools.count()
+        self._packing: set[Path] = set()
+        self._changing = threading.Lock()
+        try:
+            for directory in (self._boxes, self._staging, self._quarantine, self._records):
+                directory.mkdir(parents=True, exist_ok=True)
+            for directory in (root, *root.parents):
+                sync(directory)
+            self._lock = (root / "lock").open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._give_up(root, "another process has it open", "Set server.workers = 1.")
+        except OSError as e:
+            self._give_up(root, str(e.strerror), "Make it a directory that this user may read and write.")
+
+    def _give_up(self, root: Path, why: str, cure: str) -> NoReturn:
+        raise ConfigError(
+            f"The boxes in {root} cannot be used: {why}.", place="backend.boxes.root", cure=cure
+        )
+
+    def _box(self, key: str) -> Path:
+        for mark, escape in (("%", "%25"), (",", "%2C"), ("/", ",")):
+            key = key.replace(mark, escape)
+        return self._boxes / key
+
+    def _keys(self) -> Iterator[tuple[str, set[str]]]:
+        """Each box, as its key and what it holds."""
+        with our_words():
+            boxes = list(self._boxes.iterdir())
+        for box in boxes:
+            key = box.name
+            for escape, mark in ((",", "/"), ("%2C", ","), ("%25", "%")):
+                key = key.replace(escape, mark)
+            with suppress(FileNotFoundError):
+                yield key, {entry.name for entry in os.scandir(box)}
+
+    # --- new files ---
+
+    def create(self, key: str) -> BoxWriter:
+        place = self._box(key)
+        with our_words():
+            if place.exists() and any(place.iterdir()):
+                raise Conflict(f"The key {key} is taken.")
+            box = self._staging / f"{next(self._numbers)}~{place.name}"[:255]
+            self._packing.add(box)
+            return BoxWriter(box, place)
+
+    # --- sidecars ---
+
+    def sidecar(self, key: str) -> bytes:
+        with our_words(), (self._box(key) / SIDECAR).open("rb") as file:
+            return file.read(4097)
+
+    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+        with self._changing, our_words():
+            if self.sidecar(key) != old:
+                raise PreconditionFailed("The file was changed meanwhile.")
+            replace(self._box(key) / SIDECAR, new)
+
+    # --- deleting ---
+
+    def entomb(self, key: str) -> None:
+        box = self._box(key)
+        with self._changing, our_words():
+            (box / SIDECAR).rename(box / TOMBSTONE)
+            sync(box)
+
+    def remove_data(self, key: str) -> None:
+        box = self._box(key)
+        if not (box / SIDECAR).exists():
+            self._remove(box, DATA)
+
+    def forget(self, key: str) -> None:
+        self._remove(self._box(key), TOMBSTONE)
+
+    def _remove(self, box: Path, name: str) -> None:
+        with our_words():
+            (box / name).unlink(missing_ok=True)
+            with suppress(OSError):  # it holds something else, or is gone
+                box.rmdir()
+
+    def tombstones(self) -> Iterator[str]:
+        yield from (key for key, held in self._keys() if TOMBSTONE in held)
+
+    def quarantine(self, key: str) -> None:
+        box = self._box(key)
+        with self._changing, our_words():
+            if box.exists():
+                box.rename(self._quarantine / f"{time.time_ns()}~{box.name}"[:255])
+                sync(self._quarantine)
+                sync(self._boxes)
+
+    # --- reading ---
+
+    def read(self, key: str) -> BoxReader:
+        with our_words():
+            return BoxReader(self._box(key) / DATA)
+
+    def scan(self, directory: str) -> Iterator[Entry]:
+        for key, held in self._keys():
+            if key.rpartition("/")[0] == directory and held & {DATA, SIDECAR}:
+                yield Entry(key=key, data=DATA in held, sidecar=SIDECAR in held)
+
+    def age(self, key: str) -> float:
+        paths = [self._box(key) / name for name in (DATA, SIDECAR)]
+        with our_words():
+            return max(0.0, time.time() - max((p.stat().st_ctime for p in paths if p.exists()), default=0.0))
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        found = {key.rpartition("/")[0] for key, held in self._keys() if held & {DATA, SIDECAR}}
+        yield from sorted(directory for directory in found if directory >= since)
+
+    # --- the rest ---
+
+    def reap(self) -> Iterator[Settled]:
+        """Whoever packed these boxes is dead: there is one process at a time, and they are not ours."""
+        with our_words():
+            left = [box for box in self._staging.iterdir() if box not in self._packing]
+        for box in left:
+            shutil.rmtree(box, ignore_errors=True)
+            yield Settled(key=self._key_of(box), outcome="undone")
+
+    def _key_of(self, box: Path) -> str:
+        name = box.name.partition("~")[2]
+        return name.replace(",", "/").replace("%2C", ",").replace("%25", "%")
+
+    def lonely(self) -> bool:
+        return True
+
+    def record(self, name: str) -> bytes | None:
+        with our_words():
+            path = self._records / name
+            return path.read_bytes() if path.exists() else None
+
+    def put_record(self, name: str, document: bytes) -> None:
+        with self._changing, our_words():
+            replace(self._records / name, document)
+
+    def space(self) -> Space:
+        with our_words():
+            total, _, free = shutil.disk_usage(self._boxes)
+        return Space(total=total, free=free)
+
+    def check(self, *, writing: bool) -> None:
+        with our_words():
+            os.stat(self._boxes)
+            if writing and not os.access(self._boxes, os.W_OK):
+                raise Unavailable("The boxes are read-only.")
+
+    def close(self) -> None:
+        self._lock.close()
