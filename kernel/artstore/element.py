@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from artstore import modes
 from artstore.attr import Timestamp, timestamp
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, Conflict, Unavailable
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.spi import Backend
@@ -63,9 +63,12 @@ class Element:
                     changed_by="artstore",
                     reason="first start",
                 )
-                self._write(record)
-                return
-        record = _parse(document)
+                try:
+                    self._write(record, new=True)
+                    return
+                except Conflict:  # another machine was first
+                    document = self._backend.record(RECORD)
+        record = _parse(document or b"")
         if element_id and record.element_id != element_id:
             raise ConfigError(
                 f"This store belongs to element '{record.element_id}', not to '{element_id}'.",
@@ -127,9 +130,9 @@ class Element:
         """Give the gate back."""
         self._gate.close()
 
-    def _write(self, record: ElementRecord) -> None:
+    def _write(self, record: ElementRecord, *, new: bool = False) -> None:
         document = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()
-        self._backend.put_record(RECORD, document)
+        self._backend.put_record(RECORD, document, new=new)
         self._seen = (document, record)
 
 

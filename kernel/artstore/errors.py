@@ -7,6 +7,7 @@
     │   └── Unauthorized, Forbidden
     ├── StorageFull        no room: reading and deleting go on
     ├── Unavailable        a part does not answer: the same call may succeed later
+    │   └── Undecided      and whether the call took place is not known yet
     ├── Damaged            what is stored contradicts itself: nothing was served, nothing was dropped
     └── ConfigError        the operator's to mend; `cure` says how
         └── PluginError
@@ -109,6 +110,10 @@ class Unavailable(ArtstoreError):
     """A part the operation needs does not answer; a later try may succeed."""
 
     code = "unavailable"
+
+
+class Undecided(Unavailable):
+    """A publication whose outcome the store did not tell: nothing may be claimed of it before it is settled."""
 
 
 class Damaged(ArtstoreError):

@@ -33,6 +33,7 @@ class Keeper:
         self._debts = debts
         self._lock = threading.Lock()
         self._owed: dict[str, tuple[str, tuple[Intent, ...]]] = {}
+        self._doubts: dict[str, tuple[str, Intent | None]] = {}
         self._graves: list[str] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -53,6 +54,24 @@ class Keeper:
             self._debts.mark()
             _, intents = self._owed.get(file_id, (key, ()))
             self._owed[file_id] = (key, (*intents, intent) if intent is not None else intents)
+
+    def doubt(self, file_id: str, key: str, intent: Intent | None) -> None:
+        """Whether the upload of `key` took place is not known: it is settled once the store answers."""
+        with self._lock:
+            self._doubts[key] = (file_id, intent)
+
+    def decide(self) -> None:
+        """Settle the uploads of this process whose outcome is not known."""
+        for key, (file_id, intent) in list(self._doubts.items()):
+            committed = self._kernel.backend.settle(key)
+            recovery.repair_row(self._kernel, key, file_id)
+            with self._lock:
+                del self._doubts[key]
+            if intent is not None:
+                if committed:
+                    intent.commit()
+                else:
+                    intent.roll_back("the store did not answer in time")
 
     def owed_key(self, file_id: str) -> str | None:
         """Where a file lies whose row is owed."""
@@ -136,13 +155,14 @@ class Keeper:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        for step in (self.pay, self.flush):
+        for step in (self.decide, self.pay, self.flush):
             _guarded(step)
 
     def _run(self) -> None:
         ticks = 0
         while not self._stop.wait(TICK):
             ticks += 1
+            _guarded(self.decide)
             _guarded(self.pay)
             _guarded(self._settle_neighbours)
             if ticks % FLUSH_EVERY == 0:

@@ -206,6 +206,8 @@ def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
                     t, "committed" if _mode_is(kernel, t.key) else "rolled_back", "the process died"
                 )
                 continue
+            if t.operation == "upload" and t.key:
+                kernel.backend.settle(t.key)
             there = _repair(kernel, t)
             if there == (t.operation != "delete"):
                 abandoned.end(t, "committed")

@@ -10,7 +10,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from artstore.attr import Attr, checked, timestamp
-from artstore.errors import ArtstoreError, Conflict, DigestMismatch, MalformedRequest, NotFound, TooLarge
+from artstore.errors import (
+    ArtstoreError,
+    Conflict,
+    DigestMismatch,
+    MalformedRequest,
+    NotFound,
+    TooLarge,
+    Undecided,
+)
 from artstore.ids import now
 from artstore.modes import Operation
 from artstore.spi import Intent, Name, Principal, Writer
@@ -73,8 +81,8 @@ class Session:
     ) -> tuple[Attr, bool]:
         """Make the file true: its attr, and whether it is new (False: the same upload was there already).
 
-        Data and sidecar are durable on return. `sha256`: digests the caller announced. On any exception
-        nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
+        Data and sidecar are durable on return. `sha256`: digests the caller announced. On any exception but
+        `Undecided` nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
         `ModeNotAllowed`, `StorageFull`, `Unavailable`.
         """
         kernel = self._kernel
@@ -102,12 +110,16 @@ class Session:
                 if self._intent is None:
                     raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
                 stack.enter_context(kernel.element.gate(Operation.UPLOAD))
-                # Where nodes share the store, no staged file is the trace of an upload.
-                if kernel.backend.capabilities.shared or now() - self._at > SLOW:
+                # Where no staged file is the trace of an upload, the log is.
+                if now() - self._at > SLOW or not kernel.backend.capabilities.traces:
                     self._intent.sync()
                 self._writer.publish(sidecar)
                 self._over = True
                 kernel.settle_row(self._intent, attr)
+        except Undecided:
+            self._over = True
+            kernel.keeper.doubt(self._file_id, self._name.key, self._intent)
+            raise
         except BaseException as e:
             self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
             raise

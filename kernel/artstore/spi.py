@@ -124,6 +124,10 @@ class Capabilities:
     """Several machines may serve this store at once."""
     sidecar_limit: int = SIDECAR_LIMIT
     """Bytes that a sidecar may have; fewer than 4,096 where a wrapper keeps something of its own in it."""
+    traces: bool = True
+    """`reap` knows every unfinished upload. Where it does not, the log is the only trace and is made durable first."""
+    reuses_keys: bool = True
+    """A key is free again once it was forgotten. Otherwise it stays taken while a late request may still come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +157,12 @@ class Writer(Protocol):
         """Make the data durable, then the sidecar; on return both are, under their names.
 
         The appearance of the sidecar is the commit point: a valid sidecar never exists before its data
-        is durable. On any exception nothing is published and nothing is left. `Conflict`: the key is taken.
+        is durable. On any exception nothing is published and nothing is left, but for `Undecided`: then that is
+        found out by `Backend.settle`, later. `Conflict`: the key is taken.
         """
 
     def abort(self) -> None:
-        """Leave nothing. Harmless after `publish`, after `abort`, and twice. Never raises."""
+        """Leave nothing. Harmless after `publish` (whatever it raised), after `abort`, and twice. Never raises."""
 
 
 class Reader(Protocol):
@@ -246,14 +251,21 @@ class Backend(Protocol):
         safe when killed half-way.
         """
 
+    def settle(self, key: str) -> bool:
+        """Make the unfinished upload of `key` committed (True) or undone for good (False).
+
+        The caller knows that its writer is dead, fenced off or has given up. After False its publication fails,
+        however late it comes, and what it left is gone, or goes by `reap`. Idempotent. Raises `Unavailable`.
+        """
+
     def lonely(self) -> bool:
-        """Whether no other live process writes to this store."""
+        """Whether no other live process writes to this store; False where that cannot be told."""
 
     def record(self, name: str) -> bytes | None:
         """A small document of the element itself (`element.json`, `checkpoint.json`), or None."""
 
-    def put_record(self, name: str, document: bytes) -> None:
-        """Replace such a document; atomic, durable on return."""
+    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
+        """Replace such a document; atomic, durable on return. `new`: raises `Conflict` when there is one already."""
 
     def space(self) -> Space:
         """What is left. Raises `Unavailable`."""

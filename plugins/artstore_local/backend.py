@@ -211,6 +211,10 @@ class LocalBackend:
         with disk.translated("the staging area"):
             yield from staging.reap(self._staging, self._tree)
 
+    def settle(self, key: str) -> bool:
+        # `reap` ended what was staged: without its token nobody publishes.
+        return os.path.lexists(f"{self._path}/{key}{SIDECAR_SUFFIX}")
+
     def lonely(self) -> bool:
         with disk.translated("the staging area"):
             return not any(staging.alive(owner) for owner in self._staging.others())
@@ -231,9 +235,11 @@ class LocalBackend:
         except NotFound:
             return None
 
-    def put_record(self, name: str, document: bytes) -> None:
+    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
         self._health.require()
         with self._writes_record, disk.translated(name):
+            if new and disk.exists(name, self._internal):
+                raise Conflict(f"There is a {name} already.")
             self._write_durably(f"{staging.UPDATE}{name}", document, self._internal, name)
 
     def space(self) -> Space:

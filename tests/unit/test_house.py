@@ -76,6 +76,7 @@ LONG = {
     "kernel/artstore/spi.py": 620,  # prose
     "kernel/artstore/wal.py": 400,
     "kernel/artstore/cli.py": 320,
+    "plugins/artstore_local/backend.py": 340,  # a method for each of the contract
 }
 SUITES = "kernel/artstore/testing/"
 """Suites are lists of tests: as long as their contract."""

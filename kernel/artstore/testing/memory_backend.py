@@ -216,6 +216,10 @@ class MemoryBackend:
         for key in keys:
             yield Settled(key=key, outcome="undone")
 
+    def settle(self, key: str) -> bool:
+        with self.opened() as store:
+            return key in store.sidecars
+
     def lonely(self) -> bool:
         with self.opened() as store:
             return store.alive == {self.owner}
@@ -224,8 +228,10 @@ class MemoryBackend:
         with self.opened() as store:
             return store.records.get(name)
 
-    def put_record(self, name: str, document: bytes) -> None:
+    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
         with self.opened() as store:
+            if new and name in store.records:
+                raise Conflict(f"There is a {name} already.")
             store.records[name] = document
 
     def space(self) -> Space:
