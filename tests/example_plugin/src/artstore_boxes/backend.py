@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import BinaryIO, ClassVar, NoReturn
 
 from pydantic import BaseModel
 
@@ -165,6 +165,11 @@ class BoxesBackend:
         self._numbers = itertools.count()
         self._packing: set[Path] = set()
         self._changing = threading.Lock()
+        self._lock: BinaryIO | None = None
+        if (
+            context.reading
+        ):  # somebody looks, perhaps beside an element that serves: nothing is made or claimed
+            return
         try:
             for directory in (self._boxes, self._staging, self._quarantine, self._records):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -173,6 +178,7 @@ class BoxesBackend:
             self._lock = (root / "lock").open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.close()
             self._give_up(root, "another process has it open", "Set server.workers = 1.")
         except OSError as e:
             self._give_up(root, str(e.strerror), "Make it a directory that this user may read and write.")
@@ -187,16 +193,17 @@ class BoxesBackend:
             key = key.replace(mark, escape)
         return self._boxes / key
 
-    def _keys(self) -> Iterator[tuple[str, set[str]]]:
-        """Each box, as its key and what it holds."""
+    def _key(self, name: str) -> str:
+        for escape, mark in ((",", "/"), ("%2C", ","), ("%25", "%")):
+            name = name.replace(escape, mark)
+        return name
+
+    def _boxes_and_contents(self) -> Iterator[tuple[str, set[str]]]:
         with our_words():
             boxes = list(self._boxes.iterdir())
         for box in boxes:
-            key = box.name
-            for escape, mark in ((",", "/"), ("%2C", ","), ("%25", "%")):
-                key = key.replace(escape, mark)
             with suppress(FileNotFoundError):
-                yield key, {entry.name for entry in os.scandir(box)}
+                yield self._key(box.name), {entry.name for entry in os.scandir(box)}
 
     # --- new files ---
 
@@ -244,7 +251,7 @@ class BoxesBackend:
                 box.rmdir()
 
     def tombstones(self) -> Iterator[str]:
-        yield from (key for key, held in self._keys() if TOMBSTONE in held)
+        yield from (key for key, held in self._boxes_and_contents() if TOMBSTONE in held)
 
     def quarantine(self, key: str) -> None:
         box = self._box(key)
@@ -261,7 +268,7 @@ class BoxesBackend:
             return BoxReader(self._box(key) / DATA)
 
     def scan(self, directory: str) -> Iterator[Entry]:
-        for key, held in self._keys():
+        for key, held in self._boxes_and_contents():
             if key.rpartition("/")[0] == directory and held & {DATA, SIDECAR}:
                 yield Entry(key=key, data=DATA in held, sidecar=SIDECAR in held)
 
@@ -271,7 +278,7 @@ class BoxesBackend:
             return max(0.0, time.time() - max((p.stat().st_ctime for p in paths if p.exists()), default=0.0))
 
     def directories(self, since: str = "") -> Iterator[str]:
-        found = {key.rpartition("/")[0] for key, held in self._keys() if held & {DATA, SIDECAR}}
+        found = {key.rpartition("/")[0] for key, held in self._boxes_and_contents() if held & {DATA, SIDECAR}}
         yield from sorted(directory for directory in found if directory >= since)
 
     # --- the rest ---
@@ -282,11 +289,16 @@ class BoxesBackend:
             left = [box for box in self._staging.iterdir() if box not in self._packing]
         for box in left:
             shutil.rmtree(box, ignore_errors=True)
-            yield Settled(key=self._key_of(box), outcome="undone")
+            yield Settled(key=self._key(box.name.partition("~")[2]), outcome="undone")
 
-    def _key_of(self, box: Path) -> str:
-        name = box.name.partition("~")[2]
-        return name.replace(",", "/").replace("%2C", ",").replace("%25", "%")
+    def staged(self) -> Iterator[str]:
+        """There is one process at a time, so what is being packed is being packed here."""
+        with our_words():
+            yield from [self._key(box.name.partition("~")[2]) for box in self._staging.iterdir()]
+
+    def strays(self) -> Iterator[str]:
+        """Nobody but this class knows its way about here."""
+        yield from ()
 
     def lonely(self) -> bool:
         return True
@@ -312,4 +324,5 @@ class BoxesBackend:
                 raise Unavailable("The boxes are read-only.")
 
     def close(self) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
