@@ -24,7 +24,7 @@ from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.plugins import Registry
 from artstore.settings import ROLES, Configuration, Role, Settings, load, suggestion, validate
-from artstore.spi import Auth, Context
+from artstore.spi import Auth, Backend, Context
 from artstore.wal import Wal
 
 log = logging.getLogger("artstore.boot")
@@ -177,6 +177,13 @@ def open_auth(configuration: Configuration) -> Auth:
     """Only the auth of an element: for `artstore token`. Raises `ConfigError`."""
     auth: Auth = build("auth", configuration, open_registry(configuration.settings), context(configuration))
     return auth
+
+
+def open_backend(configuration: Configuration) -> Backend:
+    """Only the backend of an element: for `artstore rekey`. Raises `ConfigError`, `Unavailable`."""
+    registry = open_registry(configuration.settings)
+    backend: Backend = build("backend", configuration, registry, context(configuration))
+    return backend
 
 
 def open_node(configuration: Configuration) -> Node:

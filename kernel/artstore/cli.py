@@ -15,7 +15,7 @@ import artstore
 if TYPE_CHECKING:
     from artstore.settings import Configuration
 
-OK, FAILED, UNREACHABLE, CONFIGURATION = 0, 1, 7, 78
+OK, FAILED, DAMAGE, UNREACHABLE, CONFIGURATION = 0, 1, 6, 7, 78
 
 _EXITS = """\
 exit codes: 0 ok, 1 failed, 2 usage, 6 damage found, 7 unreachable, 78 configuration
@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--confirm", action="store_true", help="needed to go back")
     mode.add_argument("--reason", default="", help="kept with the mode")
 
+    add("rekey", _rekey, "Bring every encrypted file under the present master key.", as_json)
     add("openapi", _openapi, "Print the HTTP contract as OpenAPI 3.1.")
     add("healthcheck", _healthcheck, "Ask the running element whether it is ready.")
     add("version", _version, "Print the version.", as_json)
@@ -257,6 +258,25 @@ def _mode(args: argparse.Namespace) -> int:
         node.close()
     print(record.model_dump_json() if args.json else record.mode.value)
     return OK
+
+
+def _rekey(args: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from artstore.boot import open_backend
+    from artstore.errors import ConfigError
+    from artstore.spi import SupportsRekey
+
+    backend = open_backend(_configuration(args))
+    try:
+        if not isinstance(backend, SupportsRekey):
+            raise ConfigError("This backend encrypts nothing.", place="backend", cure="See docs/crypt.md.")
+        counts = {"renewed": 0, "present": 0, "plain": 0, "damaged": 0} | Counter(backend.rekey())
+    finally:
+        backend.close()
+    told = ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
+    print(json.dumps(counts) if args.json else f"Files: {told}.")
+    return DAMAGE if counts["damaged"] else OK
 
 
 def _openapi(args: argparse.Namespace) -> int:

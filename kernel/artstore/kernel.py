@@ -181,6 +181,7 @@ class Kernel:
             raise Damaged(f"The data of {file_id} is missing.") from None
         if reader.size != attr.size:
             reader.close()
+            self.attr(file_id)  # likewise
             raise Damaged(f"The data of {file_id} has {reader.size} bytes; its sidecar says {attr.size}.")
         return Download(attr, reader)
 

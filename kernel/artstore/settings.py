@@ -174,8 +174,13 @@ def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str],
             raise ConfigError(
                 f"There is no setting '{loc[-1]}'.", place=place, cure=suggestion(loc[-1], known)
             ) from None
-        shown = "" if "secret" in "".join(loc) else f" (it is {first['input']!r})"
+        shown = "" if _is_secret(model, loc) else f" (it is {first['input']!r})"
         raise ConfigError(f"{first['msg']}{shown}.", place=place, cure="See docs/configuration.md.") from None
+
+
+def _is_secret(model: type[BaseModel], loc: list[str]) -> bool:
+    field = model.model_fields.get(loc[0]) if loc else None
+    return "secret" in "".join(loc) or (field is not None and "Secret" in repr(field.annotation))
 
 
 def _with_files(

@@ -277,6 +277,20 @@ class Backend(Protocol):
         """Give everything back; unfinished writers are lost."""
 
 
+Rekeyed = Literal["renewed", "present", "plain", "damaged"]
+
+
+@runtime_checkable
+class SupportsRekey(Protocol):
+    """A backend that encrypts, and can bring every file under its present master key (`artstore rekey`)."""
+
+    def rekey(self) -> Iterator[Rekeyed]:
+        """One file after the other, and what was done or found: its key was wrapped anew; it was so already; it is
+        not encrypted; its key cannot be opened. Data is not touched. May be stopped and begun again, and run beside
+        elements that serve. Raises `Unavailable`.
+        """
+
+
 # --- cache ------------------------------------------------------------------------------------------------
 
 Sort = Literal["uploaded_at", "original_filename", "size"]

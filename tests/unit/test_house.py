@@ -58,6 +58,7 @@ RULES = {
     "artstore_falcon": Rule({"artstore.boot", "artstore.spi", "artstore.errors"}, {"falcon"}),
     "artstore_naming": Rule(_SEAM, {"pydantic"}),
     "artstore_local": Rule(_SEAM, {"pydantic"}),
+    "artstore_crypt": Rule(_SEAM, {"pydantic", "cryptography"}),
     "artstore_sql": Rule(_SEAM, {"pydantic", "sqlalchemy"}),
     "artstore_jwt": Rule(_SEAM, {"pydantic", "joserfc", "cryptography"}),
 }

@@ -454,7 +454,7 @@ class BackendSuite:
     def test_a_reader_sees_the_old_sidecar_or_the_new_one(self, backend: Backend) -> None:
         if not backend.capabilities.atomic_sidecar:
             return
-        versions = [b'{"a": "%s"}' % (b"a" * 4000), b'{"b": 1}']
+        versions = [b'{"a": "%s"}' % (b"a" * 3000), b'{"b": 1}']
         put(backend, sidecar=versions[0])
         over = threading.Event()
 

@@ -1,0 +1,224 @@
+"""The backend `crypt`: another backend, whose data is encrypted on its way in and opened on its way out.
+
+What a sidecar says stays readable, but for the key of its data, which a master key wraps; sizes and digests are
+those of the plain bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+
+from artstore.errors import ConfigError, Damaged, NotFound, PreconditionFailed
+from artstore.spi import API, Backend, Context, Entry, Reader, Rekeyed, Settled, Space
+from artstore_crypt import envelope
+from artstore_crypt.frames import CryptReader, CryptWriter, sealed_size
+from artstore_crypt.keys import KEY_SIZE, Keyring, Wrapped
+
+log = logging.getLogger("artstore.crypt")
+
+RECORD = "crypt.json"
+"""Which master keys the store needs: its element is not started without one of them."""
+
+
+def _is_key(text: SecretStr) -> SecretStr:
+    try:
+        if len(base64.b64decode(text.get_secret_value(), validate=True)) == KEY_SIZE:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("must be 32 bytes in base64; openssl rand -base64 32 makes them")
+
+
+def _words(value: object) -> object:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+MasterKey = Annotated[SecretStr, AfterValidator(_is_key)]
+
+
+class CryptBackend:
+    """Everything but `create`, `read` and the sidecars is left to the inner backend."""
+
+    API: ClassVar[int] = API
+
+    class Settings(BaseModel, extra="forbid"):
+        """`[backend.crypt]`"""
+
+        inner: str = Field(
+            "local", description="The backend that keeps the files; its settings in its own table."
+        )
+        key: MasterKey = Field(description="32 bytes in base64.")
+        old_keys: Annotated[list[MasterKey], BeforeValidator(_words)] = Field(
+            [], description="Master keys used before; they open, and wrap nothing."
+        )
+        allow_plain: bool = Field(False, description="Serve files that were stored without encryption, too.")
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        self._inner: Backend = context.inner
+        present, *older = (base64.b64decode(k.get_secret_value()) for k in (settings.key, *settings.old_keys))
+        self._keys = Keyring(present, older)
+        self._allow_plain = settings.allow_plain
+        limit = self._inner.capabilities.sidecar_limit - envelope.ROOM
+        self.capabilities = replace(self._inner.capabilities, sidecar_limit=limit)
+        needed = self._needed()
+        missing = sorted(needed - self._keys.ids)
+        if missing:
+            raise ConfigError(
+                f"This store needs the master key {', '.join(missing)}; given is {', '.join(sorted(self._keys.ids))}.",
+                place="backend.crypt.key",
+                cure="Give that key as key, or among old_keys if another is to follow it.",
+            )
+        if self._keys.present not in needed and not context.reading:
+            self._need(needed | {self._keys.present})
+
+    def _needed(self) -> frozenset[str]:
+        document = self._inner.record(RECORD)
+        try:
+            return frozenset() if document is None else frozenset(json.loads(document)["key_ids"])
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"{RECORD} of the store cannot be read.",
+                place=f".artstore/{RECORD}",
+                cure="Restore it from a backup of the store, or remove it: it is made anew.",
+            ) from None
+
+    def _need(self, key_ids: frozenset[str]) -> None:
+        document = {"schema_version": 1, "key_ids": sorted(key_ids)}
+        self._inner.put_record(RECORD, json.dumps(document, indent=2).encode())
+
+    # --- what is encrypted ---
+
+    def create(self, key: str) -> CryptWriter:
+        return CryptWriter(self._inner.create(key), key, self._keys)
+
+    def read(self, key: str) -> Reader:
+        try:
+            sidecar, member = envelope.split(self._inner.sidecar(key))
+        except NotFound:
+            if not self._allow_plain:
+                raise
+            return self._inner.read(key)
+        if member is None:
+            if not self._allow_plain:
+                # Or whoever takes the key out of a sidecar could pass off data of their own.
+                raise Damaged(
+                    f"The data of {key} is not encrypted, and backend.crypt.allow_plain does not say that it may be."
+                )
+            return self._inner.read(key)
+        wrapped = Wrapped.parse(member, key)
+        data_key = self._keys.unwrap(wrapped, key=key, file_id=envelope.file_id(sidecar))
+        reader = self._inner.read(key)
+        if reader.size != sealed_size(wrapped.size):
+            reader.close()
+            raise Damaged(
+                f"The data of {key} was cut or lengthened: it has {reader.size} bytes in the store."
+            )
+        return CryptReader(reader, key, data_key, wrapped.size)
+
+    def sidecar(self, key: str) -> bytes:
+        return envelope.split(self._inner.sidecar(key))[0]
+
+    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+        while True:
+            current = self._inner.sidecar(key)
+            sidecar, member = envelope.split(current)
+            if sidecar != old:
+                raise PreconditionFailed("The file was changed meanwhile.")
+            try:
+                return self._inner.replace_sidecar(key, current, envelope.join(new, member))
+            except PreconditionFailed:
+                continue  # perhaps only the key was wrapped anew
+
+    def rekey(self) -> Iterator[Rekeyed]:
+        sound = True
+        for directory in self._inner.directories():
+            for entry in self._inner.scan(directory):
+                if entry.sidecar:
+                    try:
+                        outcome = self._rekey(entry.key)
+                    except NotFound:  # deleted meanwhile
+                        continue
+                    except Damaged as e:
+                        log.error("%s", e.detail)
+                        outcome, sound = "damaged", False
+                    yield outcome
+        if sound:
+            self._need(frozenset({self._keys.present}))
+
+    def _rekey(self, key: str) -> Rekeyed:
+        while True:
+            current = self._inner.sidecar(key)
+            sidecar, member = envelope.split(current)
+            if member is None:
+                return "plain"
+            wrapped = Wrapped.parse(member, key)
+            if wrapped.key_id == self._keys.present:
+                return "present"
+            name = envelope.file_id(sidecar)
+            data_key = self._keys.unwrap(wrapped, key=key, file_id=name)
+            anew = self._keys.wrap(data_key, key=key, file_id=name, size=wrapped.size)
+            try:
+                self._inner.replace_sidecar(key, current, envelope.join(sidecar, anew.encode()))
+            except PreconditionFailed:  # changed meanwhile
+                continue
+            return "renewed"
+
+    # --- what is not ---
+
+    def entomb(self, key: str) -> None:
+        self._inner.entomb(key)
+
+    def remove_data(self, key: str) -> None:
+        self._inner.remove_data(key)
+
+    def tombstones(self) -> Iterator[str]:
+        return self._inner.tombstones()
+
+    def forget(self, key: str) -> None:
+        self._inner.forget(key)
+
+    def quarantine(self, key: str) -> None:
+        self._inner.quarantine(key)
+
+    def scan(self, directory: str) -> Iterator[Entry]:
+        return self._inner.scan(directory)
+
+    def age(self, key: str) -> float:
+        return self._inner.age(key)
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        return self._inner.directories(since)
+
+    def strays(self) -> Iterator[str]:
+        return self._inner.strays()
+
+    def staged(self) -> Iterator[str]:
+        return self._inner.staged()
+
+    def reap(self) -> Iterator[Settled]:
+        return self._inner.reap()
+
+    def lonely(self) -> bool:
+        return self._inner.lonely()
+
+    def record(self, name: str) -> bytes | None:
+        return self._inner.record(name)
+
+    def put_record(self, name: str, document: bytes) -> None:
+        self._inner.put_record(name, document)
+
+    def space(self) -> Space:
+        return self._inner.space()
+
+    def check(self, *, writing: bool) -> None:
+        self._inner.check(writing=writing)
+
+    def close(self) -> None:
+        self._inner.close()
