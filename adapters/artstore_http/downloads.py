@@ -12,7 +12,7 @@ from artstore_http.call import Call
 from artstore_http.conditions import Outcome, evaluate, http_date, range_applies
 from artstore_http.digests import repr_digest
 from artstore_http.disposition import content_disposition, may_inline
-from artstore_http.message import Headers, Response
+from artstore_http.message import Headers, Response, Stream
 from artstore_http.problems import InvalidRange
 from artstore_http.ranges import ByteRanges, Unsatisfiable, content_range, parse_range
 
@@ -70,12 +70,33 @@ class Parts:
         self._download.close()
 
 
+class Begun:
+    """A stream whose first piece is at hand: what cannot be read at all is told by the status."""
+
+    path: str | None = None
+
+    def __init__(self, stream: Stream) -> None:
+        self.size = stream.size
+        self._stream = stream
+        self._rest = iter(stream.pieces())
+        self._first = next(self._rest, b"")
+
+    def pieces(self) -> Iterable[bytes]:
+        yield self._first
+        yield from self._rest
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 def download(call: Call) -> Response:
     """GET /api/v1/files/{file_id}/download"""
     inline = _inline(call)
     found = call.kernel.download(call.file_id)
     try:
         response = _answer(call, found, inline)
+        if not isinstance(response.body, bytes) and found.path is None and call.request.method == "GET":
+            response.body = Begun(response.body)
     except BaseException:
         found.close()
         raise

@@ -205,14 +205,17 @@ class CryptBackend:
     def reap(self) -> Iterator[Settled]:
         return self._inner.reap()
 
+    def settle(self, key: str) -> bool:
+        return self._inner.settle(key)
+
     def lonely(self) -> bool:
         return self._inner.lonely()
 
     def record(self, name: str) -> bytes | None:
         return self._inner.record(name)
 
-    def put_record(self, name: str, document: bytes) -> None:
-        self._inner.put_record(name, document)
+    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
+        self._inner.put_record(name, document, new=new)
 
     def space(self) -> Space:
         return self._inner.space()

@@ -964,7 +964,7 @@ class BackendSuite:
     def test_at_no_step_of_a_replacement_half_a_sidecar_is_seen(self, backend: Backend) -> None:
         if not backend.capabilities.atomic_sidecar:
             return
-        versions = [b'{"a": "%s"}' % (b"a" * 4000), b'{"b": 1}', b'{"c": 2}']
+        versions = [b'{"a": "%s"}' % (b"a" * 3000), b'{"b": 1}', b'{"c": 2}']
         put(backend, sidecar=versions[0])
         seen: list[bytes | BaseException] = []
 
