@@ -252,7 +252,8 @@ class Element:
         }
 
     def staged(self) -> list[str]:
-        return [str(p) for p in (self.home / "files/.artstore/staging").glob("*/*/*")]
+        staging = os.walk(self.home / "files/.artstore/staging")  # directories come and go meanwhile
+        return [os.path.join(at, name) for at, _, names in staging for name in names if name != "lock"]
 
     def pending(self) -> list[Any]:
         items: list[Any] = self.get("/api/v1/transactions?status=pending").json()["items"]
@@ -270,6 +271,19 @@ class Element:
         self.settled()
         assert self.tree() == before
 
+    def workers(self) -> list[int]:
+        """The processes that serve, oldest first."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                command = stat.with_name("cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == self.process.pid and b"spawn_main" in command:
+                found.append(int(stat.parent.name))
+        return sorted(found)
+
     # --- ending ---
 
     def stop(self) -> None:
@@ -285,6 +299,31 @@ class Element:
         )
         assert not faults, (self.adapter, faults[:5], log[-4000:])
         assert code in self.exits, (self.adapter, code, log[-4000:])
+
+
+def holder(connection: Connection, pids: list[int]) -> int:
+    """Which of these processes has accepted a connection; 0 when none has."""
+    ours, theirs = (s[1] for s in (connection.socket.getsockname(), connection.socket.getpeername()))
+    wanted = f":{theirs:04X}", f":{ours:04X}"
+
+    def look() -> int | None:
+        inode = ""
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if (fields[1][-5:], fields[2][-5:], fields[3]) == (*wanted, "01"):  # established
+                inode = fields[9]
+        if inode in ("", "0"):  # closed, or not accepted yet
+            return None if inode else 0
+        for pid in pids:
+            for fd in Path(f"/proc/{pid}/fd").glob("*"):
+                try:
+                    if os.readlink(fd) == f"socket:[{inode}]":
+                        return pid
+                except FileNotFoundError:
+                    continue
+        return 0
+
+    return until(lambda: (found := look()) is not None and (found,), "the connection is accepted")[0]
 
 
 def free_port() -> int:

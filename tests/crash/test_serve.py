@@ -152,34 +152,20 @@ def test_killed_under_load_and_opened_again(tmp_path: Path, adapter: str) -> Non
         element.process.wait(30)
 
 
-def workers(element: Element) -> list[int]:
-    """The processes that serve."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            command = stat.with_name("cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == element.process.pid and b"spawn_main" in command:
-            found.append(int(stat.parent.name))
-    return found
-
-
 def test_one_of_two_workers_is_killed_and_the_other_goes_on(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
     element = servers.start("starlette", tmp_path / "home", workers=2)
     try:
-        until(lambda: len(workers(element)) == 2, "two workers")
+        until(lambda: len(element.workers()) == 2, "two workers")
         clients = [Client(element, dice.randrange(1 << 32)) for _ in range(CLIENTS)]
         over = threading.Event()
         with ThreadPoolExecutor(CLIENTS) as pool:
             running = [pool.submit(client.until_over, over) for client in clients]
             try:
                 until(lambda: sum(c.answers for c in clients) >= 60, "60 answers")
-                os.kill(dice.choice(workers(element)), signal.SIGKILL)
+                os.kill(dice.choice(element.workers()), signal.SIGKILL)
                 then = sum(c.answers for c in clients)
                 until(lambda: sum(c.answers for c in clients) >= then + 60, "60 more answers")
             finally:

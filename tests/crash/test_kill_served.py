@@ -1,0 +1,123 @@
+"""`artstore serve` as an operator has it, two workers behind granian: one is killed within a change, again and again.
+
+Its neighbour serves on, and the worker that takes its place settles what it left. The points are drawn from the calls
+of a first run; test_kill.py goes through all of them, in cheaper processes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deaths
+import servers
+import tracing
+from deaths import DEEDS, LOST, Said, Witness, answers, on_disk, serving
+from servers import Connection, Element, until
+
+ROUNDS = 100 if deaths.FULL else 4
+
+
+class Pinned(Element):
+    """The same element, asked through one of its workers alone."""
+
+    worker = 0
+
+    def connect(self, timeout: float = servers.DEADLINE) -> Connection:
+        for _ in range(200):
+            connection = super().connect(timeout)
+            if servers.holder(connection, [self.worker]):
+                return connection
+            connection.close()
+            if not tracing.alive(self.worker):
+                raise ConnectionRefusedError(f"worker {self.worker} is gone")
+        raise AssertionError("that worker takes no connection")
+
+
+def through(element: Element, worker: int) -> Pinned:
+    pinned = Pinned(element.adapter, element.home, element.port, element.process, element.log)
+    pinned.worker = worker
+    return pinned
+
+
+@pytest.mark.timeout(1800 if deaths.FULL else 120)
+@pytest.mark.parametrize("adapter", ["starlette", "falcon"])
+def test_a_worker_killed_within_a_change(tmp_path: Path, adapter: str, tried: Callable[[str], None]) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    element = servers.start(adapter, tmp_path / "home", workers=2)
+    seen: dict[str, list[tracing.Call]] = {}
+    tally: Counter[str] = Counter()
+    old: dict[str, Any] = {}
+    try:
+        one, other = until(lambda: element.workers() if len(element.workers()) == 2 else None, "two workers")
+        for name in ("multipart", "update", "raw", "delete"):
+            old = through(element, one).upload(deaths.SMALL, "old.txt", description="old")
+            with tracing.watched(one, element.home, tmp_path / f"{name}.trace") as trace:
+                DEEDS[name].run(through(element, one), old, [])
+            seen[name] = trace.calls()
+        for round_ in range(ROUNDS):
+            # Never the youngest: granian takes a worker that dies within seconds of its birth for a crash loop.
+            victim, neighbour = one, other
+            name = list(seen)[round_ % len(seen)]
+            call = replace(dice.choice(seen[name]), thread=0)
+            old = through(element, victim).upload(deaths.SMALL, "old.txt", description="old")
+            witness = Witness(answers(element))
+            with (
+                tracing.doomed(victim, call, tmp_path / f"{round_}.trace", any_thread=True),
+                serving(through(element, neighbour)) as theirs,
+            ):
+                dead = attempt(name, through(element, victim), old, witness.said)
+            tally["deaths" if dead else "not reached"] += 1
+            witness.before |= {made["file_id"]: made for made in theirs}
+            if not dead:
+                os.kill(victim, signal.SIGKILL)
+            one, other = neighbour, until(lambda: successor(element, victim, neighbour), "a successor")  # noqa: B023
+            through(element, other).settled()
+            until(lambda: not list((element.home / "files/.artstore/trash").iterdir()), "no tombstone")
+            try:
+                witness.judge(element, DEEDS[name], old["file_id"])
+            except AssertionError as e:
+                raise AssertionError(f"{name}, killed at {call}; acknowledged {witness.said}") from e
+        before = answers(element)
+        os.killpg(element.process.pid, signal.SIGKILL)
+        element.process.wait(30)
+        assert "Traceback" not in element.log.read_text()
+        element = servers.start("falcon" if adapter == "starlette" else "starlette", element.home)
+        assert answers(element) == before == on_disk(element.home)
+        element.stop()
+    finally:
+        element.process.kill()
+        element.process.wait(30)
+    tried(f"artstore serve, two workers: {sum(map(len, seen.values()))} calls seen, {dict(tally)}")
+    assert tally["deaths"]
+
+
+def attempt(name: str, element: Pinned, old: dict[str, Any], said: Said) -> bool:
+    """Whether the worker died of it."""
+    try:
+        DEEDS[name].run(element, old, said)
+    except LOST:
+        until(lambda: not tracing.alive(element.worker), "the death of the worker that did not answer")
+    return not tracing.alive(element.worker)
+
+
+def successor(element: Element, victim: int, neighbour: int) -> int:
+    """The worker that took the place of the dead one, once it serves; 0 while there is none."""
+    new = [pid for pid in element.workers() if pid not in (victim, neighbour)]
+    if not new:
+        return 0
+    pinned = through(element, new[0])
+    try:
+        return new[0] if pinned.get("/health/live").status == 200 else 0
+    except (*LOST, AssertionError):
+        return 0
