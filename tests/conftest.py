@@ -1,10 +1,14 @@
-"""What a run tells at its end: how much the crash floor tried."""
+"""Real servers, started once a run; and what a run tells at its end: how much the crash floor tried."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from postgres import Postgres
 
 TRIED = "tried"
 
@@ -26,3 +30,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("what was tried")
         for line in sorted(lines):
             terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for one worker of the run: keep to tables with a prefix of your own, and leave it running."""
+    from postgres import Postgres
+
+    server = Postgres()
+    yield server
+    server.close()

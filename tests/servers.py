@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import importlib
 import json
 import os
 import re
@@ -428,3 +429,10 @@ def chunked(body: bytes, size: int = 65536) -> bytes:
 
 def sha256_header(body: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+
+
+if (
+    __name__ == "__main__"
+):  # python -m tests.servers postgres: a server until Ctrl-C, its address on the first line
+    sys.path.insert(0, os.path.dirname(__file__))
+    importlib.import_module(sys.argv[1]).run()

@@ -10,7 +10,7 @@ def artstore_caches() -> list[Provider]:
     return [
         Provider(
             name="sql",
-            target="artstore_sql.cache:SqlCache",
-            summary="SQLite beside the element: nothing to install, nothing to run",
+            target="artstore_sql.provider:Sql",
+            summary="SQLite beside the element, or PostgreSQL for several nodes",
         )
     ]

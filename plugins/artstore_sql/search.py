@@ -70,7 +70,7 @@ def statement(connection: Connection, tables: Tables, query: Query, *, indexed: 
         where.append(files.c.id.in_(narrow))
         order = [_plus(column) for column in order]
     if query.after is not None:
-        here, there = tuple_(*order), _position(query)
+        here, there = tuple_(*order), position(query)
         where.append(here < there if query.descending else here > there)
     return (
         select(files.c.attr)
@@ -93,7 +93,7 @@ def possible(query: Query) -> bool:
     return (query.min_size or 0) < LARGEST and (query.max_size is None or query.max_size >= 0)
 
 
-def _position(query: Query) -> Any:
+def position(query: Query) -> Any:
     value, file_id = query.after or Position("", "")
     number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     try:

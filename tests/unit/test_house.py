@@ -59,7 +59,7 @@ RULES = {
     "artstore_naming": Rule(_SEAM, {"pydantic"}),
     "artstore_local": Rule(_SEAM, {"pydantic"}),
     "artstore_crypt": Rule(_SEAM, {"pydantic", "cryptography"}),
-    "artstore_sql": Rule(_SEAM, {"pydantic", "sqlalchemy"}),
+    "artstore_sql": Rule(_SEAM, {"pydantic", "sqlalchemy", "alembic", "psycopg"}),
     "artstore_jwt": Rule(_SEAM, {"pydantic", "joserfc", "cryptography"}),
 }
 for _package in ("artstore_starlette", "artstore_falcon"):
@@ -84,6 +84,8 @@ SUITES = "kernel/artstore/testing/"
 
 HEAVY = (
     "sqlalchemy",
+    "alembic",
+    "psycopg",
     "starlette",
     "falcon",
     "joserfc",

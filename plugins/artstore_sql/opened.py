@@ -1,0 +1,75 @@
+"""A PostgreSQL whose tables are there, and of this version's making."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sqlalchemy import Connection, text
+
+from artstore.errors import ConfigError, NotFound, Unavailable
+from artstore_sql import migration
+from artstore_sql.postgres import Postgres
+from artstore_sql.postgres_errors import Refused
+
+log = logging.getLogger("artstore.sql")
+
+PATIENCE = 600.0
+"""Seconds for a migration, or for a neighbour's."""
+
+
+class Opened:
+    """Makes or migrates the tables once, at the first call that reaches the server; again when they were dropped."""
+
+    def __init__(self, database: Postgres, prefix: str, *, reading: bool) -> None:
+        self._database = database
+        self._prefix = prefix
+        self._reading = reading
+        self._lock = threading.Lock()
+        self._done = False
+
+    def try_it(self) -> None:
+        """At start: what only the operator can mend is told; a server that does not answer may do so later."""
+        try:
+            self._open()
+        except Refused:
+            raise
+        except Unavailable as e:
+            log.warning("%s", e.detail)
+
+    def require(self) -> None:
+        """Raise `Unavailable` unless the tables are there."""
+        if self._done:
+            return
+        with self._lock:
+            if not self._done:
+                try:
+                    self._open()
+                except (ConfigError, NotFound) as e:
+                    raise Unavailable(e.detail) from e
+
+    def lost(self) -> None:
+        """Somebody dropped the tables: look again before the next call."""
+        self._done = False
+
+    def _open(self) -> None:
+        there = self._database.read(lambda c: migration.present(c, self._prefix), strict=True)
+        if self._reading and there is None:
+            raise NotFound("The database has no tables of this element yet.")
+        if there != migration.HEAD and not self._reading:
+            self._database.write(self._upgrade, timeout=PATIENCE, strict=True)
+        self._done = True
+
+    def _upgrade(self, connection: Connection) -> None:
+        alone(connection, self._prefix)
+        migration.move(connection, self._prefix, "head")
+
+
+def alone(connection: Connection, prefix: str) -> None:
+    """Wait until no other node migrates these tables; until the end of the transaction."""
+    connection.execute(text("SET LOCAL statement_timeout TO 0"))
+    connection.execute(text("SET LOCAL lock_timeout TO 0"))
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"artstore schema {prefix}"},
+    )

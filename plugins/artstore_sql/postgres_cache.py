@@ -1,0 +1,224 @@
+"""A cache in PostgreSQL: for any number of nodes, each with any number of processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import ColumnElement, Connection, Executable, TextClause, delete, func, select, text
+
+from artstore.attr import Attr
+from artstore.errors import Unavailable
+from artstore.spi import Context, Page, Position, Query, Totals
+from artstore_sql.cache import SqlSettings
+from artstore_sql.grams import grams
+from artstore_sql.opened import Opened
+from artstore_sql.postgres import Postgres
+from artstore_sql.postgres_errors import Dropped
+from artstore_sql.postgres_search import found
+from artstore_sql.postgres_tables import Tables
+from artstore_sql.search import possible
+from artstore_sql.tables import consistent, row, sort_value
+
+CONNECTIONS = 8
+"""Of one process, at most."""
+BATCH = 1000
+
+# A commit that touches no row which another node could hold.
+_SOMETHING = text("SELECT pg_logical_emit_message(true, 'artstore', '')")
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+class PostgresCache:
+    """A row for each file. A new row is durable with the next flush; a changed or removed one at once."""
+
+    API: ClassVar[int] = 1
+    Settings: ClassVar[type[BaseModel]] = SqlSettings
+
+    def __init__(self, settings: SqlSettings, context: Context) -> None:
+        if settings.url is None:
+            raise TypeError("a cache in PostgreSQL has a url")
+        self._tables = Tables(settings.table_prefix)
+        self._database = Postgres(settings.url, settings.timeout, place="cache.sql.url", size=CONNECTIONS)
+        self._opened = Opened(self._database, settings.table_prefix, reading=context.reading)
+        self._upsert = _upsert(self._tables)
+        self._closed = False
+        self._opened.try_it()
+
+    def put(self, attrs: Sequence[Attr]) -> None:
+        rows = [_row(attr) for attr in attrs]
+        for start in range(0, len(rows), BATCH):
+            # In order, so that two who write the same rows do not wait for each other.
+            some = sorted(_newest(rows[start : start + BATCH]), key=lambda one: str(one["file_id"]))
+            change = self._upsert.bindparams(rows=json.dumps(some, ensure_ascii=False))
+            self._write(change, durable=any(one["revision"] > 1 for one in some))
+
+    def remove(self, file_ids: Sequence[str]) -> None:
+        files = self._tables.files
+        gone = sorted({file_id for file_id in file_ids if _is_text(file_id)})
+        for start in range(0, len(gone), BATCH):
+            change = delete(files).where(files.c.file_id == func.any(gone[start : start + BATCH]))
+            self._write(change, durable=True)
+
+    def key(self, file_id: str) -> str | None:
+        files = self._tables.files.c
+        if not _is_text(file_id):
+            return None
+        wanted = select(files.storage_path, files.storage_filename).where(files.file_id == file_id)
+        there = self._all(wanted)
+        return f"{there[0].storage_path}/{there[0].storage_filename}" if there else None
+
+    def search(self, query: Query) -> Page:
+        if not possible(query):
+            return Page(items=(), next=None)
+        texts = self._use(lambda: self._database.read(lambda c: found(c, self._tables, query)))
+        items = [_attr(text) for text in texts[: query.limit]]
+        if len(texts) <= query.limit or not items:
+            return Page(items=items, next=None)
+        return Page(items=items, next=Position(sort_value(items[-1], query.sort), items[-1].file_id))
+
+    def directory(self, directory: str) -> dict[str, str]:
+        files = self._tables.files.c
+        if not _is_text(directory):
+            return {}
+        wanted = select(files.storage_filename, files.file_id).where(files.storage_path == directory)
+        return {one.storage_filename: one.file_id for one in self._all(wanted)}
+
+    def rows(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+        files, last = self._tables.files, 0
+        while _is_text(directory):
+            some = select(files).where(files.c.storage_path == directory, files.c.id > last)
+            some = some.order_by(files.c.id).limit(BATCH)
+            there = self._all(some)
+            yield from ((one.file_id, _consistent(one._mapping)) for one in there)
+            if len(there) < BATCH:
+                return
+            last = there[-1].id
+
+    def directories(self, since: str = "") -> Iterator[str]:
+        path = self._tables.files.c.storage_path
+        wanted: ColumnElement[bool] = path >= since
+        while _is_text(since):
+            # The index is entered once for each directory, not read once for each row.
+            least = select(func.min(path)).where(wanted)
+            ((directory,),) = self._all(least)
+            if directory is None:
+                return
+            yield directory
+            wanted = path > directory
+
+    def totals(self) -> Totals:
+        stripes = self._tables.totals.c
+        sums = select(func.coalesce(func.sum(stripes.files), 0), func.coalesce(func.sum(stripes.size), 0))
+        ((files, size),) = self._all(sums)
+        return Totals(int(files), int(size))
+
+    def flush(self) -> None:
+        self._write(_SOMETHING, durable=True)
+
+    def stamp(self) -> str | None:
+        return self._use(lambda: self._database.read(self._stamp))
+
+    def set_stamp(self, stamp: str, *, instead_of: str | None = None) -> None:
+        def change(connection: Connection) -> None:
+            if instead_of is not None and self._stamp(connection) != instead_of:
+                raise Unavailable("The cache was begun anew meanwhile.")
+            new = text(
+                f"INSERT INTO {self._tables.meta.name} VALUES ('stamp', :stamp) "  # noqa: S608
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+            )
+            connection.execute(new, {"stamp": stamp})
+
+        self._use(lambda: self._database.write(change, durable=True))
+
+    def clear(self) -> None:
+        tables = self._tables
+        names = ", ".join(table.name for table in (tables.files, tables.totals, tables.meta))
+        self._write(text(f"TRUNCATE {names}"))
+
+    def check(self) -> None:
+        self.totals()
+        self._write(_SOMETHING)
+
+    def close(self) -> None:
+        self._closed = True
+        self._database.close()
+
+    # --- calls ---
+
+    def _all(self, wanted: Executable) -> Sequence[Any]:
+        return self._use(lambda: self._database.read(lambda c: c.execute(wanted).all()))
+
+    def _write(self, change: Executable, *, durable: bool = False) -> None:
+        self._use(lambda: self._database.write(lambda c: c.execute(change), durable=durable))
+
+    def _use(self, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise Unavailable("The cache is closed.")
+        self._opened.require()
+        try:
+            return call()
+        except Dropped:
+            self._opened.lost()
+            raise
+
+    def _stamp(self, connection: Connection) -> str | None:
+        meta = self._tables.meta.c
+        wanted = select(meta.value).where(meta.name == "stamp")
+        return connection.execute(wanted).scalar_one_or_none()
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
+def _row(attr: Attr) -> Row:
+    made = row(attr)
+    return made | {"tags": sorted(set(attr.tags)), "parts": grams(made["words"])}
+
+
+def _consistent(there: Any) -> Attr | None:
+    attr = consistent(there)
+    if attr is None:
+        return None
+    right = _row(attr)
+    return attr if all(there[name] == right[name] for name in ("tags", "parts")) else None
+
+
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """Each file once: a statement cannot change a row twice."""
+    kept: dict[str, Row] = {}
+    for one in rows:
+        there = kept.get(one["file_id"])
+        if there is None or one["revision"] >= there["revision"]:
+            kept[one["file_id"]] = one
+    return list(kept.values())
+
+
+def _attr(found: str) -> Attr:
+    try:
+        return Attr.model_validate_json(found)
+    except ValidationError as e:
+        raise Unavailable("The cache holds a row that is no attr; it is to be rebuilt.") from e
+
+
+def _upsert(tables: Tables) -> TextClause:
+    """Rows as one JSON text: one statement, and one round trip, for a thousand."""
+    names = [column.name for column in tables.files.columns if column.name != "id"]
+    types = {"size": "bigint", "revision": "bigint", "tags": "text[]", "parts": "int[]"}
+    columns = ", ".join(names)
+    typed = ", ".join(f"{name} {types.get(name, 'text')}" for name in names)
+    changed = ", ".join(f"{name} = excluded.{name}" for name in names if name != "file_id")
+    return text(
+        f"INSERT INTO {tables.files.name} AS f ({columns}) "  # noqa: S608
+        f"SELECT {columns} FROM json_to_recordset(CAST(:rows AS json)) AS r ({typed}) "
+        f"ON CONFLICT (file_id) DO UPDATE SET {changed} WHERE excluded.revision >= f.revision"
+    )
