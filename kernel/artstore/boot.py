@@ -22,8 +22,9 @@ from artstore.hookspecs import Change
 from artstore.ids import now
 from artstore.kernel import Kernel
 from artstore.locks import Locks
-from artstore.plugins import Registry
-from artstore.settings import ROLES, Configuration, Role, Settings, load, suggestion, validate
+from artstore.observers import Line, Observers
+from artstore.plugins import HOOKS, Registry
+from artstore.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
 from artstore.spi import Auth, Backend, Context
 from artstore.wal import Wal
 
@@ -53,6 +54,7 @@ class Node:
         """Leave everything durable and settled."""
         self._stop()
         self.kernel.close()
+        self.kernel.observers.close()
         self.auth.close()
 
 
@@ -69,7 +71,7 @@ def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
         {
             "role": o.role,
             "name": o.provider.name,
-            "chosen": getattr(settings, o.role).use == o.provider.name,
+            "chosen": o.provider.name in getattr(settings, o.role).chosen(),
             "plugin": o.plugin,
             "distribution": o.distribution,
             "version": o.version,
@@ -77,7 +79,7 @@ def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
             "summary": o.provider.summary,
             "problem": o.problem,
         }
-        for o in sorted(registry.offers, key=lambda o: (ROLES.index(o.role), o.provider.name, o.plugin))
+        for o in sorted(registry.offers, key=lambda o: (list(HOOKS).index(o.role), o.provider.name, o.plugin))
     ]
     silent = [p for p in registry.plugins if p.status != "ok"]
     return rows + [
@@ -114,9 +116,9 @@ def context(configuration: Configuration) -> Context:
 def provider_settings(role: str, configuration: Configuration, registry: Registry) -> dict[str, BaseModel]:
     """The providers chosen for a role by name, each before the one that it wraps (`inner`), with their settings,
     checked. Raises `ConfigError`, `PluginError`."""
-    chosen: Role = getattr(configuration.settings, role)
+    tables: Tables = getattr(configuration.settings, role)
     offered = {o.provider.name for o in registry.offers if o.role == role}
-    for name in chosen.tables():
+    for name in tables.tables():
         if name not in offered:
             raise ConfigError(
                 f"There is no {role} '{name}' to set.",
@@ -124,8 +126,9 @@ def provider_settings(role: str, configuration: Configuration, registry: Registr
                 cure=suggestion(name, offered),
             )
     found: dict[str, BaseModel] = {}
-    name, place = chosen.use, role
-    while True:
+    ahead = [(name, role) for name in tables.chosen()]
+    while ahead:
+        name, place = ahead.pop(0)
         if name in found:
             raise ConfigError(
                 f"A {role} cannot wrap itself: {' -> '.join([*found, name])}.",
@@ -133,10 +136,10 @@ def provider_settings(role: str, configuration: Configuration, registry: Registr
                 cure=f"Name the {role} that keeps the files in the end.",
             )
         model: type[BaseModel] = registry.choose(role, name, place=place).Settings
-        found[name] = validate(model, chosen.table(name), configuration.sources, f"{role}.{name}")
-        if "inner" not in model.model_fields:
-            return found
-        name, place = found[name].inner, f"{role}.{name}.inner"  # type: ignore[attr-defined]
+        found[name] = validate(model, tables.table(name), configuration.sources, f"{role}.{name}")
+        if "inner" in model.model_fields:
+            ahead.append((found[name].inner, f"{role}.{name}.inner"))  # type: ignore[attr-defined]
+    return found
 
 
 def build(role: str, configuration: Configuration, registry: Registry, told: Context) -> Any:
@@ -164,6 +167,18 @@ def _build(role: str, name: str, settings: BaseModel, registry: Registry, told: 
         raise PluginError(
             f"{plugin} failed to build: {type(e).__name__}: {e}.", place=f"{role}.{name}"
         ) from e
+
+
+def build_observers(configuration: Configuration, registry: Registry, told: Context) -> Observers:
+    """Those that have settings, each with its line. Raises `ConfigError`, `PluginError`, `Unavailable`."""
+    lines: list[Line] = []
+    try:
+        for name, settings in provider_settings("observer", configuration, registry).items():
+            lines.append(Line(name, _build("observer", name, settings, registry, told)))
+    except BaseException:
+        Observers(lines).close()
+        raise
+    return Observers(lines)
 
 
 def open_wal(configuration: Configuration) -> Wal:
@@ -208,6 +223,9 @@ def open_node(configuration: Configuration) -> Node:
                 fallback_id=f"se-{secrets.token_hex(4)}",
                 at=now(),
             )
+        told = replace(told, element_id=element.record().element_id)
+        observers = build_observers(configuration, registry, told)
+        built.append(observers)
         announce, stop = _announcer(registry)
         kernel = Kernel(
             backend=backend,
@@ -219,6 +237,7 @@ def open_node(configuration: Configuration) -> Node:
             limits=settings.limits,
             debts=Debts(told.state / "owed"),
             announce=announce,
+            observers=observers,
         )
         report = recovery.recover(kernel)
         kernel.keeper.start()

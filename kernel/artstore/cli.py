@@ -190,17 +190,17 @@ def _config(args: argparse.Namespace) -> int:
 
     configuration = _configuration(args)
     registry = open_registry(configuration.settings)
-    chosen = {role: provider_settings(role, configuration, registry) for role in ROLES}
+    chosen = {role: provider_settings(role, configuration, registry) for role in (*ROLES, "observer")}
     if args.what == "check":
         if args.json:
             print(json.dumps({"ok": True, "file": str(configuration.file) if configuration.file else None}))
         else:
             print(f"The configuration is fine ({configuration.file or 'no file'}).")
         return OK
-    shown = configuration.settings.model_dump(mode="json", exclude=set(ROLES))
+    shown = configuration.settings.model_dump(mode="json", exclude=set(chosen))
     for role, settings in chosen.items():
         tables = {name: below.model_dump(mode="json") for name, below in settings.items()}
-        shown[role] = {"use": getattr(configuration.settings, role).use} | tables
+        shown[role] = ({"use": getattr(configuration.settings, role).use} if role in ROLES else {}) | tables
     if args.json:
         print(json.dumps({"home": str(configuration.home), "settings": shown}, indent=2))
         return OK

@@ -60,8 +60,14 @@ def artstore_auths() -> Iterable[Provider]:
 
 
 @hookspec
+def artstore_observers() -> Iterable[Provider]:
+    """Offer observers: classes with the methods of `artstore.spi.Observer`. Each that has settings is told."""
+    raise NotImplementedError
+
+
+@hookspec
 def artstore_committed(op: Change, attr: Attr) -> None:
     """Hear of a change after its commit; called on a thread of its own, never delays or breaks the change.
 
-    At most once: what must not be missed after a crash is read from the log of intents.
+    At most once: what must not be missed is for an observer.
     """

@@ -12,6 +12,7 @@ from artstore import recovery
 from artstore.debts import Debts
 from artstore.errors import ArtstoreError, Unavailable
 from artstore.ids import now
+from artstore.observers import tell_again
 from artstore.spi import Intent
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Keeper:
             recovery.repair_row(self._kernel, key, file_id)
             with self._lock:
                 del self._doubts[key]
+            if committed:
+                tell_again(self._kernel, key, file_id)
             if intent is not None:
                 if committed:
                     intent.commit()
@@ -121,7 +124,8 @@ class Keeper:
             for key in graves:
                 kernel.backend.forget(key)
             graves = []
-            kernel.wal.flushed(marks)
+            if kernel.observers.heard():
+                kernel.wal.flushed(marks)
             if not owed:
                 recovery.move_checkpoint(kernel, begun)
         finally:
@@ -147,6 +151,7 @@ class Keeper:
                 del self._owed[file_id]
                 if not self._owed:
                     self._debts.unmark()
+            tell_again(self._kernel, key, file_id)  # an update or a deletion that seemed to fail, perhaps
             for intent in intents:
                 intent.commit()
 

@@ -31,6 +31,7 @@ from artstore.ids import now, uuid7
 from artstore.keeper import Keeper
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
+from artstore.observers import Observers, change_of
 from artstore.session import Session, Unkept, draft
 from artstore.settings import Limits
 from artstore.spi import (
@@ -87,6 +88,7 @@ class Kernel:
         limits: Limits,
         debts: Debts,
         announce: Announce,
+        observers: Observers | None = None,
     ) -> None:
         self.backend = backend
         self.cache = cache
@@ -96,6 +98,7 @@ class Kernel:
         self.element = element
         self.limits = limits
         self.announce = announce
+        self.observers = observers or Observers()
         self.keeper = Keeper(self, debts)
 
     # --- upload -------------------------------------------------------------------------------------------
@@ -289,7 +292,7 @@ class Kernel:
         self.announce("delete", attr)
 
     def settle_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> None:
-        """The last two steps of a change. It has succeeded whatever the cache says: a row that cannot be
+        """The last steps of a change. It has succeeded whatever the cache says: a row that cannot be
         written now is owed, and the intent stays open until it is paid."""
         try:
             if gone:
@@ -299,9 +302,12 @@ class Kernel:
         except Exception as e:
             log.warning("the cache row of %s is owed: %s", attr.file_id, e)
             self.keeper.owe(attr.file_id, attr.key, intent)
-        else:
-            if intent is not None:
-                intent.commit()
+            intent = None
+        self.observers.tell(
+            change_of(attr, gone=gone)
+        )  # before the intent ends: until then the log remembers
+        if intent is not None:
+            intent.commit()
 
     # --- the element --------------------------------------------------------------------------------------
 

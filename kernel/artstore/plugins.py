@@ -32,6 +32,7 @@ HOOKS = {
     "backend": "artstore_backends",
     "cache": "artstore_caches",
     "auth": "artstore_auths",
+    "observer": "artstore_observers",
 }
 
 Status = Literal["ok", "blocked", "broken", "clash", "missing extra", "wrong API"]

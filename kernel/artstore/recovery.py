@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from artstore.attr import Attr, Timestamp, decode, timestamp
 from artstore.errors import ConfigError, Damaged, NotFound
 from artstore.ids import now
+from artstore.observers import retell, tell_again
 from artstore.spi import Abandoned, Transaction
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def _finish_deletions(kernel: Kernel, report: Report) -> None:
 
 
 def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
+    doubtful = [t for t in abandoned.unflushed if t.status != "rolled_back" and t.operation != "mode"]
     try:
         for t in abandoned.unflushed:
             # Rows of uploads in the directories that are compared anyway need no second look.
@@ -202,25 +204,22 @@ def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
                 _repair(kernel, t)
         for t in abandoned.pending:
             if t.operation == "mode":
-                abandoned.end(
-                    t, "committed" if _mode_is(kernel, t.key) else "rolled_back", "the process died"
-                )
+                done = kernel.element.record().mode == t.key
+                abandoned.end(t, "committed" if done else "rolled_back", "the process died")
                 continue
             if t.operation == "upload" and t.key:
                 kernel.backend.settle(t.key)
             there = _repair(kernel, t)
             if there == (t.operation != "delete"):
                 abandoned.end(t, "committed")
+                doubtful.append(t)
             else:
                 abandoned.end(t, "rolled_back", "the process died")
         kernel.cache.flush()
-        abandoned.settle()
+        if retell(kernel, doubtful):
+            abandoned.settle()
     finally:
         abandoned.release()
-
-
-def _mode_is(kernel: Kernel, mode: str | None) -> bool:
-    return kernel.element.record().mode == mode
 
 
 def _repair(kernel: Kernel, t: Transaction) -> bool:
@@ -255,6 +254,8 @@ def _put(kernel: Kernel, attrs: list[Attr], report: Report, *, lonely: bool) -> 
     if attrs:
         kernel.cache.put(attrs)
         report.rows_written += len(attrs)
+        for attr in () if report.rebuilt else attrs:
+            tell_again(kernel, attr.key, attr.file_id)  # a power cut took its row, and perhaps the word of it
         for attr in () if lonely else attrs:
             # Whoever deleted it between our look and our row removed a row that was not there yet.
             if _decode(kernel, attr.key) is None:

@@ -79,10 +79,8 @@ class Plugins(BaseModel, extra="forbid"):
     strict: bool = Field(default=False, description="a broken plugin is fatal also when nobody chose it")
 
 
-class Role(BaseModel, extra="allow"):
-    """The provider chosen for a role, and one table of settings a provider, checked when it is chosen."""
-
-    use: str
+class Tables(BaseModel, extra="allow"):
+    """One table of settings a provider, checked when it is chosen: here, all that have one are."""
 
     def table(self, provider: str) -> dict[str, Any]:
         """The settings of one provider, unchecked."""
@@ -91,6 +89,19 @@ class Role(BaseModel, extra="allow"):
     def tables(self) -> list[str]:
         """The providers that have a table."""
         return list(self.__pydantic_extra__ or {})
+
+    def chosen(self) -> list[str]:
+        """The providers that are to be built."""
+        return self.tables()
+
+
+class Role(Tables):
+    """The provider chosen for a role."""
+
+    use: str
+
+    def chosen(self) -> list[str]:
+        return [self.use]
 
 
 def _role(name: str) -> Any:
@@ -109,6 +120,7 @@ class Settings(BaseModel, extra="forbid"):
     naming: Role = _role("naming")
     cache: Role = _role("cache")
     auth: Role = _role("auth")
+    observer: Tables = Tables()
     server: Server = Server()
     limits: Limits = Limits()
     wal: WalSettings = WalSettings()
@@ -191,7 +203,7 @@ def _with_files(
     for key, value in raw.items():
         below = fields[key].annotation if key in fields else None
         if isinstance(value, Mapping) and isinstance(below, type) and issubclass(below, BaseModel):
-            if below is not Role:  # its tables are the providers', who know their own fields
+            if not issubclass(below, Tables):  # its tables are the providers', who know their own fields
                 values[key] = _with_files(below, value, sources, f"{under}.{key}" if under else key)
         elif key not in fields and key.removesuffix("_file") in fields:
             path = Path(str(values.pop(key)))

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runti
 from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT, Attr
+from artstore.hookspecs import Change
 
 API = 1
 PIECE = 1 << 20
@@ -36,6 +37,8 @@ class Context:
     reading: bool = False
     """Opened to be looked at, perhaps beside an element that serves: building makes, settles and claims nothing,
     and nothing that changes anything is called. A cache that is not there yet is `NotFound`."""
+    element_id: str = ""
+    """For observers, which are built once it is known."""
     inner: Any = None
     """The provider that this one wraps, and closes: one whose settings have a field `inner` (its name) is given it."""
 
@@ -558,3 +561,30 @@ class SupportsIssue(Protocol):
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
         """A token for `user`, valid for `seconds`. Raises `ConfigError` when no private key is at hand."""
+
+
+# --- observer ---------------------------------------------------------------------------------------------
+
+
+class Observer(Protocol):
+    """Hears of every committed change, at least once. Called by one thread, in the order of this process's changes.
+
+    Several processes may observe one element: of one file, the order is that of its revisions.
+    """
+
+    API: ClassVar[int]
+    Settings: ClassVar[type[BaseModel]]
+
+    def committed(self, op: Change, file_id: str, key: str, attr: Attr | None) -> None:
+        """Note a change, and do at leisure what it calls for. `attr`: the file as it is by now, or was before `delete`.
+
+        After a crash changes are told again, perhaps only the last one of each file, and a deletion then with no
+        `attr`. Raises `StorageFull`, `Unavailable`: then it is told again soon. Any other exception is a bug, and
+        the change is lost on this observer.
+        """
+
+    def flush(self) -> None:
+        """What was noted is durable on return: it is not told again. Raises `StorageFull`, `Unavailable`."""
+
+    def close(self) -> None:
+        """Give everything back."""

@@ -73,10 +73,11 @@ MAKES_PROVIDERS = {"artstore.boot", "artstore.cli", "artstore.testing"}
 
 # A file past 300 lines hides two nouns. These were looked at; the number is their own ceiling.
 LONG = {
-    "kernel/artstore/kernel.py": 340,  # one protocol, read top to bottom
+    "kernel/artstore/kernel.py": 350,  # one protocol, read top to bottom
     "kernel/artstore/spi.py": 620,  # prose
     "kernel/artstore/wal.py": 400,
     "kernel/artstore/cli.py": 320,
+    "kernel/artstore/settings.py": 320,  # what may be set is prose too
     "plugins/artstore_local/backend.py": 340,  # a method for each of the contract
 }
 SUITES = "kernel/artstore/testing/"
