@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 TRIED = "tried"
 
 
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real S3 server, one for each process of the run."""
+    from s3 import seaweed
+
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
 @pytest.fixture
 def tried(record_property: Any) -> Any:
     """A function that puts a line under "what was tried" at the end of the run, also from a worker of xdist."""

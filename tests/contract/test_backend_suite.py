@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
+import s3
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.spi import Backend
 from artstore.testing import BackendSuite, MemoryBackend, make_context
 from artstore.testing.memory_backend import Kept, MemoryStore
+from artstore_fsspec.backend import FsspecBackend
 from artstore_local.backend import LocalBackend
+from artstore_s3.backend import S3Backend
+from artstore_s3.settings import S3Settings
 
 Plant = Callable[[str, bytes | None, bytes | None], None]
 
@@ -87,4 +93,119 @@ class TestLocalBackend(BackendSuite):
 
     @pytest.fixture
     def neighbour(self, opened: Callable[[], LocalBackend]) -> Callable[[], Backend]:
+        return opened
+
+
+class TestFsspecInMemory(BackendSuite):
+    """The weakest file system there is, and one that lives in this process."""
+
+    @pytest.fixture
+    def place(self) -> Iterator[str]:
+        name = f"/{secrets.token_hex(8)}"
+        yield name
+        fsspec.filesystem("memory").rm(name, recursive=True)
+
+    @pytest.fixture
+    def opened(self, tmp_path: Path, place: str) -> Callable[[], FsspecBackend]:
+        settings = FsspecBackend.Settings(url=f"memory:/{place}", accept_weaker=True)
+        return lambda: FsspecBackend(settings, make_context(tmp_path))
+
+    @pytest.fixture
+    def backend(self, opened: Callable[[], FsspecBackend]) -> Backend:
+        return opened()
+
+    @pytest.fixture
+    def plant(self, place: str) -> Plant:
+        fs = fsspec.filesystem("memory")
+
+        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
+            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
+                if content is not None:
+                    fs.pipe_file(f"{place}/{name}", content)
+
+        return plant
+
+    @pytest.fixture
+    def reopen(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
+        return opened
+
+    @pytest.fixture
+    def neighbour(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
+        return opened
+
+
+class TestFsspecInFiles(BackendSuite):
+    """Files without fsync: whole, not durable."""
+
+    @pytest.fixture
+    def opened(self, tmp_path: Path) -> Callable[[], FsspecBackend]:
+        settings = FsspecBackend.Settings(url=f"file://{tmp_path}/store", accept_weaker=True)
+        return lambda: FsspecBackend(settings, make_context(tmp_path))
+
+    @pytest.fixture
+    def backend(self, opened: Callable[[], FsspecBackend]) -> Backend:
+        return opened()
+
+    @pytest.fixture
+    def plant(self, tmp_path: Path) -> Plant:
+        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
+            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
+                if content is not None:
+                    path = tmp_path / "store" / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+
+        return plant
+
+    @pytest.fixture
+    def reopen(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
+        return opened
+
+    @pytest.fixture
+    def neighbour(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
+        return opened
+
+
+class TestS3Backend(BackendSuite):
+    """Against a real server."""
+
+    @pytest.fixture
+    def bucket(self, s3_server: s3.Seaweed) -> str:
+        return s3_server.bucket()
+
+    @pytest.fixture
+    def opened(self, tmp_path: Path, s3_server: s3.Seaweed, bucket: str) -> Iterator[Callable[[], S3Backend]]:
+        backends: list[S3Backend] = []
+        settings = S3Settings.model_validate(s3.settings(s3_server, bucket, prefix="se-01"))
+
+        def open_it() -> S3Backend:
+            backends.append(S3Backend(settings, make_context(tmp_path)))
+            return backends[-1]
+
+        yield open_it
+        for backend in backends:
+            backend.close()
+
+    @pytest.fixture
+    def backend(self, opened: Callable[[], S3Backend]) -> Backend:
+        return opened()
+
+    @pytest.fixture
+    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Iterator[Plant]:
+        client = s3_server.client()
+
+        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
+            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
+                if content is not None:
+                    client.put_object(Bucket=bucket, Key=f"se-01/{name}", Body=content)
+
+        yield plant
+        client.close()
+
+    @pytest.fixture
+    def reopen(self, backend: Backend, opened: Callable[[], S3Backend]) -> Callable[[], Backend]:
+        return opened
+
+    @pytest.fixture
+    def neighbour(self, opened: Callable[[], S3Backend]) -> Callable[[], Backend]:
         return opened

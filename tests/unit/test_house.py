@@ -60,6 +60,8 @@ RULES = {
     "artstore_local": Rule(_SEAM, {"pydantic"}),
     "artstore_crypt": Rule(_SEAM, {"pydantic", "cryptography"}),
     "artstore_sql": Rule(_SEAM, {"pydantic", "sqlalchemy", "alembic", "psycopg"}),
+    "artstore_fsspec": Rule(_SEAM, {"pydantic", "fsspec"}),
+    "artstore_s3": Rule(_SEAM | {"artstore_fsspec"}, {"pydantic", "s3fs", "botocore", "aiohttp"}),
     "artstore_jwt": Rule(_SEAM, {"pydantic", "joserfc", "cryptography"}),
 }
 for _package in ("artstore_starlette", "artstore_falcon"):
@@ -92,6 +94,8 @@ HEAVY = (
     "joserfc",
     "cryptography",
     "granian",
+    "fsspec",
+    "s3fs",
     "pydantic",
     "anyio",
     "pluggy",
@@ -217,7 +221,7 @@ def hook(event, args):
         seen.append(f"writes {args[0]}")
     elif event in ("socket.bind", "socket.connect", "subprocess.Popen", "os.mkdir", "os.rename", "sqlite3.connect"):
         seen.append(f"{event} {args!r}")
-for library in ("pytest", "hypothesis"):
+for library in ("pytest", "hypothesis", "s3fs"):  # urllib3 binds a socket to learn of IPv6
     importlib.import_module(library)
 sys.addaudithook(hook)
 for name in sys.argv[1:]:

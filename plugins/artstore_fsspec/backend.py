@@ -1,0 +1,97 @@
+"""The backend `fsspec`: a store at any URL that fsspec understands, with what that file system can promise."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import fsspec
+from pydantic import BaseModel, Field, SecretStr
+
+from artstore.errors import ConfigError
+from artstore.spi import Capabilities, Context
+from artstore_fsspec.base import ObjectBackend
+from artstore_fsspec.files import FsspecObjects, translated
+
+
+class Facts(NamedTuple):
+    """What is known of one kind of file system."""
+
+    whole: bool
+    """A file appears, and is replaced, whole."""
+    durable: bool
+    """What was closed survives power loss."""
+    moves: bool
+    """It gets whole by a move in one step, not by the write itself."""
+
+
+_FACTS = {
+    "memory": Facts(whole=True, durable=False, moves=False),
+    "file": Facts(whole=True, durable=False, moves=True),  # no fsync in the whole package
+    "local": Facts(whole=True, durable=False, moves=True),
+    "s3": Facts(whole=True, durable=True, moves=False),
+    "s3a": Facts(whole=True, durable=True, moves=False),
+    "gs": Facts(whole=True, durable=True, moves=False),
+    "gcs": Facts(whole=True, durable=True, moves=False),
+    "abfs": Facts(whole=True, durable=True, moves=False),
+    "abfss": Facts(whole=True, durable=True, moves=False),
+    "az": Facts(whole=True, durable=True, moves=False),
+}
+_UNKNOWN = Facts(whole=False, durable=False, moves=False)
+
+
+class FsspecBackend(ObjectBackend):
+    """One store below a URL, for the processes of one home."""
+
+    capabilities = Capabilities(
+        durable=True, atomic_sidecar=True, shared=False, traces=False, reuses_keys=False
+    )
+
+    class Settings(BaseModel, extra="forbid"):
+        """`[backend.fsspec]`"""
+
+        url: SecretStr
+        """Such as `sftp://host/path`; secret, as it may hold a password."""
+        options: dict[str, Any] = Field(default={}, repr=False)
+        """What that file system is built with."""
+        accept_weaker: bool = False
+        """Take a file system that promises less than the contract asks."""
+        grace: float = Field(default=86_400, gt=0)
+        """Seconds after which no request of the past can come any more."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        url = settings.url.get_secret_value()
+        protocol = url.partition("://")[0] if "://" in url else "file"
+        facts = _FACTS.get(protocol, _UNKNOWN)
+        self.weaker = weaker(facts)
+        if self.weaker and not settings.accept_weaker:
+            raise ConfigError(
+                f"A file system '{protocol}' does not promise what a store has to: {' and '.join(self.weaker)}.",
+                place="backend.fsspec.url",
+                cure="Take another backend, or set backend.fsspec.accept_weaker = true and know what you lose.",
+            )
+        try:
+            fs, root = fsspec.url_to_fs(
+                url, **{"skip_instance_cache": True, "use_listings_cache": False} | settings.options
+            )
+        except (ImportError, ValueError, TypeError) as e:
+            raise ConfigError(
+                f"fsspec cannot open a store of the kind '{protocol}': {type(e).__name__}.",
+                place="backend.fsspec.url",
+                cure="Install the library for that protocol, and check url and options.",
+            ) from e
+        self.capabilities = Capabilities(
+            durable=facts.durable, atomic_sidecar=facts.whole, shared=False, traces=False, reuses_keys=False
+        )
+        with translated("the store"):
+            fs.makedirs(root, exist_ok=True)
+        objects = FsspecObjects(fs, root, context.state / "locks", moves=facts.moves)
+        super().__init__(objects, grace=settings.grace)
+
+
+def weaker(facts: Facts) -> tuple[str, ...]:
+    """What such a file system does not promise, in words."""
+    lost = (
+        ("a file is replaced whole", facts.whole),
+        ("what was written survives power loss", facts.durable),
+    )
+    return tuple(words for words, promised in lost if not promised)

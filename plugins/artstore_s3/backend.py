@@ -1,0 +1,118 @@
+"""The backend `s3`: one bucket, or a part of one, that any number of nodes may serve."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from artstore.errors import ConfigError, Unavailable
+from artstore.spi import Capabilities, Context
+from artstore_fsspec.base import ObjectBackend
+from artstore_s3.client import Client, Lost, Refusal, unavailable
+from artstore_s3.objects import S3Objects
+from artstore_s3.settings import S3Settings
+
+
+class S3Backend(ObjectBackend):
+    """See `artstore_fsspec.base` for the protocol; the conditions are kept by the server."""
+
+    Settings: ClassVar[type[BaseModel]] = S3Settings
+    capabilities = Capabilities(
+        durable=True, atomic_sidecar=True, shared=True, traces=False, reuses_keys=False
+    )
+
+    def __init__(self, settings: S3Settings, context: Context) -> None:
+        self._presign_seconds = settings.presign_seconds if settings.presign else 0
+        self._client = Client(settings)
+        try:
+            _require_bucket(self._client, settings)
+            _require_conditions(self._client, settings)
+        except BaseException:
+            self._client.close()
+            raise
+        super().__init__(S3Objects(self._client, settings.prefix), grace=settings.grace)
+        self._full = settings.prefix
+
+    def redirect(self, key: str, *, content_type: str, disposition: str) -> str | None:
+        if not self._presign_seconds:
+            return None
+        try:
+            return self._client.within(
+                lambda: self._client.presigned(
+                    self._presign_seconds,
+                    Key=self._full + key,
+                    ResponseContentType=content_type,
+                    ResponseContentDisposition=disposition,
+                )
+            )
+        except Lost as e:
+            raise unavailable(e, key) from None
+
+
+def _require_bucket(client: Client, settings: S3Settings) -> None:
+    """Missing, denied and not there are three things: each has another cure."""
+    try:
+        client.call("list_objects_v2", Prefix=f"{settings.prefix}.artstore/", MaxKeys=1)
+    except Lost as e:
+        raise Unavailable(f"S3 at {client.where} does not answer: {e.reason}.") from None
+    except Refusal as e:
+        raise _wrong_setting(client, e) from None
+
+
+def _require_conditions(client: Client, settings: S3Settings) -> None:
+    """All that is promised stands on conditional puts; a server that ignores them must not be trusted."""
+    name = f"{settings.prefix}.artstore/conditions"
+    body = b"A server that replaces this in spite of its conditions cannot hold a store.\n"
+    conditions: tuple[dict[str, Any], ...] = (
+        {"IfNoneMatch": "*"},
+        {"IfNoneMatch": "*"},
+        {"IfMatch": '"00000000000000000000000000000000"'},
+    )
+    refused = []
+    for condition in conditions:
+        try:
+            client.call("put_object", Key=name, Body=body, **condition)
+            refused.append(False)
+        except Lost as e:
+            raise Unavailable(f"S3 at {client.where} does not answer: {e.reason}.") from None
+        except Refusal as e:
+            if e.status not in (404, 412):
+                raise _wrong_setting(client, e) from None
+            refused.append(True)
+    if refused[1:] != [True, True]:
+        raise ConfigError(
+            f"The S3 server at {client.where} ignores If-None-Match or If-Match on PUT.",
+            place="backend.s3.endpoint_url",
+            cure="Take a server that honours conditional writes: AWS, MinIO, SeaweedFS, Ceph of today.",
+        )
+
+
+def _wrong_setting(client: Client, error: Refusal) -> ConfigError:
+    if error.code == "NoSuchBucket":
+        return ConfigError(
+            f"There is no bucket '{client.bucket}' at {client.where}.",
+            place="backend.s3.bucket",
+            cure="Make it, or name the right one.",
+        )
+    if error.code in (
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+    ):
+        return ConfigError(
+            f"The bucket '{client.bucket}' lies in another region.",
+            place="backend.s3.region",
+            cure="Name the region in which it lies.",
+        )
+    if error.status in (401, 403):
+        return ConfigError(
+            f"{client.where} denies access to the bucket '{client.bucket}': {error.code}.",
+            place="backend.s3.access_key_id, backend.s3.secret_access_key",
+            cure="Check the credentials and their rights; docs/operations.md lists those that are needed.",
+        )
+    return ConfigError(
+        f"{client.where} does not speak S3: it answered {error.code} ({error.status}).",
+        place="backend.s3.endpoint_url",
+        cure="Name the address of the S3 server.",
+    )
