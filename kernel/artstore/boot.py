@@ -17,13 +17,14 @@ from artstore import recovery
 from artstore.attr import Attr
 from artstore.debts import Debts
 from artstore.element import Element
-from artstore.errors import ConfigError, PluginError, Unavailable
+from artstore.errors import ConfigError, PluginError, ProviderFault, Unavailable
 from artstore.hookspecs import Change
 from artstore.ids import now
 from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.observers import Line, Observers
 from artstore.plugins import HOOKS, Registry
+from artstore.seam import guarded
 from artstore.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
 from artstore.spi import Auth, Backend, Context
 from artstore.wal import Wal
@@ -136,7 +137,12 @@ def provider_settings(role: str, configuration: Configuration, registry: Registr
                 cure=f"Name the {role} that keeps the files in the end.",
             )
         model: type[BaseModel] = registry.choose(role, name, place=place).Settings
-        found[name] = validate(model, tables.table(name), configuration.sources, f"{role}.{name}")
+        try:
+            found[name] = validate(model, tables.table(name), configuration.sources, f"{role}.{name}")
+        except ConfigError:
+            raise
+        except Exception as e:
+            raise _faulty(registry, role, name, "cannot check its settings", e) from e
         if "inner" in model.model_fields:
             ahead.append((found[name].inner, f"{role}.{name}.inner"))  # type: ignore[attr-defined]
     return found
@@ -159,14 +165,19 @@ def build(role: str, configuration: Configuration, registry: Registry, told: Con
 
 def _build(role: str, name: str, settings: BaseModel, registry: Registry, told: Context) -> Any:
     try:
-        return registry.choose(role, name)(settings, told)
+        provider = registry.choose(role, name)(settings, told)
+        return guarded(provider, role, f"The {role} '{name}' of {registry.offer(role, name).plugin}")
+    except ProviderFault as e:
+        raise PluginError(e.detail, place=f"{role}.{name}") from e
     except (ConfigError, Unavailable):
         raise
-    except Exception as e:
-        plugin = registry.offer(role, name).plugin
-        raise PluginError(
-            f"{plugin} failed to build: {type(e).__name__}: {e}.", place=f"{role}.{name}"
-        ) from e
+    except (Exception, SystemExit) as e:
+        raise _faulty(registry, role, name, "failed to build", e) from e
+
+
+def _faulty(registry: Registry, role: str, name: str, what: str, error: BaseException) -> PluginError:
+    plugin = registry.offer(role, name).plugin
+    return PluginError(f"{plugin} {what}: {type(error).__name__}: {error}.", place=f"{role}.{name}")
 
 
 def build_observers(configuration: Configuration, registry: Registry, told: Context) -> Observers:

@@ -43,14 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception) -> int:
     """One or two lines for a person; a traceback only for what is our own fault."""
-    from artstore.errors import ArtstoreError, ConfigError, Unavailable
+    from artstore.errors import ArtstoreError, ConfigError, ProviderFault, Unavailable
 
     if not isinstance(error, ArtstoreError | OSError):
         raise error
     print(f"artstore: {error}", file=sys.stderr)
     if isinstance(error, ConfigError):
         return CONFIGURATION
-    return UNREACHABLE if isinstance(error, Unavailable) else FAILED
+    unreachable = isinstance(error, Unavailable) and not isinstance(error, ProviderFault)
+    return UNREACHABLE if unreachable else FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

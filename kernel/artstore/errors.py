@@ -7,6 +7,7 @@
     │   └── Unauthorized, Forbidden
     ├── StorageFull        no room: reading and deleting go on
     ├── Unavailable        a part does not answer: the same call may succeed later
+    │   └── ProviderFault  a provider broke its contract; to a caller it is `internal`
     │   └── Undecided      and whether the call took place is not known yet
     ├── Damaged            what is stored contradicts itself: nothing was served, nothing was dropped
     └── ConfigError        the operator's to mend; `cure` says how
@@ -114,6 +115,12 @@ class Unavailable(ArtstoreError):
 
 class Undecided(Unavailable):
     """A publication whose outcome the store did not tell: nothing may be claimed of it before it is settled."""
+
+
+class ProviderFault(Unavailable):
+    """A provider raised, or gave back, what its contract does not name: a bug of its author, who is named."""
+
+    code = "internal"
 
 
 class Damaged(ArtstoreError):

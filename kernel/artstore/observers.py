@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from artstore.attr import Attr, decode
-from artstore.errors import ArtstoreError, Damaged, NotFound
+from artstore.errors import ArtstoreError, Damaged, NotFound, ProviderFault
 from artstore.hookspecs import Change
 from artstore.spi import Observer, Transaction
 
@@ -101,6 +101,8 @@ class Line:
         change = self._waiting[0]
         try:
             self._observer.committed(*change)
+        except ProviderFault:
+            log.error("observer %s failed to hear of %s %s", self._name, change.op, change.file_id)
         except ArtstoreError as e:
             log.warning("observer %s: %s It is told again.", self._name, e.detail)
             return False

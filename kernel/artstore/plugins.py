@@ -167,7 +167,7 @@ class Registry:
             try:
                 known = {"op": op, "attr": attr}
                 implementation.function(**{k: known[k] for k in implementation.argnames if k in known})
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception(
                     "plugin %s failed to hear of %s %s", implementation.plugin_name, op, attr.file_id
                 )

@@ -475,7 +475,9 @@ class Log(Protocol):
     """
 
     API: ClassVar[int]
-    Settings: ClassVar[type[BaseModel]]
+
+    @property
+    def Settings(self) -> type[BaseModel]: ...
 
     def begin(
         self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, revision: int = 0
@@ -573,7 +575,9 @@ class Observer(Protocol):
     """
 
     API: ClassVar[int]
-    Settings: ClassVar[type[BaseModel]]
+
+    @property
+    def Settings(self) -> type[BaseModel]: ...
 
     def committed(self, op: Change, file_id: str, key: str, attr: Attr | None) -> None:
         """Note a change, and do at leisure what it calls for. `attr`: the file as it is by now, or was before `delete`.

@@ -235,16 +235,17 @@ def test_nobody_listens_here() -> None:
 WRAPPERS = """
     from artstore.hookspecs import Provider, hookimpl
     from pydantic import BaseModel
+    from artstore.testing import MemoryBackend
     closed = []
     @hookimpl
     def artstore_backends():
         names = {"outer": "Wrapper", "twin": "Wrapper", "core": "Core", "stiff": "Stiff"}
         return [Provider(name=n, target=f"{module}:{c}", summary="s") for n, c in names.items()]
-    class Core:
-        API = 1
+    class Core(MemoryBackend):
         class Settings(BaseModel, extra="forbid"):
             root: str = "here"
         def __init__(self, settings, context):
+            super().__init__()
             self.settings, self.inner = settings, context.inner
         def close(self):
             closed.append("core")
@@ -272,7 +273,7 @@ def wrap(place: Path, install: Install) -> Callable[..., Any]:
 
 def test_a_wrapper_is_given_what_it_wraps(wrap: Callable[..., Any]) -> None:
     built = wrap({"use": "twin", "twin": {"inner": "outer"}, "core": {"root": "there"}})
-    assert type(built).__name__ == type(built.inner).__name__ == "Wrapper"
+    assert (built.settings.inner, built.inner.settings.inner) == ("outer", "core")
     assert built.inner.inner.settings.root == "there"
     assert built.inner.inner.inner is None
 
