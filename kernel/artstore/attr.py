@@ -142,14 +142,14 @@ class Attr(BaseModel):
     original_filename: Filename
     storage_filename: Annotated[str, StringConstraints(min_length=1, max_length=255)]
     storage_path: str
-    size: int = Field(ge=0, lt=2**63)
+    size: int = Field(ge=0, lt=2**53)
     content_type: ContentType
     sha256: Sha256
     uploaded_by: Username
     uploaded_by_id: Username
     uploaded_at: Timestamp
     updated_at: Timestamp
-    revision: int = Field(ge=1, lt=2**63)
+    revision: int = Field(ge=1, lt=2**53)
     description: Annotated[str, AfterValidator(_is_text)] = ""
     tags: tuple[Tag, ...] = ()
     metadata: Metadata = {}

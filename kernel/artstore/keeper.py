@@ -13,6 +13,7 @@ from artstore.debts import Debts
 from artstore.errors import ArtstoreError, Unavailable
 from artstore.ids import now
 from artstore.observers import tell_again
+from artstore.rows import repair_row
 from artstore.spi import Intent
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._owed: dict[str, tuple[str, tuple[Intent, ...]]] = {}
         self._doubts: dict[str, tuple[str, Intent | None]] = {}
+        self._rebuilds = 0
         self._graves: list[str] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -65,7 +67,7 @@ class Keeper:
         """Settle the uploads of this process whose outcome is not known."""
         for key, (file_id, intent) in list(self._doubts.items()):
             committed = self._kernel.backend.settle(key)
-            recovery.repair_row(self._kernel, key, file_id)
+            repair_row(self._kernel, key, file_id)
             with self._lock:
                 del self._doubts[key]
             if committed:
@@ -89,11 +91,12 @@ class Keeper:
     def doubting(self) -> Iterator[None]:
         """Within it a missing row proves nothing, to no process: the cache is being rebuilt."""
         with self._lock:
+            self._rebuilds += 1
             self._debts.mark()
         yield  # not when it fails: then the rows are still missing
         with self._lock:
-            if not self._owed:
-                self._debts.unmark()
+            self._rebuilds -= 1
+            self._unmark()
 
     def forgive(self) -> None:
         """What dead processes owed was settled."""
@@ -140,7 +143,7 @@ class Keeper:
         for file_id, debt in owed.items():
             key, intents = debt
             try:
-                recovery.repair_row(self._kernel, key, file_id)
+                repair_row(self._kernel, key, file_id)
             except ArtstoreError:
                 with self._lock:  # to the end of the line: next time the others are paid first
                     self._owed[file_id] = self._owed.pop(file_id)
@@ -149,11 +152,14 @@ class Keeper:
                 if self._owed.get(file_id) is not debt:  # owed once more meanwhile: paid next time
                     continue
                 del self._owed[file_id]
-                if not self._owed:
-                    self._debts.unmark()
+                self._unmark()
             tell_again(self._kernel, key, file_id)  # an update or a deletion that seemed to fail, perhaps
             for intent in intents:
                 intent.commit()
+
+    def _unmark(self) -> None:
+        if not self._owed and not self._rebuilds:
+            self._debts.unmark()
 
     def close(self) -> None:
         """Stop, and leave everything durable that can be."""

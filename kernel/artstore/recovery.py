@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from artstore.attr import Attr, Timestamp, decode, timestamp
-from artstore.errors import ConfigError, Damaged, NotFound
+from artstore.attr import Attr, Timestamp, timestamp
+from artstore.errors import ConfigError
 from artstore.ids import now
 from artstore.observers import retell, tell_again
+from artstore.rows import BATCH, believe, put_rows, repair_row
 from artstore.spi import Abandoned, Transaction
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ MARGIN = timedelta(hours=1)
 ORPHAN_AGE = 3600.0
 """Seconds after which data without a sidecar (or the reverse) is nobody's upload under way."""
 CLOCK_SLACK = timedelta(minutes=5)
-BATCH = 500
 
 
 class Checkpoint(BaseModel):
@@ -130,7 +130,7 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
         filename = entry.key.rpartition("/")[2]
         if entry.data and entry.sidecar:
             if filename not in rows:
-                attr = _decode(kernel, entry.key)
+                attr = believe(kernel, entry.key)
                 if attr is not None:
                     missing.append(attr)
             rows.pop(filename, None)
@@ -143,25 +143,10 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
         if len(missing) == BATCH:
             _put(kernel, missing, report, lonely=lonely)
     _put(kernel, missing, report, lonely=lonely)
-    if rows:
-        kernel.cache.remove(list(rows.values()))
-        report.rows_removed += len(rows)
-
-
-def repair_row(kernel: Kernel, key: str, file_id: str) -> bool:
-    """Make the cache row of one file say what its sidecar says; True when there is a file."""
-    with kernel.locks.file(file_id):
-        try:
-            attr = decode(kernel.backend.sidecar(key), key)
-        except NotFound:
-            if kernel.cache.key(file_id) == key:
-                kernel.cache.remove([file_id])
-            return False
-        except Damaged as e:
-            log.error("%s", e.detail)
-            return False
-        kernel.cache.put([attr])
-        return True
+    for filename, file_id in rows.items():
+        # Looked at once more under its lock: an id that its caller chose may have come back elsewhere.
+        repair_row(kernel, f"{directory}/{filename}", file_id)
+        report.rows_removed += 1
 
 
 def _settle(kernel: Kernel, report: Report, since: str) -> bool:
@@ -234,32 +219,18 @@ def _touch(kernel: Kernel, keys: Iterable[str]) -> None:
         directory, _, filename = key.rpartition("/")
         if directory != last:
             rows, last = kernel.cache.directory(directory), directory
-        attr = _decode(kernel, key)
+        attr = believe(kernel, key)
         file_id = rows.get(filename) if attr is None else attr.file_id
         if file_id is not None:
             repair_row(kernel, key, file_id)
 
 
-def _decode(kernel: Kernel, key: str) -> Attr | None:
-    try:
-        return decode(kernel.backend.sidecar(key), key)
-    except NotFound:
-        return None
-    except Damaged as e:
-        log.error("%s", e.detail)
-        return None
-
-
 def _put(kernel: Kernel, attrs: list[Attr], report: Report, *, lonely: bool) -> None:
     if attrs:
-        kernel.cache.put(attrs)
+        put_rows(kernel, attrs, lonely=lonely)
         report.rows_written += len(attrs)
         for attr in () if report.rebuilt else attrs:
             tell_again(kernel, attr.key, attr.file_id)  # a power cut took its row, and perhaps the word of it
-        for attr in () if lonely else attrs:
-            # Whoever deleted it between our look and our row removed a row that was not there yet.
-            if _decode(kernel, attr.key) is None:
-                repair_row(kernel, attr.key, attr.file_id)
         attrs.clear()
 
 

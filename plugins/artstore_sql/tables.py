@@ -9,13 +9,12 @@ from pydantic import ValidationError
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 
 from artstore.attr import Attr
-from artstore.errors import InvalidField
 from artstore.spi import Sort
 from artstore_sql.words import searchable
 
 SCHEMA = 1
 LARGEST = 2**53
-"""Sizes and revisions stay below this in a row, so that no database's sum of sizes overflows."""
+"""Sizes and revisions of an attr stay below this, so that no database's sum of sizes overflows."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
@@ -70,9 +69,6 @@ class Tables:
 
 def row(attr: Attr) -> dict[str, Any]:
     """The row of `attr`: all of it as JSON, and what is filtered and sorted by."""
-    for field, number in (("size", attr.size), ("revision", attr.revision)):
-        if number >= LARGEST:
-            raise InvalidField(field, f"{field} is {number}; no file is that large.")
     return {
         "file_id": attr.file_id,
         "storage_path": attr.storage_path,
@@ -94,7 +90,7 @@ def consistent(found: Mapping[Any, Any]) -> Attr | None:
     try:
         attr = Attr.model_validate_json(found["attr"])
         right = row(attr)
-    except (ValidationError, InvalidField):
+    except ValidationError:
         return None
     return attr if all(found[name] == right[name] for name in right if name != "attr") else None
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy import text
 
-from artstore.errors import ConfigError, InvalidField, NotFound, Unavailable
+from artstore.errors import ConfigError, NotFound, Unavailable
 from artstore.spi import Context, Position, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, ids, pages
@@ -466,14 +466,6 @@ def test_one_refused_row_does_not_fail_its_neighbours(path: Path, opened: Open) 
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(put, range(64))) == [attr.uploaded_by == "good" for attr in attrs]
     assert cache.totals().files == 56
-
-
-@pytest.mark.parametrize("changes", [{"size": 2**53}, {"size": 2**62}, {"revision": 2**62}])
-def test_numbers_no_database_sums_are_refused(opened: Open, changes: dict[str, int]) -> None:
-    cache = opened()
-    with pytest.raises(InvalidField):
-        cache.put([make_attr(), make_attr(**changes)])
-    assert cache.totals() == Totals(0, 0)
 
 
 def test_common_and_rare_conditions_find_the_same_rows(path: Path, opened: Open) -> None:

@@ -1,0 +1,59 @@
+"""Rows of the cache, brought to what the sidecars say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from artstore.attr import Attr, decode
+from artstore.errors import Damaged, NotFound
+
+if TYPE_CHECKING:
+    from artstore.kernel import Kernel
+
+log = logging.getLogger("artstore.rows")
+
+BATCH = 500
+
+
+def believe(kernel: Kernel, key: str) -> Attr | None:
+    """What the sidecar of `key` says; None when there is none that can be believed."""
+    try:
+        return decode(kernel.backend.sidecar(key), key)
+    except NotFound:
+        return None
+    except Damaged as e:
+        log.error("%s", e.detail)
+        return None
+
+
+def repair_row(kernel: Kernel, key: str, file_id: str, *, anew: bool = False) -> bool:
+    """Make the cache row of one file say what its sidecar says; True when there is a file.
+
+    `anew`: also where the row claims a newer revision than the sidecar has.
+    """
+    with kernel.locks.file(file_id):
+        try:
+            attr = decode(kernel.backend.sidecar(key), key)
+        except NotFound:
+            attr = None
+        except Damaged as e:
+            log.error("%s", e.detail)
+            return False
+        there = attr is not None and attr.file_id == file_id
+        if (anew or not there) and kernel.cache.key(file_id) == key:
+            kernel.cache.remove([file_id])
+        if attr is None or not there:
+            return False
+        kernel.cache.put([attr])
+        return True
+
+
+def put_rows(kernel: Kernel, attrs: Sequence[Attr], *, lonely: bool) -> None:
+    """The rows of `attrs`, as their sidecars said a moment ago. `lonely`: nobody else writes to this store."""
+    kernel.cache.put(attrs)
+    for attr in () if lonely else attrs:
+        # Whoever deleted it between our look and our row removed a row that was not there yet.
+        if believe(kernel, attr.key) is None:
+            repair_row(kernel, attr.key, attr.file_id)
