@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import queue
 import secrets
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from artstore import recovery
-from artstore.attr import Attr
+from artstore.announcer import announcer
 from artstore.debts import Debts
-from artstore.element import Element
-from artstore.errors import ConfigError, PluginError, ProviderFault, Unavailable
-from artstore.hookspecs import Change
+from artstore.element import RECORD, Element, recognise
+from artstore.errors import ConfigError, NotFound, PluginError, ProviderFault, Unavailable
 from artstore.ids import now
+from artstore.jobs import Jobs
 from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.observers import Line, Observers
-from artstore.plugins import HOOKS, Registry
+from artstore.plugins import Registry, plugin_rows
 from artstore.seam import guarded
 from artstore.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
-from artstore.spi import Auth, Backend, Context
+from artstore.spi import Auth, Backend, Cache, Context, Naming
+from artstore.survey import Survey
 from artstore.wal import Wal
-
-log = logging.getLogger("artstore.boot")
 
 
 @dataclass(slots=True)
@@ -40,6 +38,7 @@ class Node:
     registry: Registry
     kernel: Kernel
     auth: Auth
+    jobs: Jobs
     report: recovery.Report
     _stop: Callable[[], None]
 
@@ -53,6 +52,7 @@ class Node:
 
     def close(self) -> None:
         """Leave everything durable and settled."""
+        self.jobs.close()
         self._stop()
         self.kernel.close()
         self.kernel.observers.close()
@@ -64,39 +64,6 @@ def open_registry(settings: Settings) -> Registry:
     registry = Registry()
     registry.load(block=settings.plugins.block, strict=settings.plugins.strict)
     return registry
-
-
-def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
-    """Every offer, and every plugin that could not make one, as plain values."""
-    rows: list[dict[str, Any]] = [
-        {
-            "role": o.role,
-            "name": o.provider.name,
-            "chosen": o.provider.name in getattr(settings, o.role).chosen(),
-            "plugin": o.plugin,
-            "distribution": o.distribution,
-            "version": o.version,
-            "status": o.status,
-            "summary": o.provider.summary,
-            "problem": o.problem,
-        }
-        for o in sorted(registry.offers, key=lambda o: (list(HOOKS).index(o.role), o.provider.name, o.plugin))
-    ]
-    silent = [p for p in registry.plugins if p.status != "ok"]
-    return rows + [
-        {
-            "role": None,
-            "name": None,
-            "chosen": False,
-            "plugin": p.name,
-            "distribution": p.distribution,
-            "version": p.version,
-            "status": p.status,
-            "summary": "",
-            "problem": p.problem,
-        }
-        for p in silent
-    ]
 
 
 def context(configuration: Configuration) -> Context:
@@ -169,7 +136,7 @@ def _build(role: str, name: str, settings: BaseModel, registry: Registry, told: 
         return guarded(provider, role, f"The {role} '{name}' of {registry.offer(role, name).plugin}")
     except ProviderFault as e:
         raise PluginError(e.detail, place=f"{role}.{name}") from e
-    except (ConfigError, Unavailable):
+    except (ConfigError, NotFound, Unavailable):
         raise
     except (Exception, SystemExit) as e:
         raise _faulty(registry, role, name, "failed to build", e) from e
@@ -237,7 +204,7 @@ def open_node(configuration: Configuration) -> Node:
         told = replace(told, element_id=element.record().element_id)
         observers = build_observers(configuration, registry, told)
         built.append(observers)
-        announce, stop = _announcer(registry)
+        announce, stop = announcer(registry)
         kernel = Kernel(
             backend=backend,
             cache=cache,
@@ -250,7 +217,10 @@ def open_node(configuration: Configuration) -> Node:
             announce=announce,
             observers=observers,
         )
+        jobs = Jobs(told.state / "jobs")
         report = recovery.recover(kernel)
+        if report.rebuilt:
+            jobs.set_position("")  # of another cache than this
         kernel.keeper.start()
     except BaseException:
         for provider in reversed(built):
@@ -258,38 +228,46 @@ def open_node(configuration: Configuration) -> Node:
             if close is not None:
                 close()
         raise
-    return Node(configuration, registry, kernel, auth, report, stop)
+    return Node(configuration, registry, kernel, auth, jobs, report, stop)
+
+
+@contextmanager
+def surveying(
+    configuration: Configuration, *, since: datetime | None = None, digests: bool = False
+) -> Iterator[Survey]:
+    """A survey of the store as it lies, beside an element that serves it or without one. Nothing is made, settled or
+    claimed. Raises `ConfigError`, `Unavailable`."""
+    settings = configuration.settings
+    registry = open_registry(settings)
+    home = configuration.home
+    told = Context(home=home, files=home / "files", state=home / "state", reading=True)
+    with ExitStack() as stack:
+        backend: Backend = build("backend", configuration, registry, told)
+        stack.callback(backend.close)
+        naming: Naming = build("naming", configuration, registry, told)
+        document = backend.record(RECORD)
+        if document is not None:
+            recognise(document, element_id=settings.element_id, naming=settings.naming.use)
+        survey = Survey(
+            backend=backend,
+            naming=naming,
+            cache=None,
+            since="" if since is None else naming.directory_at(since),
+            digests=digests,
+            tolerant=True,
+        )
+        try:
+            cache: Cache = build("cache", configuration, registry, told)
+        except NotFound:
+            survey.compared = "there is none yet"
+        except Unavailable as e:
+            survey.compared, survey.unreachable = e.detail.removesuffix("."), True
+        else:
+            stack.callback(cache.close)
+            survey.cache = cache
+        yield survey
 
 
 def open_default(home: Path | None = None) -> Node:
     """The element that file and environment describe: for servers that load an app by its name."""
     return open_node(load(home=home))
-
-
-def _announcer(registry: Registry) -> tuple[Callable[[Change, Attr], None], Callable[[], None]]:
-    """A function that hands changes to the plugins on a thread of its own, and one that ends that thread."""
-    if not registry.has_listeners:
-        return (lambda op, attr: None), (lambda: None)
-    waiting: queue.Queue[tuple[Change, Attr] | None] = queue.Queue(maxsize=10_000)
-
-    def run() -> None:
-        while (change := waiting.get()) is not None:
-            registry.announce(*change)
-
-    thread = threading.Thread(target=run, name="announcer", daemon=True)
-    thread.start()
-
-    def announce(op: Change, attr: Attr) -> None:
-        try:
-            waiting.put_nowait((op, attr))
-        except queue.Full:
-            log.warning("plugins hear too slowly: they miss %s of %s", op, attr.file_id)
-
-    def stop() -> None:
-        try:
-            waiting.put(None, timeout=1)
-        except queue.Full:
-            return
-        thread.join(timeout=5)
-
-    return announce, stop

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import artstore
+from artstore import upkeep
 
 if TYPE_CHECKING:
     from artstore.settings import Configuration
 
-OK, FAILED, DAMAGE, UNREACHABLE, CONFIGURATION = 0, 1, 6, 7, 78
+OK, FAILED, UNREACHABLE, CONFIGURATION = 0, 1, 7, 78
 
 _EXITS = """\
 exit codes: 0 ok, 1 failed, 2 usage, 6 damage found, 7 unreachable, 78 configuration
@@ -98,7 +99,22 @@ def _parser() -> argparse.ArgumentParser:
     config = add("config", _config, "Show or check the configuration.", as_json)
     config.add_argument("what", choices=["show", "check"])
 
-    add("recover", _recover, "Settle whatever a crash left, and exit.", as_json)
+    verify = add(
+        "verify", _over(upkeep.verify), "Compare files, sidecars and cache; change nothing.", as_json
+    )
+    verify.add_argument("--digests", action="store_true", help="read all data and compare its sha-256")
+    verify.add_argument(
+        "--since", type=upkeep.date, metavar="DATE", help="only what was uploaded since (UTC)"
+    )
+
+    add(
+        "rebuild",
+        _over(upkeep.rebuild),
+        "Bring the cache to what the sidecars say, while it is used.",
+        as_json,
+    )
+
+    add("recover", _over(upkeep.recover), "Settle whatever a crash left, and exit.", as_json)
 
     wal = add("wal", _wal, "List the write-ahead log, newest first.", as_json)
     wal.add_argument("--status", choices=["pending", "committed", "rolled_back", "failed"])
@@ -109,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--confirm", action="store_true", help="needed to go back")
     mode.add_argument("--reason", default="", help="kept with the mode")
 
-    add("rekey", _rekey, "Bring every encrypted file under the present master key.", as_json)
+    add("rekey", _over(upkeep.rekey), "Bring every encrypted file under the present master key.", as_json)
     add("openapi", _openapi, "Print the HTTP contract as OpenAPI 3.1.")
     add("healthcheck", _healthcheck, "Ask the running element whether it is ready.")
     add("version", _version, "Print the version.", as_json)
@@ -150,8 +166,9 @@ def _token(args: argparse.Namespace) -> int:
 
 
 def _plugins(args: argparse.Namespace) -> int:
-    from artstore.boot import open_registry, plugin_rows
+    from artstore.boot import open_registry
     from artstore.errors import PluginError
+    from artstore.plugins import plugin_rows
     from artstore.settings import ROLES
 
     settings = _configuration(args).settings
@@ -220,13 +237,9 @@ def _flat(tree: dict[str, Any], under: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _recover(args: argparse.Namespace) -> int:
-    from artstore.boot import open_node
-
-    node = open_node(_configuration(args))
-    node.close()
-    print(node.report.model_dump_json() if args.json else f"Recovered: {node.report}.")
-    return OK
+def _over(step: Callable[[argparse.Namespace, Configuration], int]) -> Command:
+    """A command that looks after a whole store."""
+    return lambda args: step(args, _configuration(args))
 
 
 def _wal(args: argparse.Namespace) -> int:
@@ -259,25 +272,6 @@ def _mode(args: argparse.Namespace) -> int:
         node.close()
     print(record.model_dump_json() if args.json else record.mode.value)
     return OK
-
-
-def _rekey(args: argparse.Namespace) -> int:
-    from collections import Counter
-
-    from artstore.boot import open_backend
-    from artstore.errors import ConfigError
-    from artstore.spi import SupportsRekey
-
-    backend = open_backend(_configuration(args))
-    try:
-        if not isinstance(backend, SupportsRekey):
-            raise ConfigError("This backend encrypts nothing.", place="backend", cure="See docs/crypt.md.")
-        counts = {"renewed": 0, "present": 0, "plain": 0, "damaged": 0} | Counter(backend.rekey())
-    finally:
-        backend.close()
-    told = ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
-    print(json.dumps(counts) if args.json else f"Files: {told}.")
-    return DAMAGE if counts["damaged"] else OK
 
 
 def _openapi(args: argparse.Namespace) -> int:

@@ -68,19 +68,7 @@ class Element:
                     return
                 except Conflict:  # another machine was first
                     document = self._backend.record(RECORD)
-        record = _parse(document or b"")
-        if element_id and record.element_id != element_id:
-            raise ConfigError(
-                f"This store belongs to element '{record.element_id}', not to '{element_id}'.",
-                place="element_id",
-                cure="Name the right element_id, or point the backend to a store of its own.",
-            )
-        if record.naming != naming:
-            raise ConfigError(
-                f"This store was made with naming '{record.naming}', not '{naming}'.",
-                place="naming",
-                cure=f'Set naming = "{record.naming}".',
-            )
+        recognise(document or b"", element_id=element_id, naming=naming)
 
     def record(self) -> ElementRecord:
         """As the store has it now. Raises `Unavailable`."""
@@ -134,6 +122,23 @@ class Element:
         document = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()
         self._backend.put_record(RECORD, document, new=new)
         self._seen = (document, record)
+
+
+def recognise(document: bytes, *, element_id: str | None, naming: str) -> None:
+    """Raise `ConfigError` unless `document` is the record of this element."""
+    record = _parse(document)
+    if element_id and record.element_id != element_id:
+        raise ConfigError(
+            f"This store belongs to element '{record.element_id}', not to '{element_id}'.",
+            place="element_id",
+            cure="Name the right element_id, or point the backend to a store of its own.",
+        )
+    if record.naming != naming:
+        raise ConfigError(
+            f"This store was made with naming '{record.naming}', not '{naming}'.",
+            place="naming",
+            cure=f'Set naming = "{record.naming}".',
+        )
 
 
 def _parse(document: bytes) -> ElementRecord:

@@ -21,7 +21,7 @@ from artstore import hookspecs, spi
 from artstore.attr import Attr
 from artstore.errors import PluginError
 from artstore.hookspecs import Change, Provider
-from artstore.settings import suggestion
+from artstore.settings import Settings, suggestion
 
 log = logging.getLogger("artstore.plugins")
 
@@ -209,6 +209,39 @@ class Registry:
             raise PluginError(
                 f"Provider '{offer.provider.name}' of {offer.plugin}: {offer.problem}.", place=offer.role
             )
+
+
+def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
+    """Every offer, and every plugin that could not make one, as plain values."""
+    rows: list[dict[str, Any]] = [
+        {
+            "role": o.role,
+            "name": o.provider.name,
+            "chosen": o.provider.name in getattr(settings, o.role).chosen(),
+            "plugin": o.plugin,
+            "distribution": o.distribution,
+            "version": o.version,
+            "status": o.status,
+            "summary": o.provider.summary,
+            "problem": o.problem,
+        }
+        for o in sorted(registry.offers, key=lambda o: (list(HOOKS).index(o.role), o.provider.name, o.plugin))
+    ]
+    silent = [p for p in registry.plugins if p.status != "ok"]
+    return rows + [
+        {
+            "role": None,
+            "name": None,
+            "chosen": False,
+            "plugin": p.name,
+            "distribution": p.distribution,
+            "version": p.version,
+            "status": p.status,
+            "summary": "",
+            "problem": p.problem,
+        }
+        for p in silent
+    ]
 
 
 def _new_hooks() -> pluggy.PluginManager:

@@ -43,7 +43,8 @@ class Finding:
     """What one name in the store, or one row without a name, turned out to be.
 
     `attr`: what a good sidecar says. `rows`: the ids of rows that lead here and should not, or not like this.
-    `sure`: False when it only could not be read.
+    `ahead`: the file's own row claims a newer revision than its sidecar has. `sure`: False when it only could not
+    be read.
     """
 
     kind: Kind
@@ -51,31 +52,29 @@ class Finding:
     detail: str = ""
     attr: Attr | None = None
     rows: tuple[str, ...] = ()
+    ahead: bool = False
     sure: bool = True
 
 
 @dataclass(slots=True)
 class Row:
-    """A row of the cache, as little of it as comparing takes; `mark` None: it contradicts itself."""
+    """A row of the cache, as little of it as comparing takes; without a mark it contradicts itself."""
 
     file_id: str
-    mark: bytes | None
+    mark: bytes = b""
+    revision: int = 1 << 53
 
 
 def _pulse() -> None:
     """Called for each file and each MiB: whoever wants to draw or to stop hands in another."""
 
 
-def _lost(error: Unavailable) -> None:
-    raise error
-
-
 @dataclass(slots=True, kw_only=True)
 class Survey:
     """One walk. `since`: the directory to begin at. `digests`: read all data. `data`: look at it at all.
 
-    `twice`: give what looks wrong a second look. `lost` is told when the cache stops answering: it raises, or the
-    walk goes on without the cache.
+    `twice`: give what looks wrong a second look. `tolerant`: where the cache does not answer, go on without it.
+    `compared` then says why; it is "compared" otherwise.
     """
 
     backend: Backend
@@ -86,7 +85,9 @@ class Survey:
     digests: bool = False
     twice: bool = True
     pulse: Callable[[], None] = _pulse
-    lost: Callable[[Unavailable], None] = _lost
+    tolerant: bool = False
+    compared: str = "compared"
+    unreachable: bool = False
     files: int = 0
     """Names seen so far."""
     size: int = 0
@@ -184,16 +185,18 @@ class Survey:
         try:
             for file_id, attr in self.cache.rows(directory):
                 key = attr.key if attr is not None else self.cache.key(file_id)
+                row = Row(file_id) if attr is None else Row(file_id, _mark(attr), attr.revision)
                 if key is not None:
-                    found.setdefault(key, []).append(Row(file_id, None if attr is None else _mark(attr)))
+                    found.setdefault(key, []).append(row)
         except Unavailable as e:
             self._lose(e)
             return {}
         return found
 
     def _lose(self, error: Unavailable) -> None:
-        self.lost(error)
-        self.cache = None
+        if not self.tolerant:
+            raise error
+        self.cache, self.compared, self.unreachable = None, error.detail.removesuffix("."), True
 
     def _look(self, entry: Entry, rows: list[Row]) -> Finding | None:
         """None when it went away under our eyes."""
@@ -265,8 +268,9 @@ class Survey:
         if not mine and (twin := self._twin(attr)) is not None:
             detail = f"The sidecars of {attr.key} and of {twin} have one id."
             return Finding(kind=Kind.DAMAGED, key=attr.key, rows=wrong, detail=detail)
+        ahead = any(row.file_id == attr.file_id and row.revision > attr.revision for row in rows)
         detail = "Its row differs from its sidecar." if rows else "It has no row."
-        return Finding(kind=Kind.STALE, key=attr.key, attr=attr, rows=wrong, detail=detail)
+        return Finding(kind=Kind.STALE, key=attr.key, attr=attr, rows=wrong, ahead=ahead, detail=detail)
 
     def _twin(self, attr: Attr) -> str | None:
         """Another key whose sidecar has the same id."""
