@@ -55,6 +55,13 @@ class Element:
         with self._locks.exclusive("element"):
             document = self._backend.record(RECORD)
             if document is None:
+                if element_id is None and self._has_files():
+                    # A new id would be a lie, and a new mode might allow what the old one forbade.
+                    raise ConfigError(
+                        f"This store holds files, but {RECORD}, which tells their element's id and mode, is gone.",
+                        place=f".artstore/{RECORD}",
+                        cure="Restore it from a backup of the store; or set element_id, and mode, to make it anew.",
+                    )
                 record = ElementRecord(
                     element_id=element_id or fallback_id,
                     naming=naming,
@@ -69,6 +76,10 @@ class Element:
                 except Conflict:  # another machine was first
                     document = self._backend.record(RECORD)
         recognise(document or b"", element_id=element_id, naming=naming)
+
+    def _has_files(self) -> bool:
+        backend = self._backend
+        return any(entry.sidecar for d in backend.directories() for entry in backend.scan(d))
 
     def record(self) -> ElementRecord:
         """As the store has it now. Raises `Unavailable`."""

@@ -61,7 +61,6 @@ def test_fsyncs_of_an_answer(tmp_path: Path, adapter: str, tried: Callable[[str]
             f"{adapter}, download and search",
         )
         assert reading == []
-        element.stop()
     finally:
         element.process.kill()
         element.process.wait(30)
