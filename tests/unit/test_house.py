@@ -63,6 +63,7 @@ RULES = {
     "artstore_fsspec": Rule(_SEAM, {"pydantic", "fsspec"}),
     "artstore_s3": Rule(_SEAM | {"artstore_fsspec"}, {"pydantic", "s3fs", "botocore", "aiohttp"}),
     "artstore_jwt": Rule(_SEAM, {"pydantic", "joserfc", "cryptography"}),
+    "artstore_webhook": Rule(_SEAM, {"pydantic"}),
 }
 for _package in ("artstore_starlette", "artstore_falcon"):
     RULES[_package].ours.add("artstore_http")

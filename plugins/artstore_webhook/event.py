@@ -1,0 +1,43 @@
+"""A change as a CloudEvent (specification 1.0, JSON format, structured mode)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+from artstore.attr import Attr, timestamp
+from artstore.hookspecs import Change
+
+TYPES: dict[Change, str] = {
+    "upload": "dev.artstore.file.uploaded",
+    "update": "dev.artstore.file.updated",
+    "delete": "dev.artstore.file.deleted",
+}
+
+
+def event_id(op: Change, file_id: str, key: str, attr: Attr | None) -> str:
+    """The same for the same change, whoever tells it and however often. Those of one file sort as they happened."""
+    place = hashlib.sha256(key.encode()).hexdigest()[:12]
+    step = "deleted" if op == "delete" or attr is None else f"{attr.revision:019d}"
+    return f"{file_id}_{place}_{step}"
+
+
+def encode(op: Change, file_id: str, key: str, attr: Attr | None, *, element_id: str) -> bytes:
+    """The event; `data` is the file as its sidecar tells it, or only where it lay when no more is known."""
+    directory, _, filename = key.rpartition("/")
+    data = {"file_id": file_id, "storage_path": directory, "storage_filename": filename}
+    if attr is not None:
+        data = attr.model_dump(mode="json", exclude={"schema_version"})
+    at = timestamp(datetime.now(UTC)) if op == "delete" or attr is None else attr.updated_at
+    event = {
+        "specversion": "1.0",
+        "id": event_id(op, file_id, key, attr),
+        "source": f"https://artstore.dev/elements/{element_id}",
+        "type": TYPES[op],
+        "subject": file_id,
+        "time": at,
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+    return json.dumps(event, ensure_ascii=False).encode()
