@@ -25,7 +25,7 @@ from artstore.observers import Line, Observers
 from artstore.plugins import Registry, plugin_rows
 from artstore.seam import guarded
 from artstore.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
-from artstore.spi import Auth, Backend, Cache, Context, Naming
+from artstore.spi import Auth, Backend, Cache, Context, Log, Naming
 from artstore.survey import Survey
 from artstore.wal import Wal
 
@@ -91,7 +91,7 @@ def provider_settings(role: str, configuration: Configuration, registry: Registr
             raise ConfigError(
                 f"There is no {role} '{name}' to set.",
                 place=f"[{role}.{name}]",
-                cure=suggestion(name, offered),
+                cure=suggestion(name, offered | set(type(tables).model_fields)),
             )
     found: dict[str, BaseModel] = {}
     ahead = [(name, role) for name in tables.chosen()]
@@ -159,11 +159,17 @@ def build_observers(configuration: Configuration, registry: Registry, told: Cont
     return Observers(lines)
 
 
-def open_wal(configuration: Configuration) -> Wal:
-    """The log alone, for reading."""
+def build_log(configuration: Configuration, registry: Registry, told: Context) -> Log:
+    """The log that was chosen, or the kernel's own. Raises `ConfigError`, `PluginError`, `Unavailable`."""
+    log: Log | None = build("wal", configuration, registry, told)
     settings = configuration.settings.wal
-    directory = context(configuration).state / "wal"
-    return Wal(directory, keep_hours=settings.keep_hours, max_size=int(settings.max_size))
+    return log or Wal(told.state / "wal", keep_hours=settings.keep_hours, max_size=int(settings.max_size))
+
+
+def open_log(configuration: Configuration) -> Log:
+    """The log alone, for reading. Raises `ConfigError`, `Unavailable`."""
+    told = replace(context(configuration), reading=True)
+    return build_log(configuration, open_registry(configuration.settings), told)
 
 
 def open_auth(configuration: Configuration) -> Auth:
@@ -189,7 +195,7 @@ def open_node(configuration: Configuration) -> Node:
         for role in ROLES:
             built.append(build(role, configuration, registry, told))
         backend, naming, cache, auth = built
-        wal = open_wal(configuration)
+        wal = build_log(configuration, registry, told)
         built.append(wal)
         locks = Locks(told.state / "locks")
         element = Element(backend, locks)

@@ -208,7 +208,7 @@ def _config(args: argparse.Namespace) -> int:
 
     configuration = _configuration(args)
     registry = open_registry(configuration.settings)
-    chosen = {role: provider_settings(role, configuration, registry) for role in (*ROLES, "observer")}
+    chosen = {role: provider_settings(role, configuration, registry) for role in (*ROLES, "observer", "wal")}
     if args.what == "check":
         if args.json:
             print(json.dumps({"ok": True, "file": str(configuration.file) if configuration.file else None}))
@@ -218,7 +218,8 @@ def _config(args: argparse.Namespace) -> int:
     shown = configuration.settings.model_dump(mode="json", exclude=set(chosen))
     for role, settings in chosen.items():
         tables = {name: below.model_dump(mode="json") for name, below in settings.items()}
-        shown[role] = ({"use": getattr(configuration.settings, role).use} if role in ROLES else {}) | tables
+        own = getattr(configuration.settings, role)
+        shown[role] = own.model_dump(mode="json", include=set(type(own).model_fields)) | tables
     if args.json:
         print(json.dumps({"home": str(configuration.home), "settings": shown}, indent=2))
         return OK
@@ -243,18 +244,9 @@ def _over(step: Callable[[argparse.Namespace, Configuration], int]) -> Command:
 
 
 def _wal(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    from artstore.cli_records import wal
 
-    from artstore.boot import open_wal
-
-    found = open_wal(_configuration(args)).transactions(status=args.status, limit=args.limit)
-    if args.json:
-        print(json.dumps([asdict(t) for t in found], indent=2))
-        return OK
-    table = [("STARTED", "OPERATION", "STATUS", "BY", "FILE", "ERROR")]
-    table += [(t.started, t.operation, t.status, t.by, t.file_id or "-", t.error or "") for t in found]
-    _print_table(table)
-    return OK
+    return wal(args)
 
 
 def _mode(args: argparse.Namespace) -> int:

@@ -54,6 +54,12 @@ def artstore_caches() -> Iterable[Provider]:
 
 
 @hookspec
+def artstore_logs() -> Iterable[Provider]:
+    """Offer logs that nodes share: classes with the methods of `artstore.spi.Log`."""
+    raise NotImplementedError
+
+
+@hookspec
 def artstore_auths() -> Iterable[Provider]:
     """Offer auths: classes with the methods of `artstore.spi.Auth`."""
     raise NotImplementedError

@@ -31,6 +31,7 @@ HOOKS = {
     "naming": "artstore_namings",
     "backend": "artstore_backends",
     "cache": "artstore_caches",
+    "wal": "artstore_logs",
     "auth": "artstore_auths",
     "observer": "artstore_observers",
 }

@@ -21,6 +21,8 @@ from artstore.errors import ConfigError
 from artstore.modes import Mode
 
 ROLES = ("backend", "naming", "cache", "auth")
+FILES = "files"
+"""The log that is the kernel's own."""
 USE = "use"
 DEFAULTS = {"backend": "local", "naming": "dated", "cache": "sql", "auth": "jwt"}
 
@@ -30,7 +32,7 @@ _ENV = "ARTSTORE_"
 _NOT_SETTINGS = {"ARTSTORE_CONFIG", "ARTSTORE_HOME", "ARTSTORE_PLUGINS"}
 
 # `backend = "s3"` beside `[backend.s3]` is what people write and what TOML forbids; this is the same, lawfully.
-_SHORT_ROLE = re.compile(rf"^(\s*(?:{'|'.join(ROLES)}))(\s*=\s*[\"'])", re.MULTILINE)
+_SHORT_ROLE = re.compile(rf"^(\s*(?:{'|'.join((*ROLES, 'wal'))}))(\s*=\s*[\"'])", re.MULTILINE)
 
 
 def _listed(value: object) -> object:
@@ -56,13 +58,6 @@ class Limits(BaseModel, extra="forbid"):
     min_free: ByteSize = Field(default=ByteSize(64 << 20), description="free space that uploads leave alone")
     max_json_body: ByteSize = Field(default=ByteSize(64 << 10), gt=0, description="of one JSON request")
     idle_body: float = Field(default=30, gt=0, description="seconds over which a body must bring 1 KiB/s")
-
-
-class WalSettings(BaseModel, extra="forbid"):
-    """`[wal]`: how long finished intents are kept for `artstore wal` and the API."""
-
-    keep_hours: float = Field(default=168, ge=0, description="hours")
-    max_size: ByteSize = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
 
 
 class Log(BaseModel, extra="forbid"):
@@ -102,6 +97,17 @@ class Role(Tables):
 
     def chosen(self) -> list[str]:
         return [self.use]
+
+
+class WalSettings(Tables):
+    """`[wal]`: who keeps the log; how long `files` keeps finished intents."""
+
+    use: str = FILES
+    keep_hours: float = Field(default=168, ge=0, description="hours")
+    max_size: ByteSize = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
+
+    def chosen(self) -> list[str]:
+        return [] if self.use == FILES else [self.use]
 
 
 def _role(name: str) -> Any:
@@ -256,7 +262,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, list[st
         if path[0].removesuffix("_file") not in Settings.model_fields or not all(path):
             known = {_ENV + f.upper() for f in Settings.model_fields} | _NOT_SETTINGS
             raise ConfigError("This variable sets nothing.", place=name, cure=suggestion(name, known))
-        if path[0] in ROLES and len(path) == 1:
+        if path[0] in (*ROLES, "wal") and len(path) == 1:
             path.append(USE)
         yield name, path, value
 

@@ -35,12 +35,15 @@ def _is_prefix(value: str) -> str:
     return value
 
 
+Prefix = Annotated[str, AfterValidator(_is_prefix)]
+
+
 class SqlSettings(BaseModel, extra="forbid"):
     """Where the rows are kept."""
 
     url: SecretStr | None = None
     """`sqlite:///` and a path, relative to the element's home; by default `cache.db` in its state."""
-    table_prefix: Annotated[str, AfterValidator(_is_prefix)] = ""
+    table_prefix: Prefix = ""
     timeout: float = Field(default=5.0, gt=0, le=3600)
     """Seconds after which a call gives up."""
 

@@ -22,7 +22,7 @@ def present(connection: Connection, prefix: str) -> str | None:
     """The revision of what is there, or None when nothing is."""
     if not inspect(connection).has_table(version_table(prefix)):
         return None
-    rows = connection.execute(text(f"SELECT version_num FROM {version_table(prefix)}"))  # noqa: S608
+    rows = connection.execute(text(f"SELECT version_num FROM {version_table(prefix)}"))
     found: str | None = rows.scalar_one_or_none()
     return found
 

@@ -6,6 +6,18 @@ from artstore.hookspecs import Provider, hookimpl
 
 
 @hookimpl
+def artstore_logs() -> list[Provider]:
+    return [
+        Provider(
+            name="sql",
+            target="artstore_sql.log:SqlLog",
+            summary="Intents in PostgreSQL, for nodes that share a store",
+            extra="postgres",
+        )
+    ]
+
+
+@hookimpl
 def artstore_caches() -> list[Provider]:
     return [
         Provider(

@@ -7,7 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from typing import Any, TypeVar
 
@@ -116,11 +116,20 @@ class Postgres:
     @contextmanager
     def held(self) -> Iterator[Connection]:
         """A connection of one's own, each statement committed by itself."""
-        with (
-            self.translated(),
-            self._checked_out(self._reading, time.monotonic() + self._timeout) as connection,
-        ):
+        with self.translated():
+            connection = self._reading.connect()
+        try:
             yield connection
+        finally:
+            with suppress(SQLAlchemyError, psycopg.Error):
+                connection.close()
+
+    def ask(self, connection: Connection, statement: str, *values: object) -> Any:
+        """The first value that a statement brings on a connection that is held; any thread may ask."""
+        driver: Any = connection.connection.driver_connection
+        with self.translated():
+            driver.deadline = time.monotonic() + self._timeout
+            return driver.execute(statement, values).fetchone()[0]
 
     def close(self) -> None:
         """Close every connection that is not in use."""

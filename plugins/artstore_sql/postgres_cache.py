@@ -128,7 +128,7 @@ class PostgresCache:
             if instead_of is not None and self._stamp(connection) != instead_of:
                 raise Unavailable("The cache was begun anew meanwhile.")
             new = text(
-                f"INSERT INTO {self._tables.meta.name} VALUES ('stamp', :stamp) "  # noqa: S608
+                f"INSERT INTO {self._tables.meta.name} VALUES ('stamp', :stamp) "
                 "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
             )
             connection.execute(new, {"stamp": stamp})
@@ -218,7 +218,7 @@ def _upsert(tables: Tables) -> TextClause:
     typed = ", ".join(f"{name} {types.get(name, 'text')}" for name in names)
     changed = ", ".join(f"{name} = excluded.{name}" for name in names if name != "file_id")
     return text(
-        f"INSERT INTO {tables.files.name} AS f ({columns}) "  # noqa: S608
+        f"INSERT INTO {tables.files.name} AS f ({columns}) "
         f"SELECT {columns} FROM json_to_recordset(CAST(:rows AS json)) AS r ({typed}) "
         f"ON CONFLICT (file_id) DO UPDATE SET {changed} WHERE excluded.revision >= f.revision"
     )

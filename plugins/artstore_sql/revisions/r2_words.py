@@ -33,8 +33,8 @@ def downgrade() -> None:
 
 
 def _fill(table: str) -> None:
-    some = text(f"SELECT id, words FROM {table} WHERE id > :last ORDER BY id LIMIT {_BATCH}")  # noqa: S608
-    change = text(f"UPDATE {table} SET parts = :parts WHERE id = :id")  # noqa: S608
+    some = text(f"SELECT id, words FROM {table} WHERE id > :last ORDER BY id LIMIT {_BATCH}")
+    change = text(f"UPDATE {table} SET parts = :parts WHERE id = :id")
     last = 0
     while rows := op.get_bind().execute(some, {"last": last}).all():
         op.get_bind().execute(change, [{"id": row.id, "parts": grams(row.words)} for row in rows])

@@ -1,0 +1,24 @@
+"""Commands that look into what an element keeps beside its store: the log, and the schema of its database."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from dataclasses import asdict
+
+from artstore.boot import open_log
+from artstore.cli import OK, _configuration, _print_table
+
+
+def wal(args: argparse.Namespace) -> int:
+    """`artstore wal`"""
+    with closing(open_log(_configuration(args))) as log:
+        found = log.transactions(status=args.status, limit=args.limit)
+    if args.json:
+        print(json.dumps([asdict(t) for t in found], indent=2))
+        return OK
+    table = [("STARTED", "OPERATION", "STATUS", "BY", "FILE", "ERROR")]
+    table += [(t.started, t.operation, t.status, t.by, t.file_id or "-", t.error or "") for t in found]
+    _print_table(table)
+    return OK
