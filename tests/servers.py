@@ -431,8 +431,7 @@ def sha256_header(body: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
 
 
-if (
-    __name__ == "__main__"
-):  # python -m tests.servers postgres: a server until Ctrl-C, its address on the first line
+# `python -m tests.servers postgres`: a server until Ctrl-C, its address on the first line.
+if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(__file__))
     importlib.import_module(sys.argv[1]).run()

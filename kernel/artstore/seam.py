@@ -23,7 +23,7 @@ ROOMS: dict[str, type] = {
     "naming": spi.Naming,
     "backend": spi.Backend,
     "cache": spi.Cache,
-    "log": spi.Log,
+    "wal": spi.Log,
     "auth": spi.Auth,
     "observer": spi.Observer,
 }
