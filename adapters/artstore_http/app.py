@@ -9,7 +9,7 @@ import time
 
 from artstore.boot import Node
 from artstore.errors import ArtstoreError, Forbidden, Unauthorized
-from artstore_http import routes
+from artstore_http import matching
 from artstore_http.call import Call
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.problems import BadFraming, HeaderFieldsTooLarge, NoToken, UriTooLong, problem
@@ -71,7 +71,7 @@ class Exchange:
     def _open(self) -> Response | Receiver:
         request = self._request
         _check_head(request)
-        found = routes.match(request.method, request.path)
+        found = matching.match(request.method, request.path)
         call = Call(
             node=self._app.node,
             adapter=self._app.adapter,

@@ -17,6 +17,7 @@ from artstore.attr import (
     Timestamp,
     Username,
 )
+from artstore.jobs import Record
 from artstore.modes import Mode
 
 
@@ -165,6 +166,28 @@ class TransactionPage(BaseModel):
     """A page of transactions, newest first."""
 
     items: list[TransactionJson]
+    next_cursor: str | None
+
+
+class ReconcileRequest(BaseModel):
+    """`repair` mends rows and moves what is broken to quarantine; `check` changes nothing. `digests`: read all data."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["check", "repair"] = "check"
+    digests: bool = Field(default=False, strict=True)
+
+
+class JobJson(Record):
+    """Long work on the whole store: `found` counts names by kind, `repaired` what was done."""
+
+    model_config = ConfigDict(title="Job")
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first."""
+
+    items: list[JobJson]
     next_cursor: str | None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,7 @@ def document() -> dict[str, Any]:
     classes = {r.gives for r in ROUTES if isinstance(r.gives, type)} | {
         models.Problem,
         models.FilePatch,
+        models.ReconcileRequest,
         models.TransitionRequest,
         models.UploadForm,
     }
@@ -33,7 +35,7 @@ def document() -> dict[str, Any]:
         (
             c,
             "validation"
-            if c in (models.FilePatch, models.TransitionRequest, models.UploadForm)
+            if c in (models.FilePatch, models.ReconcileRequest, models.TransitionRequest, models.UploadForm)
             else "serialization",
         )
         for c in sorted(classes, key=lambda c: c.__name__)
@@ -74,10 +76,10 @@ def document() -> dict[str, Any]:
 
 def _parameters(route: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    if "{file_id}" in route.path:
+    for name in re.findall(r"\{(\w+)\}", route.path):
         found.append(
             {
-                "name": "file_id",
+                "name": name,
                 "in": "path",
                 "required": True,
                 "schema": {"type": "string", "format": "uuid"},
@@ -106,7 +108,8 @@ def _content(takes: str, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
         return {"multipart/form-data": {"schema": refs[models.UploadForm]}, "*/*": _BYTES}
     if takes == "patch":
         return {"application/merge-patch+json": {"schema": refs[models.FilePatch]}}
-    return {"application/json": {"schema": refs[models.TransitionRequest]}}
+    model = models.ReconcileRequest if takes == "reconcile" else models.TransitionRequest
+    return {"application/json": {"schema": refs[model]}}
 
 
 def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -15,7 +13,6 @@ from artstore.spi import FILES_DELETE, FILES_READ, FILES_WRITE, STORAGE_READ, ST
 from artstore_http import models
 from artstore_http.call import Call
 from artstore_http.message import Receiver, Response
-from artstore_http.problems import MethodNotAllowed, NoRoute
 
 Operation = Callable[[Call], Response | Receiver]
 
@@ -31,7 +28,7 @@ class Route:
     summary: str
     scope: str | None = None
     parameters: dict[str, str] = field(default_factory=dict)
-    takes: Literal["", "upload", "bytes", "patch", "transition"] = ""
+    takes: Literal["", "upload", "bytes", "patch", "transition", "reconcile"] = ""
     gives: type[BaseModel] | Literal["bytes", "nothing", "openapi"]
     success: int = 200
     codes: tuple[str, ...] = ()
@@ -212,6 +209,46 @@ ROUTES: tuple[Route, ...] = (
         codes=("unknown-parameter", "invalid-field", "invalid-cursor"),
     ),
     Route(
+        method="POST",
+        path="/api/v1/maintenance/reconcile",
+        operation="maintenance.reconcile",
+        summary="Hold files, sidecars and cache against each other, and mend what can be",
+        scope=STORAGE_WRITE,
+        takes="reconcile",
+        gives=models.JobJson,
+        success=202,
+        codes=("malformed-request", "conflict", "unsupported-media-type", "invalid-field"),
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/maintenance/rebuild",
+        operation="maintenance.rebuild",
+        summary="The cache anew from the sidecars, readers served meanwhile",
+        scope=STORAGE_WRITE,
+        gives=models.JobJson,
+        success=202,
+        codes=("conflict",),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/maintenance/jobs",
+        operation="maintenance.jobs",
+        summary="The jobs of late, newest first",
+        scope=STORAGE_READ,
+        parameters={"limit": "1 to 1000, default 100", "cursor": "next_cursor of the page before"},
+        gives=models.JobPage,
+        codes=("unknown-parameter", "invalid-field", "invalid-cursor"),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/maintenance/jobs/{job_id}",
+        operation="maintenance.job",
+        summary="How far a job is, and what it found and did",
+        scope=STORAGE_READ,
+        gives=models.JobJson,
+        codes=("not-found", "invalid-field"),
+    ),
+    Route(
         method="GET",
         path="/health/live",
         operation="elements.live",
@@ -234,48 +271,3 @@ ROUTES: tuple[Route, ...] = (
         gives="openapi",
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The route that answers, its operation, and what the path holds."""
-
-    route: Route
-    operation: Operation
-    path: dict[str, str]
-
-
-@cache
-def _table() -> tuple[
-    dict[str, dict[str, tuple[Route, Operation]]], list[tuple[re.Pattern[str], dict[str, Any]]]
-]:
-    plain: dict[str, dict[str, tuple[Route, Operation]]] = {}
-    for route in ROUTES:
-        methods = plain.setdefault(route.path, {})
-        methods[route.method] = (route, route.load())
-        if route.method == "GET":
-            methods["HEAD"] = methods["GET"]
-    patterns = [
-        (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), methods)
-        for path, methods in plain.items()
-        if "{" in path
-    ]
-    return plain, patterns
-
-
-def match(method: str, path: str) -> Match:
-    """The route of a request. Raises `NoRoute`, `MethodNotAllowed`."""
-    plain, patterns = _table()
-    methods, held = plain.get(path), dict[str, str]()
-    if methods is None or "{" in path:  # a template is no path of a file
-        for pattern, candidate in patterns:
-            found = pattern.fullmatch(path)
-            if found:
-                methods, held = candidate, found.groupdict()
-                break
-    if methods is None:
-        raise NoRoute
-    if method not in methods:
-        raise MethodNotAllowed(methods)
-    route, operation = methods[method]
-    return Match(route, operation, held)

@@ -37,6 +37,9 @@ OPERATIONS: list[tuple[str, str, tuple[str, str] | None, bytes | None, str, int]
     ("GET", "/api/v1/plugins", None, None, "storage:read", 200),
     ("GET", "/api/v1/transactions", None, None, "storage:read", 200),
     ("POST", "/api/v1/mode/transition", JSON, b'{"target_mode": "edit"}', "storage:write", 409),
+    ("POST", "/api/v1/maintenance/reconcile", JSON, b'{"mode": "all"}', "storage:write", 422),
+    ("GET", "/api/v1/maintenance/jobs", None, None, "storage:read", 200),
+    ("GET", "/api/v1/maintenance/jobs/00000000-0000-7000-8000-000000000000", None, None, "storage:read", 404),
 ]
 ROLES = {
     "reader": {"files:read"},

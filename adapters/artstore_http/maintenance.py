@@ -1,0 +1,84 @@
+"""Operations that begin long work on the whole store, and tell how far it is."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from artstore.errors import InvalidField
+from artstore.ids import parse_id
+from artstore.jobs import Job, Record
+from artstore.repairs import rebuild as rebuild_cache
+from artstore.repairs import reconcile as reconcile_store
+from artstore_http.call import Call, json_response
+from artstore_http.files import json_body
+from artstore_http.jsonbody import parse_json
+from artstore_http.message import Receiver, Response
+from artstore_http.models import JobJson, JobPage, ReconcileRequest
+from artstore_http.problems import InvalidCursor
+
+_JOBS = "/api/v1/maintenance/jobs"
+
+
+def reconcile(call: Call) -> Receiver:
+    """POST /api/v1/maintenance/reconcile"""
+
+    def then(body: bytes) -> Response:
+        wish = _parsed(parse_json(body, what="The body"))
+        repair = wish.mode == "repair"
+
+        def work(job: Job) -> None:
+            reconcile_store(call.kernel, job, repair=repair, digests=wish.digests)
+
+        return _begun(call.node.jobs.start(wish.mode, by=call.by.name, digests=wish.digests, work=work))
+
+    return json_body(call, ("application/json",), then)
+
+
+def rebuild(call: Call) -> Response:
+    """POST /api/v1/maintenance/rebuild"""
+    jobs = call.node.jobs
+
+    def work(job: Job) -> None:
+        rebuild_cache(call.kernel, job, jobs)
+
+    return _begun(jobs.start("rebuild", by=call.by.name, digests=False, work=work))
+
+
+def job(call: Call) -> Response:
+    """GET /api/v1/maintenance/jobs/{job_id}"""
+    return json_response(_json(call.node.jobs.get(call.path["job_id"])).model_dump_json().encode())
+
+
+def jobs(call: Call) -> Response:
+    """GET /api/v1/maintenance/jobs"""
+    limit = call.number("limit", least=1, most=1000) or 100
+    cursor = call.parameter("cursor")
+    if cursor is not None:
+        try:
+            parse_id(cursor)
+        except InvalidField:
+            raise InvalidCursor("The cursor is not one that this element made.") from None
+    found = call.node.jobs.newest(limit=limit + 1, before=cursor)
+    items = [_json(record) for record in found[:limit]]
+    page = JobPage(items=items, next_cursor=items[-1].id if len(found) > limit else None)
+    return json_response(page.model_dump_json().encode())
+
+
+def _begun(record: Record) -> Response:
+    body = _json(record).model_dump_json().encode()
+    return json_response(body, 202, [("Location", f"{_JOBS}/{record.id}")])
+
+
+def _json(record: Record) -> JobJson:
+    return JobJson.model_validate(record.model_dump())
+
+
+def _parsed(value: object) -> ReconcileRequest:
+    try:
+        return ReconcileRequest.model_validate(value)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "body"
+        if name == "mode":
+            raise InvalidField(name, "mode must be check or repair.") from None
+        raise InvalidField(name, f"{name}: {first['msg']}.") from None
