@@ -67,7 +67,7 @@ def info(call: Call) -> Response:
 
 def capacity(call: Call) -> Response:
     """GET /api/v1/capacity"""
-    limits, totals, space = call.kernel.limits, call.kernel.cache.totals(), call.kernel.backend.space()
+    limits, totals, space = call.kernel.limits, call.kernel.index.totals(), call.kernel.backend.space()
     rooms = []
     if limits.capacity is not None:
         rooms.append((int(limits.capacity), max(0, int(limits.capacity) - totals.size)))
@@ -147,7 +147,7 @@ def ready(call: Call) -> Response:
     parts: dict[str, Callable[[], None]] = {
         "store": store,
         "space": space,
-        "cache": kernel.cache.check,
+        "cache": kernel.index.check,
         "log": kernel.wal.check,
         "auth": call.node.auth.check,
     }

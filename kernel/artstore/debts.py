@@ -42,6 +42,12 @@ class Debts:
             self._mine.unlink(missing_ok=True)
             os.close(fd)
 
+    def close(self) -> None:
+        """This process ends; what it still owes is for others, and its mark stays until they have settled it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def anybody(self) -> bool:
         """Whether any process, alive or dead, owes a row."""
         with os.scandir(self._directory) as marks:

@@ -38,6 +38,9 @@ class Keeper:
         self._doubts: dict[str, tuple[str, Intent | None]] = {}
         self._rebuilds = 0
         self._graves: list[str] = []
+        self._changed = False
+        self.distrusted = False
+        """Whether rows may be missing that nobody knows of."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -84,19 +87,37 @@ class Keeper:
         return owed[0] if owed else None
 
     def is_whole(self) -> bool:
-        """Whether a row that is missing from the cache proves that there is no file."""
-        return not self._kernel.backend.capabilities.shared and not self._debts.anybody()
+        """Whether the cache has a row for each file, as far as the processes of this node know."""
+        return not (self.distrusted or self._owed or self._rebuilds or self._debts.anybody())
+
+    def distrust(self) -> None:
+        """The cache is not whole: until `trust` a missing row proves nothing, to no process."""
+        with self._lock:
+            self.distrusted = True
+            self._debts.mark()
+
+    def trust(self) -> None:
+        """The cache was filled."""
+        with self._lock:
+            self.distrusted = False
+            self._unmark()
 
     @contextmanager
     def doubting(self) -> Iterator[None]:
-        """Within it a missing row proves nothing, to no process: the cache is being rebuilt."""
+        """Within it a missing row proves nothing, to no process."""
         with self._lock:
             self._rebuilds += 1
             self._debts.mark()
-        yield  # not when it fails: then the rows are still missing
-        with self._lock:
-            self._rebuilds -= 1
-            self._unmark()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._rebuilds -= 1
+                self._unmark()
+
+    def changed(self) -> None:
+        """Something was done since the last flush."""
+        self._changed = True
 
     def forgive(self) -> None:
         """What dead processes owed was settled."""
@@ -116,6 +137,7 @@ class Keeper:
         """Make the cache durable; then tombstones, old segments and the checkpoint can follow."""
         kernel = self._kernel
         begun = now()
+        changed, self._changed = self._changed, False
         with self._lock:
             owed = {key for key, _ in self._owed.values()}
             # Of a file whose row is owed the tombstone is the trace.
@@ -123,15 +145,16 @@ class Keeper:
             self._graves = [key for key in self._graves if key in owed]
         marks = kernel.wal.marks()
         try:
-            kernel.cache.flush()
+            if changed or graves:
+                recovery.flush(kernel, begun, move=not owed)
+            changed = False
             for key in graves:
                 kernel.backend.forget(key)
             graves = []
             if kernel.observers.heard():
                 kernel.wal.flushed(marks)
-            if not owed:
-                recovery.move_checkpoint(kernel, begun)
         finally:
+            self._changed |= changed
             if graves:
                 with self._lock:
                     self._graves += graves
@@ -144,10 +167,12 @@ class Keeper:
             key, intents = debt
             try:
                 repair_row(self._kernel, key, file_id)
-            except ArtstoreError:
+            except Unavailable:
                 with self._lock:  # to the end of the line: next time the others are paid first
                     self._owed[file_id] = self._owed.pop(file_id)
                 raise
+            except ArtstoreError as e:
+                log.error("%s can have no row: %s", key, e.detail)
             with self._lock:
                 if self._owed.get(file_id) is not debt:  # owed once more meanwhile: paid next time
                     continue
@@ -158,7 +183,7 @@ class Keeper:
                 intent.commit()
 
     def _unmark(self) -> None:
-        if not self._owed and not self._rebuilds:
+        if not self._owed and not self._rebuilds and not self.distrusted:
             self._debts.unmark()
 
     def close(self) -> None:
@@ -168,6 +193,7 @@ class Keeper:
             self._thread.join()
         for step in (self.decide, self.pay, self.flush):
             _guarded(step)
+        self._debts.close()
 
     def _run(self) -> None:
         ticks = 0

@@ -28,6 +28,7 @@ from artstore.errors import (
 )
 from artstore.hookspecs import Change
 from artstore.ids import now, uuid7
+from artstore.index import Index
 from artstore.keeper import Keeper
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
@@ -100,6 +101,7 @@ class Kernel:
         self.announce = announce
         self.observers = observers or Observers()
         self.keeper = Keeper(self, debts)
+        self.index = Index(self)
 
     # --- upload -------------------------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Kernel:
             raise StorageFull("The volume of this element has no room for the file.")
         if limits.capacity is not None:
             try:
-                used = self.cache.totals().size
+                used = self.index.totals().size
             except Unavailable:  # the cache must not stand between a user and the store
                 return
             if used + (size or 0) > limits.capacity:
@@ -189,27 +191,23 @@ class Kernel:
         return Download(attr, reader)
 
     def search(self, query: Query) -> Page:
-        """One page of the files that match. Raises `Unavailable` when the cache does not answer."""
-        return self.cache.search(query)
+        """One page of the files that match. Raises `Unavailable` unless the cache answers and is whole."""
+        return self.index.search(query)
 
     def _find(self, file_id: str) -> tuple[Attr, bytes]:
         """A file's sidecar, decoded and as it is. The cache says where; the tree says whether."""
-        answered = True
-        try:
-            key = self.keeper.owed_key(file_id) or self.cache.key(file_id)
-        except Unavailable:
-            key, answered = None, False
+        key, whole = self.index.where(file_id)
         if key is not None:
             try:
                 return self._believe(key, file_id)
             except NotFound:
                 pass  # a stale row, or deleted a moment ago
-        elif answered and self.keeper.is_whole():
+        elif whole and not self.backend.capabilities.shared:
             raise NotFound(f"There is no file {file_id}.")
         directory = self.naming.directory(file_id)
-        # The id tells the directory; only an id that somebody chose, with no cache to ask, costs a walk.
+        # The id tells the directory; only an id that somebody chose, with no cache to believe, costs a walk.
         places: Iterable[str] = () if directory is None else (directory,)
-        if not answered:
+        if not whole:
             places = [*places, *(d for d in self.backend.directories() if d != directory)]
         for place in places:
             for entry in self.backend.scan(place):
@@ -294,6 +292,7 @@ class Kernel:
     def settle_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> None:
         """The last steps of a change. It has succeeded whatever the cache says: a row that cannot be
         written now is owed, and the intent stays open until it is paid."""
+        self.keeper.changed()
         try:
             if gone:
                 self.cache.remove([attr.file_id])

@@ -5,18 +5,17 @@ Idempotent, safe when killed itself; the cost depends on what was in flight, not
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Iterable
-from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel
 
-from artstore.attr import Attr, Timestamp, timestamp
-from artstore.errors import ConfigError
+from artstore import checkpoint
+from artstore.attr import Attr
+from artstore.errors import StorageFull, Unavailable
 from artstore.ids import now
 from artstore.observers import retell, tell_again
 from artstore.rows import BATCH, believe, put_rows, repair_row
@@ -27,23 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("artstore.recovery")
 
-CHECKPOINT = "checkpoint.json"
-MARGIN = timedelta(hours=1)
-"""How far before the checkpoint recovery looks: files of younger uploads lie within."""
 ORPHAN_AGE = 3600.0
 """Seconds after which data without a sidecar (or the reverse) is nobody's upload under way."""
-CLOCK_SLACK = timedelta(minutes=5)
-
-
-class Checkpoint(BaseModel):
-    """Up to where the cache is known to be durable. `stamps`: the marks a cache may carry to be believed."""
-
-    model_config = ConfigDict(frozen=True)
-
-    schema_version: int = 1
-    at: Timestamp
-    directory: str
-    stamps: tuple[str, ...]
 
 
 class Report(BaseModel):
@@ -63,59 +47,77 @@ class Report(BaseModel):
 
 
 def recover(kernel: Kernel) -> Report:
-    """Everything that has to be true before the element serves. Raises `ConfigError`, `Unavailable`."""
+    """Everything that has to be true before the element serves. Raises `ConfigError`, `Unavailable`.
+
+    The tree is settled on return. What a cache that does not answer could not be told is owed: the keeper goes on
+    with it, and until then files are looked for in the tree.
+    """
     report = Report()
-    with kernel.alone("recovery"), ExitStack() as stack:
-        checkpoint = _read_checkpoint(kernel)
-        _check_clock(checkpoint)
-        doubtful = checkpoint is None or kernel.cache.stamp() not in checkpoint.stamps
-        if doubtful:
-            stack.enter_context(kernel.keeper.doubting())  # live neighbours ask this cache as well
-            kernel.cache.clear()
-            report.rebuilt = checkpoint is not None or any(True for _ in kernel.backend.directories())
-        since = "" if doubtful or checkpoint is None else checkpoint.directory
-        begun = now()
-        _settle(kernel, report, since)
-        _finish_deletions(kernel, report)
-        lonely = kernel.backend.lonely()
-        for directory in kernel.backend.directories(since):
-            compare(kernel, directory, report, lonely=lonely)
-        # Until the new mark is in the cache, the old one counts as well: a crash between the two costs nothing.
-        stamp = secrets.token_hex(8)
-        # And until then the rows are not durable either: the old directory stays as well.
-        if doubtful or checkpoint is None:
-            _write_checkpoint(kernel, begun, (stamp,))
-        else:
-            _put_checkpoint(
-                kernel, checkpoint.model_copy(update={"stamps": (*checkpoint.stamps[-1:], stamp)})
-            )
-        kernel.cache.set_stamp(stamp)
-        _write_checkpoint(kernel, begun, (stamp,))
-        kernel.keeper.forgive()
+    with kernel.alone("recovery"):
+        checkpoint.check_clock(checkpoint.read(kernel))
+        keys = _reap(kernel, report)
+        for key in kernel.backend.tombstones():
+            kernel.backend.remove_data(key)
+        try:
+            _fill(kernel, keys, report, lonely=kernel.backend.lonely())
+        except (Unavailable, StorageFull) as e:
+            kernel.keeper.distrust()
+            _owe(kernel, keys)
+            log.warning("the cache is not whole yet, files are found without it: %s", e.detail)
     log.info("recovery: %s", report)
     return report
 
 
 def settle(kernel: Kernel) -> Report:
-    """Settle what dead neighbours left, while this process serves."""
+    """Settle what dead neighbours left, and fill a cache that was begun anew, while this process serves."""
     report = Report()
     with kernel.alone("recovery"):
-        if _settle(kernel, report, since=""):
-            _finish_deletions(kernel, report)
-            log.warning("settled what a dead neighbour left: %s", report)
-        checkpoint = _read_checkpoint(kernel)
-        # One that died while it rebuilt the cache is not forgiven before another has done it.
-        if checkpoint is not None and kernel.cache.stamp() in checkpoint.stamps:
+        keys = _reap(kernel, report)
+        try:
+            if kernel.keeper.distrusted or not checkpoint.knows(kernel):
+                _fill(kernel, keys, report, lonely=False)
+                log.warning("the cache is whole again: %s", report)
+                return report
+            _touch(kernel, keys)
+            if _settle_logs(kernel, since="") or keys:
+                _finish_deletions(kernel, report)
+                log.warning("settled what a dead neighbour left: %s", report)
+            # One that died while it filled the cache is not forgiven before another has done it.
             kernel.keeper.forgive()
+        except (Unavailable, StorageFull):
+            _owe(kernel, keys)
+            raise
     return report
 
 
-def move_checkpoint(kernel: Kernel, flushed: datetime) -> None:
-    """The cache is durable up to `flushed`: the next recovery begins there."""
+def flush(kernel: Kernel, begun: datetime, *, move: bool) -> None:
+    """Make the cache durable, with a new mark; the next recovery begins at `begun` when it may `move` there."""
     with kernel.alone("recovery"):
-        checkpoint = _read_checkpoint(kernel)
-        if checkpoint is not None and checkpoint.directory < kernel.naming.directory_at(flushed - MARGIN):
-            _write_checkpoint(kernel, flushed, checkpoint.stamps)
+        known, stamp = checkpoint.read(kernel), kernel.cache.stamp()
+        if known is None or stamp is None or stamp not in known.stamps:
+            raise Unavailable("The cache was begun anew; it is to be filled first.")
+        checkpoint.renew(kernel, known, stamp, begun, move=move)
+
+
+def _fill(kernel: Kernel, keys: list[str], report: Report, *, lonely: bool) -> None:
+    """Make the cache say what the tree says: all of it, or where it is known what happened since the checkpoint."""
+    known, stamp = checkpoint.read(kernel), kernel.cache.stamp()
+    if known is None or stamp is None or stamp not in known.stamps:
+        kernel.keeper.distrust()  # live neighbours ask this cache as well
+        report.rebuilt = known is not None or any(True for _ in kernel.backend.directories())
+        known, stamp = None, f"being filled {secrets.token_hex(8)}"
+        kernel.cache.clear()
+        kernel.cache.set_stamp(stamp)
+    since = "" if known is None else known.directory
+    begun = now()
+    _touch(kernel, keys)
+    _settle_logs(kernel, since)
+    _finish_deletions(kernel, report)
+    for directory in kernel.backend.directories(since):
+        compare(kernel, directory, report, lonely=lonely)
+    checkpoint.renew(kernel, known, stamp, begun)
+    kernel.keeper.trust()
+    kernel.keeper.forgive()
 
 
 def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> None:
@@ -149,18 +151,29 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
         report.rows_removed += 1
 
 
-def _settle(kernel: Kernel, report: Report, since: str) -> bool:
-    """Staged uploads first, then the logs that speak of them. True when a dead process had left anything."""
-    found = False
+def _reap(kernel: Kernel, report: Report) -> list[str]:
+    """Staged uploads end whole or gone; the keys whose rows are to be looked at."""
     keys: list[str] = []
     for settled in kernel.backend.reap():
-        found = True
         keys.append(settled.key)
         if settled.outcome == "finished":
             report.finished += 1
         else:
             report.undone += 1
-    _touch(kernel, keys)
+    return keys
+
+
+def _owe(kernel: Kernel, keys: Iterable[str]) -> None:
+    """The rows of what was reaped, which the cache would not take."""
+    for key in keys:
+        attr = believe(kernel, key)
+        if attr is not None:
+            kernel.keeper.owe(attr.file_id, key, None)
+
+
+def _settle_logs(kernel: Kernel, since: str) -> bool:
+    """The logs that speak of what was staged. True when a dead process had left any."""
+    found = False
     for abandoned in kernel.wal.abandoned():
         found = True
         _settle_log(kernel, abandoned, since)
@@ -232,37 +245,3 @@ def _put(kernel: Kernel, attrs: list[Attr], report: Report, *, lonely: bool) -> 
         for attr in () if report.rebuilt else attrs:
             tell_again(kernel, attr.key, attr.file_id)  # a power cut took its row, and perhaps the word of it
         attrs.clear()
-
-
-def _read_checkpoint(kernel: Kernel) -> Checkpoint | None:
-    document = kernel.backend.record(CHECKPOINT)
-    if document is None:
-        return None
-    try:
-        return Checkpoint.model_validate_json(document)
-    except ValidationError:
-        log.error("the checkpoint cannot be read: the cache is rebuilt")
-        return None
-
-
-def _write_checkpoint(kernel: Kernel, at: datetime, stamps: Iterable[str]) -> None:
-    checkpoint = Checkpoint(
-        at=timestamp(at), directory=kernel.naming.directory_at(at - MARGIN), stamps=tuple(stamps)
-    )
-    _put_checkpoint(kernel, checkpoint)
-
-
-def _put_checkpoint(kernel: Kernel, checkpoint: Checkpoint) -> None:
-    kernel.backend.put_record(CHECKPOINT, json.dumps(checkpoint.model_dump(mode="json"), indent=2).encode())
-
-
-def _check_clock(checkpoint: Checkpoint | None) -> None:
-    if checkpoint is None:
-        return
-    last = datetime.fromisoformat(checkpoint.at)
-    if now() < last - CLOCK_SLACK:
-        raise ConfigError(
-            f"The clock says {timestamp(now())}, but this store was in use at {checkpoint.at}.",
-            place="the system clock",
-            cure="Set the clock; if it is right now and was wrong then, remove .artstore/checkpoint.json.",
-        )

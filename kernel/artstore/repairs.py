@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from artstore.attr import Attr
-from artstore.errors import NotFound
+from artstore.errors import NotFound, Unavailable
 from artstore.jobs import Job, Jobs
 from artstore.recovery import ORPHAN_AGE
 from artstore.rows import BATCH, put_rows, repair_row
@@ -121,7 +121,11 @@ class Repairs:
         if finding.ahead:
             # Within, a row that is missing for a moment proves nothing.
             with self._kernel.keeper.doubting():
-                repair_row(self._kernel, key, attr.file_id, anew=True)
+                try:
+                    repair_row(self._kernel, key, attr.file_id, anew=True)
+                except Unavailable:
+                    self._kernel.keeper.owe(attr.file_id, key, None)
+                    raise
         else:
             self._rows.append(attr)
             if len(self._rows) >= BATCH:

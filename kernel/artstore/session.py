@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from artstore import checkpoint
 from artstore.attr import Attr, checked, timestamp
 from artstore.errors import (
     ArtstoreError,
@@ -111,7 +112,11 @@ class Session:
                     raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
                 stack.enter_context(kernel.element.gate(Operation.UPLOAD))
                 # Where no staged file is the trace of an upload, the log is.
-                if now() - self._at > SLOW or not kernel.backend.capabilities.traces:
+                if (
+                    now() - self._at > SLOW
+                    or not kernel.backend.capabilities.traces
+                    or checkpoint.is_behind(kernel, self._name.directory)
+                ):
                     self._intent.sync()
                 self._writer.publish(sidecar)
                 self._over = True

@@ -350,7 +350,9 @@ class Totals(NamedTuple):
 class Cache(Protocol):
     """The index that may be deleted at any time. Never the truth: the kernel believes sidecars only.
 
-    Every method raises `Unavailable` when the database does not answer within its deadline.
+    It is built also when its database does not answer: then, and whenever it does not within its deadline, every
+    method raises `Unavailable`, and a later call tries again. A database that was lost, damaged or changed by
+    somebody else gives way to a new one, without rows and without a mark: the kernel then fills it anew.
     """
 
     API: ClassVar[int]
@@ -392,8 +394,11 @@ class Cache(Protocol):
     def stamp(self) -> str | None:
         """The mark last set, or None in a new cache: a cache whose mark is unknown is rebuilt."""
 
-    def set_stamp(self, stamp: str) -> None:
-        """Set the mark; durable on return together with everything before it."""
+    def set_stamp(self, stamp: str, *, instead_of: str | None = None) -> None:
+        """Set the mark; durable on return together with everything before it.
+
+        Raises `Unavailable` when `instead_of` is given and the mark is another: the cache was begun anew meanwhile.
+        """
 
     def clear(self) -> None:
         """Forget every row and the mark."""

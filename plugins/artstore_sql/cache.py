@@ -17,14 +17,14 @@ from sqlalchemy.exc import ArgumentError
 from artstore.attr import Attr
 from artstore.errors import ConfigError, Unavailable
 from artstore.spi import Context, Page, Position, Query, Totals
-from artstore_sql.lock import Alive
+from artstore_sql.inuse import InUse
 from artstore_sql.mounts import UNSAFE, file_system
-from artstore_sql.opening import look_into, open_database
+from artstore_sql.opening import look_into
 from artstore_sql.schema import create, drop, has_trigram
 from artstore_sql.search import possible, statement
 from artstore_sql.sqlite import Sqlite
 from artstore_sql.tables import Tables, consistent, row, sort_value
-from artstore_sql.writer import BATCH, Row, Writer
+from artstore_sql.writer import BATCH, Row, Step, Writer
 
 _PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
 
@@ -60,13 +60,12 @@ class SqlCache:
         path = _path(settings.url, context)
         self._tables = Tables(settings.table_prefix)
         self._database = Sqlite(path, settings.timeout, reading=context.reading)
-        self._alive: Alive | None = None
-        self._indexed = False
+        self._in_use: InUse | None = None
         if context.reading:
             look_into(self._database, self._tables)
         else:
             trigram = self.trigram and has_trigram()
-            self._alive, self._indexed = open_database(self._database, self._tables, trigram=trigram)
+            self._in_use = InUse(self._database, self._tables, trigram=trigram, timeout=settings.timeout)
         self._writer = Writer(self._database, settings.timeout)
         self._upserting = _upserting(self._tables)
         self._closed = False
@@ -74,12 +73,12 @@ class SqlCache:
     def put(self, attrs: Sequence[Attr]) -> None:
         rows = [row(attr) for attr in attrs]
         for start in range(0, len(rows), BATCH):
-            self._writer.do(self._upsert, rows[start : start + BATCH])
+            self._write(self._upsert, rows[start : start + BATCH])
 
     def remove(self, file_ids: Sequence[str]) -> None:
         rows = [{"gone": file_id} for file_id in file_ids if _is_text(file_id)]
         for start in range(0, len(rows), BATCH):
-            self._writer.do(self._delete, rows[start : start + BATCH])
+            self._write(self._delete, rows[start : start + BATCH])
 
     def key(self, file_id: str) -> str | None:
         files = self._tables.files.c
@@ -140,37 +139,48 @@ class SqlCache:
         return Totals(files, size)
 
     def flush(self) -> None:
-        self._writer.do(None, durable=True)
+        self._write(None, durable=True)
 
     def stamp(self) -> str | None:
         meta = self._tables.meta.c
         with self._reading() as connection:
             return connection.execute(select(meta.value).where(meta.name == "stamp")).scalar_one_or_none()
 
-    def set_stamp(self, stamp: str) -> None:
-        self._writer.do(self._mark, [{"name": "stamp", "value": stamp}], durable=True)
+    def set_stamp(self, stamp: str, *, instead_of: str | None = None) -> None:
+        self._write(self._mark, [{"value": stamp, "instead_of": instead_of}], durable=True)
 
     def clear(self) -> None:
-        self._writer.do(self._renew)
+        self._write(self._renew)
 
     def check(self) -> None:
         self.totals()
-        self._writer.do(self._touch)
+        self._write(self._touch)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             self._writer.close()
             self._database.close()
-            if self._alive is not None:
-                self._alive.close()
+            if self._in_use is not None:
+                self._in_use.close()
+
+    @property
+    def _indexed(self) -> bool:
+        return self._in_use is not None and self._in_use.indexed
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         if self._closed:
             raise Unavailable("The cache is closed.")
+        if self._in_use is not None:
+            self._in_use.require()
         with self._database.reading() as connection:
             yield connection
+
+    def _write(self, step: Step | None, rows: Sequence[Row] = (), *, durable: bool = False) -> None:
+        if not self._closed and self._in_use is not None:
+            self._in_use.require()
+        self._writer.do(step, rows, durable=durable)
 
     def _attr(self, text: str) -> Attr:
         try:
@@ -189,10 +199,15 @@ class SqlCache:
         connection.execute(delete(files).where(files.c.file_id == bindparam("gone")), list(rows))
 
     def _mark(self, connection: Connection, rows: Sequence[Row]) -> None:
-        new = insert(self._tables.meta)
-        connection.execute(
-            new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value}), list(rows)
-        )
+        meta = self._tables.meta
+        for wish in rows:
+            wanted = select(meta.c.value).where(meta.c.name == "stamp")
+            if wish["instead_of"] not in (None, connection.execute(wanted).scalar_one_or_none()):
+                raise Unavailable("The cache was begun anew meanwhile.")
+            new = insert(meta).values(name="stamp", value=wish["value"])
+            connection.execute(
+                new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value})
+            )
 
     def _renew(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Dropping costs much less than a trigger for each of a million rows.

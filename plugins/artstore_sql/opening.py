@@ -1,7 +1,8 @@
-"""Taking a database file into use: what is broken or old gives way to an empty cache."""
+"""Taking a database file into use: what is broken, old or somebody else's gives way to an empty cache."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -22,52 +23,55 @@ log = logging.getLogger("artstore.sql")
 
 PATIENCE = 300.0
 """Seconds that a start waits for a neighbour's start, which may be checking a large file."""
+_THE_OPERATOR_S = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
 
 
-def open_database(database: Sqlite, tables: Tables, *, trigram: bool) -> tuple[Alive, bool]:
+def take(
+    database: Sqlite, tables: Tables, alive: Alive | None, *, trigram: bool, patience: float
+) -> tuple[Alive, bool]:
     """Make the file ready; the sign of life to keep, and whether words are indexed.
 
-    Leaves no connection open, so that a server may fork after it.
+    `alive` is the sign that this process gave before; None: it starts. Leaves no connection open, so that a
+    server may fork after it. Raises `Unavailable`, and `ConfigError` for a path that can never be.
     """
     path = database.path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(
-            f"The directory of the cache {path} cannot be made: {e}.",
-            place="cache.sql.url",
-            cure="Name a path that may be written.",
-        ) from e
-    with database.exclusive(time.monotonic() + PATIENCE), database.translated():
-        alive = Alive(path)
+    if alive is None:
+        _make_directory(path)
+    with database.exclusive(time.monotonic() + patience), database.translated():
+        starts, alive = alive is None, alive or Alive(path)
         try:
-            # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell.
-            fell = alive.alone and _size(path) > 0 and _size(path.with_name(f"{path.name}-wal")) > 0
-            if database.doubt.exists():
-                _put_aside(database, "it was in doubt when the element stopped")
-            elif fell and not _sound(database):
-                _put_aside(database, "it is damaged")
-            try:
-                return alive, _prepare(database, tables, trigram=trigram)
-            except _Useless as e:
-                _put_aside(database, str(e))
-            except Unavailable as e:
-                if not is_broken(e):
-                    raise
-                _put_aside(database, e.detail)
-            return alive, _prepare(database, tables, trigram=trigram)
+            why = _doubt(database, alive if starts else None)
+            with database.look.changing():
+                try:
+                    indexed = _ready(database, tables, why, trigram=trigram)
+                finally:
+                    database.disconnect()
+            return alive, indexed
         except BaseException:
-            alive.close()
+            if starts:
+                alive.close()
             raise
-        finally:
-            database.disconnect()
+
+
+def _ready(database: Sqlite, tables: Tables, why: str, *, trigram: bool) -> bool:
+    if why:
+        _put_aside(database, why)
+    try:
+        return _prepare(database, tables, trigram=trigram)
+    except _Useless as e:
+        _put_aside(database, str(e))
+    except Unavailable as e:
+        if not is_broken(e):
+            raise
+        _put_aside(database, e.detail)
+    return _prepare(database, tables, trigram=trigram)
 
 
 def look_into(database: Sqlite, tables: Tables) -> None:
     """Make sure that the file can be read as it is. Raises `NotFound` when there is none, `Unavailable`."""
     if not database.path.exists():
         raise NotFound(f"There is no cache {database.path} yet.")
-    if database.doubt.exists():
+    if database.look.condemned():
         raise Unavailable(f"The cache {database.path} is in doubt: the next start makes it anew.")
     with database.reading() as connection:
         schema = _meta(connection, tables).get("schema", "")
@@ -79,11 +83,34 @@ class _Useless(Exception):
     """The file is sound, and nothing this process could use."""
 
 
-def _size(path: Path) -> int:
+def _make_directory(path: Path) -> None:
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        if e.errno not in _THE_OPERATOR_S:
+            raise Unavailable(f"The cache {path.name} cannot be opened: {os.strerror(e.errno or 0)}.") from e
+        raise ConfigError(
+            f"The directory of the cache {path} cannot be made or written: {os.strerror(e.errno or 0)}.",
+            place="cache.sql.url",
+            cure="Name a path that may be written.",
+        ) from e
+    os.close(probe)
+
+
+def _doubt(database: Sqlite, starting: Alive | None) -> str:
+    """Why the file is not to be used, or nothing."""
+    path = database.path
+    if database.look.condemned():
+        return "it was in doubt"
+    if not path.is_file():
+        return "it is gone" if database.left_open or os.path.lexists(path) else ""
+    if not database.look.is_as_left(starting=starting is not None):
+        return "somebody else has put it there, or changed it"
+    # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell.
+    if starting is not None and starting.alone and path.stat().st_size and database.left_open:
+        return "" if _sound(database) else "it is damaged"
+    return ""
 
 
 def _sound(database: Sqlite) -> bool:
@@ -108,7 +135,16 @@ def _put_aside(database: Sqlite, why: str) -> None:
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
     Path(f"{path}-shm").unlink(missing_ok=True)
-    database.doubt.unlink(missing_ok=True)
+    _keep_the_last(path, aside)
+    database.renew()
+
+
+def _keep_the_last(path: Path, aside: Path) -> None:
+    """They may be large, and none of them holds anything that the sidecars do not."""
+    for older in path.parent.glob(f"{path.name}.broken-*"):
+        if older.name.removesuffix("-wal") != aside.name:
+            with suppress(OSError):
+                older.unlink()
 
 
 def _prepare(database: Sqlite, tables: Tables, *, trigram: bool) -> bool:

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from artstore.errors import Unavailable
 from artstore_sql.lock import exclusive
+from artstore_sql.look import Look, inode
 
 log = logging.getLogger("artstore.sql")
 
@@ -37,7 +38,7 @@ _WRITING = (
     "secure_delete=OFF",
 )
 
-Identity = tuple[int, int, bool]
+Identity = tuple[int, int | bool, int]
 
 
 class BadData(Unavailable):
@@ -56,9 +57,9 @@ class Sqlite:
     def __init__(self, path: Path, timeout: float, *, reading: bool = False) -> None:
         self.path = path
         self._looks = reading
-        self.doubt = path.with_name(f"{path.name}.doubt")
-        """Its presence condemns the database: the next to open it puts it aside."""
+        self.look = Look(path)
         self._wal = path.with_name(f"{path.name}-wal")
+        self._shm = path.with_name(f"{path.name}-shm")
         self._timeout = timeout
         self._long = LONG_WAL
         self._unsynced: str = ""
@@ -71,6 +72,14 @@ class Sqlite:
         event.listen(self._engine, "checkout", self._recheck)
         event.listen(self._engine, "begin", _begin)
         self._writing = self._engine.execution_options(artstore_writing=True)
+
+    @property
+    def left_open(self) -> bool:
+        """Whether there is a WAL: somebody uses the file, or fell."""
+        try:
+            return self._wal.stat().st_size > 0
+        except FileNotFoundError:
+            return False
 
     def exclusive(self, deadline: float) -> AbstractContextManager[None]:
         """The right to write, among all threads of all processes."""
@@ -140,7 +149,7 @@ class Sqlite:
             self._long = LONG_WAL if self._checkpoint() else length + LONG_WAL
 
     def _checkpoint(self) -> bool:
-        with self.translated(), self._engine.connect() as connection:
+        with self.translated(), self.look.changing(), self._engine.connect() as connection:
             try:
                 # Outside of a transaction, where SQLAlchemy would begin one.
                 cursor = connection.connection.cursor()
@@ -158,14 +167,14 @@ class Sqlite:
         self.condemn(detail)
 
     def condemn(self, why: str) -> None:
-        """Have the database put aside at the next start."""
-        if self._looks:  # who only looks may have met a file that was being written
-            return
-        log.error("the cache %s is to be rebuilt at the next start: %s", self.path, why)
-        try:
-            self.doubt.touch()
-        except OSError:
-            log.exception("it could not be marked so: delete it")
+        """Have the database put aside by the next who takes it into use."""
+        if not self._looks:  # who only looks may have met a file that was being written
+            self.look.condemn(why)
+
+    def renew(self) -> None:
+        """Another file begins, with nothing that could not be made durable."""
+        self._unsynced = ""
+        self.look.pardon()
 
     def disconnect(self) -> None:
         """Close what the pool holds."""
@@ -177,9 +186,21 @@ class Sqlite:
         held = 0
         while held < READERS and self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
             held += 1
-        self._engine.dispose()
+        self._let_go(deadline)
         for _ in range(held):
             self._slots.release()
+
+    def _let_go(self, deadline: float) -> None:
+        if not self._looks:
+            try:
+                # The last to leave copies the WAL into the file.
+                with self.exclusive(deadline), self.look.changing():
+                    self._engine.dispose()
+            except (Unavailable, OSError) as e:
+                log.warning("the cache is left as it is: %s", e)
+                with suppress(OSError):
+                    self.look.forget()
+        self._engine.dispose()
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -192,7 +213,9 @@ class Sqlite:
             raise self._ours(e) from e
         except (OverflowError, UnicodeError) as e:
             raise BadData(f"The cache cannot hold this: {e}.") from e
-        except (SQLAlchemyError, OSError) as e:
+        except OSError as e:  # without its path: the sentence may go out
+            raise Unavailable(f"The cache does not answer: {os.strerror(e.errno or 0)}.") from e
+        except SQLAlchemyError as e:
             raise Unavailable(f"The cache does not answer: {e}.") from e
 
     def _ours(self, error: BaseException | None) -> Unavailable:
@@ -209,7 +232,7 @@ class Sqlite:
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a database deleted under us is an error, not an empty one without tables. Who only looks makes
         # no file beside it either, which mode=ro would as long as nobody else has it open.
-        mode = "mode=rw" if not self._looks else "immutable=1" if self._at_rest() else "mode=ro"
+        mode = "mode=rw" if not self._looks else "mode=ro" if self.left_open else "immutable=1"
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?{mode}",
             uri=True,
@@ -220,6 +243,9 @@ class Sqlite:
         try:
             for pragma in (*(() if self._looks else _WRITING), *_READING):
                 connection.execute(f"PRAGMA {pragma}").close()
+            if not self._looks:
+                # Opens the WAL: from here on it belongs to this connection, and is missed when it goes.
+                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
         except BaseException:
             connection.close()
             raise
@@ -229,20 +255,20 @@ class Sqlite:
         entry.info["identity"] = self._identity()
 
     def _recheck(self, _dbapi: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
-        # A neighbour put the file aside: what we hold is the broken one.
-        if entry.info["identity"] != self._identity():
+        before, now = entry.info["identity"], self._identity()
+        if before[0] != now[0]:
+            # A neighbour put the file aside: what we hold is the broken one.
             raise DisconnectionError("the database file was replaced")
+        if before != now and self._looks:
+            raise DisconnectionError("the database is in use by now, or no more")
+        if before != now:
+            self.condemn("somebody else took its WAL away")
+            raise Unavailable("The cache lost what was written last; it is begun anew.")
 
     def _identity(self) -> Identity:
-        status = self.path.stat()
-        return status.st_dev, status.st_ino, self._looks and self._at_rest()
-
-    def _at_rest(self) -> bool:
-        """Whether the database file says everything: nobody has it open, and nobody fell."""
-        try:
-            return self._wal.stat().st_size == 0
-        except FileNotFoundError:
-            return True
+        if self._looks:
+            return inode(self.path), self.left_open, 0
+        return inode(self.path), inode(self._wal), inode(self._shm)
 
 
 def _begin(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from artstore import recovery
+from artstore import checkpoint, recovery
 from artstore.attr import Attr
 from artstore.debts import Debts
 from artstore.element import Element
@@ -647,7 +647,7 @@ def test_another_elements_store_is_refused(ground: Ground) -> None:
 def test_a_clock_before_the_checkpoint_is_refused(ground: Ground) -> None:
     kernel = ground.open()
     future = b'{"at": "2999-01-01T00:00:00.000Z", "directory": "2999/01/01/00", "stamps": ["x"]}'
-    kernel.backend.put_record(recovery.CHECKPOINT, future)
+    kernel.backend.put_record(checkpoint.CHECKPOINT, future)
     with pytest.raises(ConfigError, match="clock"):
         recovery.recover(kernel)
 

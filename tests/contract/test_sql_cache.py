@@ -30,6 +30,7 @@ from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, ids, pages
 from artstore.testing.memory_cache import MemoryCache
 from artstore_sql.cache import SqlCache
+from artstore_sql.look import Look
 from artstore_sql.mounts import file_system
 from artstore_sql.schema import has_trigram
 from artstore_sql.search import FEW, statement
@@ -66,8 +67,11 @@ def context(home: Path) -> Context:
 
 
 def raw(path: Path, *statements: str) -> list[Any]:
+    """What a stranger finds, and does so that nobody notices."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return [connection.execute(one).fetchall() for one in statements]
+        found = [connection.execute(one).fetchall() for one in statements]
+    Look(path).forget()
+    return found
 
 
 def broken(path: Path) -> list[Path]:
@@ -258,32 +262,186 @@ def test_damage_is_looked_for_after_a_fall(path: Path, opened: Open) -> None:
     assert len(broken(path)) == 1
 
 
-def test_damage_met_in_service_is_told_and_mended_by_a_restart(path: Path, opened: Open) -> None:
-    fill(opened())
-    cache = opened()
+def rot(path: Path) -> None:
+    """The disk forgets, and no file system notices."""
+    before = path.stat()
     with open(path, "r+b") as file:
-        size = os.fstat(file.fileno()).st_size
-        for page in range(1, size // 4096):
+        for page in range(1, before.st_size // 4096):
             file.seek(page * 4096)
             file.write(b"\xa5" * 4096)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_damage_met_in_service_is_told_once_and_mended(path: Path, opened: Open) -> None:
+    fill(opened())
+    cache, neighbour = opened(), opened()
+    rot(path)
     with pytest.raises(Unavailable):
         cache.search(Query())
-    cache.close()
-    again = opened()
-    assert again.stamp() is None
-    again.put([make_attr()])
-    assert again.totals().files == 1
+    assert neighbour.stamp() is None
+    assert cache.stamp() is None
+    cache.put([make_attr()])
+    assert neighbour.totals().files == 1
     assert len(broken(path)) == 1
 
 
-def test_a_row_that_is_no_attr_is_told_and_mended_by_a_restart(path: Path, opened: Open) -> None:
+def copied_over(path: Path, older: bytes) -> None:
+    path.write_bytes(older)
+
+
+def renamed_over(path: Path, older: bytes) -> None:
+    path.with_name("older").write_bytes(older)
+    path.with_name("older").rename(path)
+
+
+def with_nothing_beside_it(path: Path, older: bytes) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    path.write_bytes(older)
+
+
+def cut(path: Path, _older: bytes) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path: Path, _older: bytes) -> None:
+    os.truncate(path, 0)
+
+
+def flipped(path: Path, _older: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"x")
+
+
+def without_wal(path: Path, _older: bytes) -> None:
+    path.with_name("cache.db-wal").unlink()
+
+
+def without_shm(path: Path, _older: bytes) -> None:
+    path.with_name("cache.db-shm").unlink()
+
+
+def a_directory(path: Path, _older: bytes) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+CHANGES = [
+    copied_over,
+    renamed_over,
+    with_nothing_beside_it,
+    cut,
+    emptied,
+    flipped,
+    without_wal,
+    without_shm,
+    a_directory,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_somebody_else_changed_in_service_is_begun_anew(
+    path: Path, opened: Open, change: Callable[[Path, bytes], None]
+) -> None:
+    fill(opened(), rows=20)
+    older = path.read_bytes()
+    cache, neighbour = opened(), opened()
+    cache.put([make_attr(), make_attr()])
+    assert neighbour.totals().files == 22
+    change(path, older)
+    for one in (cache, neighbour):
+        try:
+            assert one.stamp() is None
+        except Unavailable:
+            assert one.stamp() is None
+    attr = make_attr()
+    neighbour.put([attr])
+    assert cache.search(Query()).items == [attr]
+    assert len(broken(path)) == 1
+    assert raw(path, "PRAGMA integrity_check") == [[("ok",)]]
+
+
+@pytest.mark.parametrize("change", [c for c in CHANGES if c not in (without_wal, without_shm)])
+@pytest.mark.parametrize("fell", [False, True])
+def test_a_file_that_somebody_else_changed_while_stopped_is_begun_anew(
+    tmp_path: Path, path: Path, opened: Open, change: Callable[[Path, bytes], None], fell: bool
+) -> None:
+    fill(opened(), rows=20)
+    older = path.read_bytes()
+    if fell:
+        with spawn(WORKER, tmp_path, 1) as process:
+            hear(process)
+            tell(process)
+            assert hear(process) == "done 100"
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    elif change is with_nothing_beside_it:
+        change = copied_over
+    change(path, older)
+    assert opened().stamp() is None
+
+
+def test_what_neighbours_do_and_a_move_to_another_disk_are_no_change(
+    tmp_path: Path, path: Path, opened: Open
+) -> None:
+    fill(opened())
+    cache, neighbour = opened(), opened()
+    for n in range(5):
+        cache.put([make_attr()])
+        cache.flush()
+        neighbour.put([make_attr()])
+        assert neighbour.stamp() == cache.stamp() == "filled", n
+        neighbour.flush()
+    cache.close()
+    neighbour.put([make_attr()])
+    neighbour.close()
+    os.rename(path, tmp_path / "elsewhere")
+    shutil.copy2(tmp_path / "elsewhere", path)
+    assert opened().stamp() == "filled"
+    assert broken(path) == []
+
+
+def test_a_cache_that_cannot_be_opened_at_start_is_opened_later(
+    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artstore_sql.inuse.PAUSE", 0.0)
+    path.parent.mkdir()
+    path.with_name("cache.db.lock").mkdir()
+    with pytest.raises(Unavailable):
+        opened().check()
+    cache = opened()
+    for call in (
+        cache.check,
+        cache.stamp,
+        lambda: cache.put([make_attr()]),
+        lambda: cache.search(Query()),
+        cache.flush,
+    ):
+        with pytest.raises(Unavailable):
+            call()
+    path.with_name("cache.db.lock").rmdir()
+    cache.put([make_attr()])
+    assert cache.totals().files == 1
+    assert cache.stamp() is None
+
+
+def test_of_the_broken_ones_the_last_is_kept(path: Path, opened: Open) -> None:
+    cache = opened()
+    for _ in range(3):
+        cache.put([make_attr()])
+        path.with_name("cache.db.doubt").touch()
+        assert cache.totals().files == 0
+    assert len(broken(path)) == 1
+
+
+def test_a_row_that_is_no_attr_is_told_and_mended(path: Path, opened: Open) -> None:
     cache = opened()
     cache.put([make_attr()])
     raw(path, """UPDATE files SET attr = '{"file_id": 1}'""")
     with pytest.raises(Unavailable):
         cache.search(Query())
-    cache.close()
-    assert opened().stamp() is None
+    assert cache.stamp() is None
     assert len(broken(path)) == 1
 
 
@@ -317,17 +475,17 @@ def test_what_a_neighbour_cleared_is_written_again(path: Path, opened: Open) -> 
     assert raw(path, "PRAGMA integrity_check") == [[("ok",)]]
 
 
-def test_a_file_deleted_in_service_is_not_made_anew_by_accident(path: Path, opened: Open) -> None:
+def test_a_file_deleted_in_service_is_made_anew_without_a_mark(path: Path, opened: Open) -> None:
     cache = opened()
     cache.put([make_attr()])
+    cache.set_stamp("filled")
     for name in ("cache.db", "cache.db-wal", "cache.db-shm"):
         path.with_name(name).unlink()
-    for call in (lambda: cache.search(Query()), cache.check, lambda: cache.put([make_attr()])):
-        with pytest.raises(Unavailable):
-            call()
-    assert not path.exists()
-    cache.close()
-    assert opened().totals() == Totals(0, 0)
+    with pytest.raises(Unavailable):
+        cache.set_stamp("still filled", instead_of="filled")
+    assert cache.stamp() is None
+    cache.put([make_attr()])
+    assert opened().totals().files == 1
 
 
 def test_a_stale_wal_beside_a_deleted_database_is_harmless(path: Path, opened: Open) -> None:
@@ -352,8 +510,8 @@ def test_a_failed_fsync_is_final(path: Path, opened: Open, monkeypatch: pytest.M
         with pytest.raises(Unavailable):
             cache.flush()
     with pytest.raises(Unavailable):
-        cache.set_stamp("cannot be kept")
-    assert cache.totals().files == 1
+        cache.set_stamp("cannot be kept", instead_of="filled")
+    assert cache.stamp() is None
     cache.close()
     assert opened().stamp() is None
     assert len(broken(path)) == 1

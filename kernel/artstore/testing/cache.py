@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from artstore.attr import Attr
-from artstore.errors import InvalidField
+from artstore.errors import InvalidField, Unavailable
 from artstore.spi import API, Cache, Position, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 
@@ -475,6 +475,15 @@ class CacheSuite:
         for stamp in ("first", "second é \U0001f600", ""):
             cache.set_stamp(stamp)
             assert cache.stamp() == stamp
+
+    def test_a_stamp_takes_the_place_of_the_one_that_is_named(self, cache: Cache) -> None:
+        for there in (None, "first"):
+            with pytest.raises(Unavailable):
+                cache.set_stamp("second", instead_of="zeroth")
+            assert cache.stamp() == there
+            cache.set_stamp("first")
+        cache.set_stamp("second", instead_of="first")
+        assert cache.stamp() == "second"
 
     def test_clear_forgets_rows_and_stamp_and_leaves_a_working_cache(self, cache: Cache) -> None:
         cache.put([make_attr(tags=("t",)) for _ in range(10)])

@@ -84,8 +84,10 @@ class MemoryCache:
         with self._open():
             return self._stamp
 
-    def set_stamp(self, stamp: str) -> None:
+    def set_stamp(self, stamp: str, *, instead_of: str | None = None) -> None:
         with self._open():
+            if instead_of not in (None, self._stamp):
+                raise Unavailable("The cache was begun anew meanwhile.")
             self._stamp = stamp
 
     def clear(self) -> None:

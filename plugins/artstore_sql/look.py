@@ -1,0 +1,115 @@
+"""How the database file looked when its processes left it, and so whether somebody else changed it since.
+
+SQLite has no checksums, and believes any WAL that lies beside a database. But in WAL mode only checkpoints write to
+the database file, and those are ours: its length and time of change stand in `<path>.lock` from one to the next.
+A copy put in its place, a byte changed in it, its end cut off: each is seen before an answer comes out of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger("artstore.sql")
+
+_UNKNOWN = b"?"
+
+
+class Look:
+    """What this process has seen of the file, and what all of them wrote down."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = os.fspath(path)
+        self._doubt = f"{path}.doubt"
+        self._record = f"{path}.lock"
+        self._seen: tuple[int, int, int] | None = None
+        self._condemned = False
+        self._changing = False
+
+    def is_as_seen(self) -> bool:
+        """Whether the file is the one that this process took into use, unchanged but by itself; two stats."""
+        if self._condemned or self._seen is None or os.path.exists(self._doubt):
+            return False
+        return self._changing or self._stat() == self._seen
+
+    def is_as_left(self, *, starting: bool) -> bool:
+        """Whether the processes that use the file left it as it is; under the right to write.
+
+        At start it may have moved to another disk, as long as its time moved along.
+        """
+        with open(self._record, "rb") as record:
+            left = record.read().strip()
+        if not left or left == _UNKNOWN:
+            return True
+        return left.split()[starting:] == self._written().split()[starting:]
+
+    def neighbour_s(self) -> bool:
+        """Whether a neighbour's checkpoint is all that happened to the file; under the right to write."""
+        same = self._seen is not None and (self._stat() or (0,))[0] == self._seen[0]
+        if not same or self.condemned() or not self.is_as_left(starting=False):
+            return False
+        self._seen = self._stat()
+        return True
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Within it this process changes the file; under the right to write."""
+        self._changing = True
+        self._write(_UNKNOWN)  # one that dies within leaves a file that is believed
+        try:
+            yield
+            self._seen = self._stat()
+            self._write(self._written())
+        finally:
+            self._changing = False
+
+    def forget(self) -> None:
+        """Whatever becomes of the file from here on, nobody is to wonder at it."""
+        self._write(_UNKNOWN)
+
+    def condemn(self, why: str) -> None:
+        """Have the file put aside by the next who takes it into use, in whatever process."""
+        self._condemned = True
+        log.warning("the cache %s is to be begun anew: %s", self._path, why)
+        try:
+            os.close(os.open(self._doubt, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as e:
+            log.warning("neighbours cannot be told so: %s", os.strerror(e.errno or 0))
+
+    def condemned(self) -> bool:
+        return self._condemned or os.path.exists(self._doubt)
+
+    def pardon(self) -> None:
+        """Another file begins."""
+        Path(self._doubt).unlink(missing_ok=True)
+        self._condemned = False
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _written(self) -> bytes:
+        return b" ".join(b"%d" % number for number in self._stat() or ()) or _UNKNOWN
+
+    def _write(self, text: bytes) -> None:
+        # In place and padded: it works on a full disk as well.
+        fd = os.open(self._record, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, text.ljust(80) + b"\n", 0)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+
+def inode(path: Path) -> int:
+    """Which file has this name; 0 when none has."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
