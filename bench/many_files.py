@@ -1,0 +1,124 @@
+"""How long a start takes with many files: a synthetic store, filled without the server, started again and again.
+
+    python bench/many_files.py --place /dev/shm/many --files 1000 100000 1000000
+
+For each number: the files are written (a year's hours, or with --one-hour the hour that is now), one start fills the
+cache from them, and then are measured: a start after a clean stop, a start after kill -9 of a node that had uploads
+under way, and the same through `artstore recover`, interpreter and all. Needs about 3 KiB and two inodes a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from artstore.attr import timestamp
+from artstore.boot import open_default
+from artstore.ids import uuid7
+from artstore.spi import SCOPES, Principal
+from artstore_naming.dated import DatedNaming
+
+BY = Principal(id="1", name="bench", scopes=SCOPES)
+DATA = b"x"
+SAMPLE = {
+    "schema_version": 1,
+    "size": len(DATA),
+    "content_type": "application/octet-stream",
+    "sha256": hashlib.sha256(DATA).hexdigest(),
+    "uploaded_by": "bench",
+    "uploaded_by_id": "1",
+    "revision": 1,
+    "description": "",
+    "tags": [],
+    "metadata": {},
+}
+
+
+def write_files(root: Path, number: int, *, one_hour: bool) -> None:
+    """Data and sidecars as uploads would have left them."""
+    naming = DatedNaming(DatedNaming.Settings(), None)  # type: ignore[arg-type]
+    end = datetime.now(UTC) - timedelta(hours=0 if one_hour else 3)
+    hours = 1 if one_hour else 8760
+    made: set[str] = set()
+    for n in range(number):
+        at = end - timedelta(hours=n * hours // number, seconds=n % 60 if not one_hour else 0)
+        file_id = uuid7(at)
+        name = naming.name(file_id=file_id, original_filename=f"{n}.bin", username="bench", at=at)
+        if name.directory not in made:
+            (root / name.directory).mkdir(parents=True, exist_ok=True)
+            made.add(name.directory)
+        sidecar = SAMPLE | {
+            "file_id": file_id,
+            "original_filename": f"{n}.bin",
+            "storage_filename": name.filename,
+            "storage_path": name.directory,
+            "uploaded_at": timestamp(at),
+            "updated_at": timestamp(at),
+        }
+        (root / name.key).write_bytes(DATA)
+        (root / f"{name.key}.attr.json").write_text(json.dumps(sidecar))
+
+
+def timed_start(home: Path) -> tuple[float, str]:
+    """Seconds until the element could serve, in a process that has imported everything; what recovery said."""
+    begun = time.perf_counter()
+    node = open_default(home)
+    took = time.perf_counter() - begun
+    node.close()
+    return took, str(node.report)
+
+
+def die_under_way(home: Path) -> None:
+    """A node that is killed with ten uploads done and three begun."""
+    child = os.fork()
+    if child == 0:
+        node = open_default(home)
+        for _ in range(10):
+            session = node.kernel.begin(BY, filename="done.bin")
+            session.write(DATA)
+            session.commit()
+        for _ in range(3):
+            node.kernel.begin(BY, filename="half.bin").write(DATA)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--place", type=Path, required=True, help="a directory to make, use and remove")
+    parser.add_argument("--files", type=int, nargs="+", default=[1000, 100_000])
+    parser.add_argument(
+        "--one-hour", action="store_true", help="all files are of this hour: a load that just ended"
+    )
+    args = parser.parse_args()
+    for number in args.files:
+        home: Path = args.place
+        open_default(home).close()
+        begun = time.perf_counter()
+        write_files(home / "files", number, one_hour=args.one_hour)
+        print(f"{number:>9} files written in {time.perf_counter() - begun:.1f} s")
+        shutil.rmtree(home / "state")
+        print("          first start, filling the cache: {:.2f} s ({})".format(*timed_start(home)))
+        print("          after a clean stop:             {:.2f} s ({})".format(*timed_start(home)))
+        die_under_way(home)
+        print("          after kill -9:                  {:.2f} s ({})".format(*timed_start(home)))
+        die_under_way(home)
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "artstore", "recover", "--home", str(home)], check=True)
+        print(f"          after kill -9, as a command:    {time.perf_counter() - begun:.2f} s", flush=True)
+        shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    main()
