@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import s3
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import ConfigError, Damaged, InvalidField, NotFound, PreconditionFailed
 from artstore.spi import PIECE, Backend, Span, SupportsRekey
@@ -22,8 +24,10 @@ from artstore.testing.memory_backend import Kept, MemoryStore
 from artstore_crypt import envelope
 from artstore_crypt.backend import RECORD, CryptBackend
 from artstore_crypt.frames import FRAME, SEALED, TAG, sealed_size
-from artstore_crypt.keys import key_id
+from artstore_crypt.keys import Keyring, key_id
 from artstore_local.backend import LocalBackend
+from artstore_s3.backend import S3Backend
+from artstore_s3.settings import S3Settings
 
 Plant = Callable[[str, bytes | None, bytes | None], None]
 
@@ -82,6 +86,87 @@ class TestCryptOverLocal(BackendSuite):
     @pytest.fixture
     def neighbour(self, opened: Callable[[], Backend]) -> Callable[[], Backend]:
         return opened
+
+
+class OverS3:
+    """Against a real server."""
+
+    @pytest.fixture
+    def bucket(self, s3_server: s3.Seaweed) -> str:
+        return s3_server.bucket()
+
+    @pytest.fixture
+    def opened(self, tmp_path: Path, s3_server: s3.Seaweed, bucket: str) -> Iterator[Callable[[], Backend]]:
+        backends: list[Backend] = []
+        settings = S3Settings.model_validate(s3.settings(s3_server, bucket, prefix="se-01"))
+
+        def open_it() -> Backend:
+            backends.append(around(S3Backend(settings, make_context(tmp_path)), tmp_path, allow_plain=True))
+            return backends[-1]
+
+        yield open_it
+        for backend in backends:
+            backend.close()
+
+    @pytest.fixture
+    def backend(self, opened: Callable[[], Backend]) -> Backend:
+        return opened()
+
+    @pytest.fixture
+    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Iterator[Plant]:
+        client = s3_server.client()
+
+        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
+            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
+                if content is not None:
+                    client.put_object(Bucket=bucket, Key=f"se-01/{name}", Body=content)
+
+        yield plant
+        client.close()
+
+    @pytest.fixture
+    def reopen(self, backend: Backend, opened: Callable[[], Backend]) -> Callable[[], Backend]:
+        return opened
+
+    @pytest.fixture
+    def neighbour(self, opened: Callable[[], Backend]) -> Callable[[], Backend]:
+        return opened
+
+
+class TestCryptOverS3(OverS3):
+    """What is particular: data in requests of its own, and sidecars replaced by their marks."""
+
+    def test_data_sidecars_and_keys(
+        self, backend: CryptBackend, neighbour: Callable[[], Backend], s3_server: s3.Seaweed, bucket: str
+    ) -> None:
+        data = plain(3 * PIECE + 77)
+        put(backend, data=data, sidecar=sidecar(size=len(data)))
+        client = s3_server.client()
+        lies = client.get_object(Bucket=bucket, Key=f"se-01/{KEY}")["Body"].read()
+        assert len(lies) == sealed_size(len(data))
+        assert data[:64] not in lies
+        other = neighbour()
+        assert get(other) == data
+        assert get(other, span=Span(FRAME - 1, PIECE)) == data[FRAME - 1 : FRAME - 1 + PIECE]
+        other.replace_sidecar(KEY, sidecar(size=len(data)), sidecar(size=len(data), revision=2))
+        with pytest.raises(PreconditionFailed):
+            backend.replace_sidecar(KEY, sidecar(size=len(data)), sidecar())
+        backend._keys = Keyring(NEXT, [MASTER])
+        assert list(backend.rekey()) == ["renewed"]
+        assert get(backend) == data
+        with pytest.raises(Damaged, match=key_id(NEXT)):
+            get(other)
+        client.put_object(Bucket=bucket, Key=f"se-01/{KEY}", Body=lies[:-1] + bytes([lies[-1] ^ 1]))
+        client.close()
+        assert get(backend, span=Span(0, PIECE)) == data[:PIECE]
+        with pytest.raises(Damaged):
+            get(backend)
+
+
+if os.environ.get("CRYPT_FULL"):
+
+    class TestCryptOverS3Whole(OverS3, BackendSuite):
+        """The suite: four minutes."""
 
 
 # --- over a store in memory, whose bytes can be looked at and changed ---

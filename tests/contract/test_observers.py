@@ -25,7 +25,7 @@ from artstore.observers import Line, Observers
 from artstore.settings import Configuration, Limits, Settings
 from artstore.spi import ROLES, Principal
 from artstore.testing import MemoryCache, make_context
-from artstore.wal import Wal
+from artstore.wal import Intent, Wal
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
 from servers import until
@@ -172,6 +172,49 @@ def test_what_a_dead_process_had_not_handed_over_is_told_again(
     last = Ear()
     assert home.start(last).observers.heard()
     assert last.heard == []
+
+
+class Death(BaseException):
+    """The process is gone before it takes a step."""
+
+
+@pytest.mark.parametrize("op", ["upload", "update", "delete"])
+@pytest.mark.parametrize("step", ["the row", "the line", "the end of its intent"])
+def test_a_change_is_told_wherever_its_process_died(
+    home: Home, monkeypatch: pytest.MonkeyPatch, step: str, op: str
+) -> None:
+    kernel = home.start(Ear())
+    one = upload(kernel)
+    kernel.keeper.flush()
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Death
+
+    with monkeypatch.context() as patch:
+        if step == "the row":
+            patch.setattr(kernel.cache, "remove" if op == "delete" else "put", die)
+        elif step == "the line":
+            patch.setattr(kernel.observers, "tell", die)
+        else:
+            patch.setattr(Intent, "commit", die)
+        change: dict[str, Callable[[], Any]] = {
+            "upload": lambda: upload(kernel, "new.txt"),
+            "update": lambda: describe(kernel, one.file_id, "new"),
+            "delete": lambda: delete(kernel, one.file_id),
+        }
+        with pytest.raises(Death):
+            change[op]()
+    home.kill(kernel)
+    ear = Ear()
+    again = home.start(ear)
+    assert again.observers.heard()
+    ((told, file_id, revision),) = ear.heard
+    assert told == op
+    assert revision == {"upload": 1, "update": 2, "delete": None}[op]
+    if op == "upload":
+        assert again.attr(file_id).original_filename == "new.txt"
+    else:
+        assert file_id == one.file_id
 
 
 def test_a_neighbour_tells_for_the_dead(home: Home) -> None:
