@@ -94,7 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (3600)")
 
-    add("plugins", _plugins, "List what fills each role, and what else could.", as_json)
+    plugins = add(
+        "plugins", _plugins, "List what fills each role and what else could, or tell of one.", as_json
+    )
+    plugins.add_argument("name", nargs="?", metavar="NAME", help="what can be set for this one")
+
+    plugin = add("plugin", _plugin, "Make a plugin of your own, to begin with.")
+    plugin.add_argument("what", choices=["new"])
+    plugin.add_argument("name", metavar="NAME", help="of the provider; the directory is artstore-NAME")
+    plugin.add_argument("--role", required=True, choices=["backend", "auth", "cache", "naming"])
 
     config = add("config", _config, "Show or check the configuration.", as_json)
     config.add_argument("what", choices=["show", "check"])
@@ -166,40 +174,25 @@ def _token(args: argparse.Namespace) -> int:
 
 
 def _plugins(args: argparse.Namespace) -> int:
-    from artstore.boot import open_registry
-    from artstore.errors import PluginError
-    from artstore.plugins import plugin_rows
-    from artstore.settings import ROLES
+    from artstore.cli_plugins import listing, one
 
-    settings = _configuration(args).settings
-    registry = open_registry(settings)
-    faults: list[str] = []
-    for role in ROLES:
-        try:
-            registry.choose(role, getattr(settings, role).use)
-        except PluginError as e:
-            faults.append(str(e))
-    rows = plugin_rows(registry, settings)
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        table = [("", "ROLE", "NAME", "STATUS", "PLUGIN", "VERSION", "SUMMARY")]
-        table += [
-            (
-                "*" if r["chosen"] else "",
-                r["role"] or "-",
-                r["name"] or "-",
-                r["status"],
-                r["plugin"],
-                r["version"],
-                r["problem"] or r["summary"],
-            )
-            for r in rows
-        ]
-        _print_table(table)
+    configuration = _configuration(args)
+    text, faults = (
+        one(configuration, args.name, as_json=args.json)
+        if args.name
+        else listing(configuration, as_json=args.json)
+    )
+    print(text)
     for fault in faults:
         print(f"artstore: {fault}", file=sys.stderr)
     return FAILED if faults else OK
+
+
+def _plugin(args: argparse.Namespace) -> int:
+    from artstore.cli_plugins import new
+
+    print(new(args.name, args.role))
+    return OK
 
 
 def _config(args: argparse.Namespace) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
 from types import ModuleType
 from typing import Any, Literal
 
@@ -104,6 +105,7 @@ class Registry:
                 place="plugins.block",
                 cure=suggestion(name, [p.name for p in self.plugins]),
             )
+        self._mark_missing()
         self._mark_clashes()
 
     def register(self, plugin: Plugin, module: object) -> None:
@@ -141,6 +143,8 @@ class Registry:
                 f"Provider '{name}' of {offer.plugin} is broken: {offer.problem}.", place=role
             ) from e
         self._check_class(offer, provider)
+        if offer.status == "missing extra":  # what is there is enough
+            offer.status, offer.problem = "ok", ""
         return provider  # type: ignore[no-any-return]
 
     def offer(self, role: str, name: str, *, place: str = "") -> Offer:
@@ -176,6 +180,17 @@ class Registry:
     @property
     def has_listeners(self) -> bool:
         return bool(self._hooks.hook.artstore_committed.get_hookimpls())
+
+    def _mark_missing(self) -> None:
+        """Offers whose extra is not installed, as far as its distribution tells: nothing is imported for this."""
+        for offer in self.offers:
+            if offer.provider.extra and (
+                missing := sorted(_missing(offer.distribution, offer.provider.extra))
+            ):
+                offer.status = "missing extra"
+                offer.problem = (
+                    f"needs {', '.join(missing)}: pip install '{offer.distribution}[{offer.provider.extra}]'"
+                )
 
     def _mark_clashes(self) -> None:
         for offer in self.offers:
@@ -249,6 +264,22 @@ def _new_hooks() -> pluggy.PluginManager:
     hooks = pluggy.PluginManager(GROUP)
     hooks.add_hookspecs(hookspecs)
     return hooks
+
+
+def _missing(distribution: str, extra: str) -> Iterable[str]:
+    """The libraries of an extra that are not installed."""
+    try:
+        needed = requires(distribution) or []
+    except PackageNotFoundError:
+        return
+    for requirement in needed:
+        wanted, _, condition = requirement.partition(";")
+        name = re.match(r"[A-Za-z0-9._-]+", wanted)
+        if name and re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", condition):
+            try:
+                version(name[0])
+            except PackageNotFoundError:
+                yield name[0]
 
 
 def _offers(plugin: Plugin, module: object) -> Iterable[Offer]:

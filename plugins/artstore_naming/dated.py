@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from artstore.spi import API, Context, Name, NoSettings, Parsed
+from artstore.spi import Context, Name, NoSettings, Parsed
 
 MAX_CHARS = 200
 MAX_BYTES = 220  # + `.attr.json` + a mark of the backend's temporaries <= 255, what every file system takes
@@ -45,7 +45,7 @@ _ZWJ = "\u200d"
 class DatedNaming:
     """The naming `dated`: the id's last 8 digits and one clock reading make every name."""
 
-    API: ClassVar[int] = API
+    API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = NoSettings
 
     def __init__(self, settings: BaseModel, context: Context) -> None:

@@ -33,7 +33,7 @@ class TestStatic(AuthSuite):
 class TestStaticWithoutIssue(AuthSuite):
     @pytest.fixture
     def auth(self) -> Auth:
-        return StaticAuth({"a-token-by-heart": Principal(id="1", name="ivanov")})
+        return StaticAuth(tokens={"a-token-by-heart": Principal(id="1", name="ivanov")})
 
     @pytest.fixture
     def token(self) -> str:

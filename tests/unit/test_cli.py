@@ -141,8 +141,27 @@ def test_plugins(cli: Cli) -> None:
     assert chosen == dict.fromkeys(filled, "ok")
     code, out, err = cli("plugins")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].split() == ["ROLE", "NAME", "STATUS", "PLUGIN", "VERSION", "SUMMARY"]
+    assert out.splitlines()[0].split() == ["ROLE", "NAME", "STATUS", "PLUGIN", "VERSION"]
     assert "artstore:local" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_one_plugin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = cli.json("plugins", "sql")
+    assert (row["role"], row["status"], row["chosen"]) == ("cache", "ok", True)
+    assert row["settings"]["properties"].keys() == {"url", "table_prefix", "timeout"}
+    assert row["capabilities"] is None
+    (row,) = cli.json("plugins", "local")
+    assert row["capabilities"]["durable"] is True
+    for name in ("sql", "local", "dated", "jwt"):
+        code, out, err = cli("plugins", name)
+        assert (code, err) == (0, "")
+        assert all(len(line) <= 80 for line in out.splitlines()), out
+    assert "ARTSTORE_AUTH__JWT__JWKS_URL" in cli("plugins", "jwt")[1]
+    assert "nothing to set" in cli("plugins", "dated")[1]
+    code, out, err = cli("plugins", "loacl")
+    assert (code, out) == (78, "")
+    assert "Did you mean 'local'?" in err
 
 
 def test_plugins_tells_of_a_choice_that_cannot_be(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

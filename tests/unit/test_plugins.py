@@ -302,3 +302,19 @@ def test_what_was_to_be_wrapped_is_closed_when_its_wrapper_fails(wrap: Callable[
     with pytest.raises(PluginError, match="ValueError: no"):
         wrap({"use": "stiff"})
     assert sys.modules["acme_module"].closed == ["core"]
+
+
+def test_an_extra_that_is_not_installed_is_told_before_anybody_chose(place: Path, install: Install) -> None:
+    module = install("acme", OFFER.replace("{module}", "{module}_late"), extra="fast")
+    (place / f"{module}_late.py").write_text("import no_such_library")
+    with (place / "acme-1.2.dist-info" / "METADATA").open("a") as metadata:
+        metadata.write("Requires-Dist: pydantic>=2\nRequires-Dist: no-such-library>=1; extra == 'fast'\n")
+        metadata.write('Requires-Dist: neither; extra == "slow"\nProvides-Extra: fast\n')
+    (offer,) = load(place).offers
+    assert offer.status == "missing extra"
+    assert offer.problem == "needs no-such-library: pip install 'acme[fast]'"
+    assert f"{module}_late" not in sys.modules
+    (place / f"{module}_late.py").write_text((place / f"{module}.py").read_text())
+    registry = load(place)
+    assert registry.choose("backend", "acme")  # it came in another way
+    assert registry.offers[0].status == "ok"

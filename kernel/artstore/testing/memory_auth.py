@@ -10,18 +10,23 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from artstore.errors import Unauthorized
-from artstore.spi import API, ROLES, NoSettings, Principal
+from artstore.spi import ROLES, Context, NoSettings, Principal
 
 
 class StaticAuth:
     """`tokens` says whom each token speaks for; `issue` adds one."""
 
-    API: ClassVar[int] = API
+    API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = NoSettings
 
     def __init__(
-        self, tokens: Mapping[str, Principal] | None = None, *, clock: Callable[[], float] = time.time
-    ):
+        self,
+        settings: BaseModel | None = None,
+        context: Context | None = None,
+        *,
+        tokens: Mapping[str, Principal] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._clock = clock
         self._tokens = {token: (principal, float("inf")) for token, principal in (tokens or {}).items()}
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT
 from artstore.errors import Conflict, Damaged, NotFound, PreconditionFailed, Unavailable
-from artstore.spi import API, PIECE, Capabilities, Context, Entry, NoSettings, Settled, Space, Span
+from artstore.spi import PIECE, Capabilities, Context, Entry, NoSettings, Settled, Space, Span
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class MemoryReader:
 class MemoryBackend:
     """A store in dictionaries; it lives as long as its `MemoryStore`."""
 
-    API: ClassVar[int] = API
+    API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = NoSettings
     capabilities = Capabilities(durable=False, atomic_sidecar=True, shared=False)
 

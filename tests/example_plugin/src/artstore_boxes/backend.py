@@ -291,6 +291,10 @@ class BoxesBackend:
             shutil.rmtree(box, ignore_errors=True)
             yield Settled(key=self._key(box.name.partition("~")[2]), outcome="undone")
 
+    def settle(self, key: str) -> bool:
+        """A box is in its place or it is not: nothing is ever half-way."""
+        return (self._box(key) / SIDECAR).exists()
+
     def staged(self) -> Iterator[str]:
         """There is one process at a time, so what is being packed is being packed here."""
         with our_words():
@@ -308,8 +312,10 @@ class BoxesBackend:
             path = self._records / name
             return path.read_bytes() if path.exists() else None
 
-    def put_record(self, name: str, document: bytes) -> None:
+    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
         with self._changing, our_words():
+            if new and (self._records / name).exists():
+                raise Conflict(f"There is a {name}.")
             replace(self._records / name, document)
 
     def space(self) -> Space:

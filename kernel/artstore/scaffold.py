@@ -1,0 +1,176 @@
+"""A distribution to begin with: a provider in memory that passes the suite of its role.
+
+The provider is the one that ships with the suites, or our own naming: what a newcomer reads is tested code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from artstore.errors import Conflict, InvalidField
+
+NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+LONGEST = 40
+
+# The module to begin with, and what its classes begin with.
+SOURCES = {
+    "backend": ("artstore.testing", "memory_backend.py", "Memory"),
+    "cache": ("artstore.testing", "memory_cache.py", "Memory"),
+    "auth": ("artstore.testing", "memory_auth.py", "Static"),
+    "naming": ("artstore_naming", "dated.py", "Dated"),
+}
+
+PYPROJECT = """\
+[build-system]
+requires = ["hatchling>=1.27"]
+build-backend = "hatchling.build"
+
+[project]
+name = "artstore-{name}"
+version = "0.1.0"
+description = "{role} '{name}' for artstore"
+requires-python = ">=3.11"
+dependencies = ["artstore"]
+
+[project.optional-dependencies]
+test = ["artstore[testing]"]
+
+[project.entry-points.artstore]
+{name} = "{module}.plugin"
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/{module}"]
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+addopts = ["--import-mode=importlib"]
+
+[tool.mypy]
+strict = true
+plugins = ["pydantic.mypy"]
+"""
+
+PLUGIN = '''\
+"""What this distribution offers. It is imported at every start, so nothing heavy is imported here."""
+
+from artstore.hookspecs import Provider, hookimpl
+
+
+@hookimpl
+def artstore_{role}s() -> list[Provider]:
+    return [Provider(name="{name}", target="{module}.{role}:{kind}", summary="Say here what it is")]
+'''
+
+README = """\
+# artstore-{name}
+
+The {role} `{name}` for artstore. To choose it, in `artstore.toml`:
+
+```toml
+{role} = "{name}"
+```
+
+`src/{module}/{role}.py` is yours to rewrite; `pytest` says whether it keeps the contract of its role, which stands in
+`artstore.spi`.
+"""
+
+TESTS = {
+    "backend": '''\
+"""The suite of artstore, held against `{kind}`."""
+
+from collections.abc import Callable
+
+import pytest
+from {module}.backend import {kind}, {Name}Store
+
+from artstore.spi import Backend
+from artstore.testing import BackendSuite
+
+
+class Test{kind}(BackendSuite):
+    @pytest.fixture
+    def store(self) -> {Name}Store:
+        return {Name}Store()
+
+    @pytest.fixture
+    def backend(self, store: {Name}Store) -> Backend:
+        return {kind}(store=store)
+
+    @pytest.fixture
+    def reopen(self, backend: Backend, store: {Name}Store) -> Callable[[], Backend]:
+        def reopen() -> Backend:
+            backend.close()
+            return {kind}(store=store)
+
+        return reopen
+
+    @pytest.fixture
+    def neighbour(self, store: {Name}Store) -> Callable[[], Backend]:
+        return lambda: {kind}(store=store)
+''',
+    "other": '''\
+"""The suite of artstore, held against `{kind}`."""
+
+from pathlib import Path
+
+import pytest
+from {module}.{role} import {kind}
+
+from artstore.spi import {Role}, NoSettings
+from artstore.testing import {Role}Suite, make_context
+
+
+class Test{kind}({Role}Suite):
+    @pytest.fixture
+    def {role}(self, tmp_path: Path) -> {Role}:
+        return {kind}(NoSettings(), make_context(tmp_path))
+''',
+}
+
+
+def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = None) -> Path:
+    """The directory of a new distribution below `place`. `taken`: names on offer already -> who offers them.
+
+    Raises `InvalidField` for a name that cannot be one, `Conflict` for one in use, `OSError`.
+    """
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
+        raise InvalidField(
+            "NAME",
+            f"'{name}' cannot be a name: a-z, 0-9 and single '-' between, at most {LONGEST} characters.",
+        )
+    if taken and name in taken:
+        raise Conflict(f"The {role} '{name}' is offered by {taken[name]} already.")
+    directory = place / f"artstore-{name}"
+    if directory.exists():
+        raise Conflict(f"There is a {directory.name} here already.")
+    package, source, old = SOURCES[role]
+    new = "".join(part.capitalize() for part in name.split("-"))
+    fill = {
+        "name": name, "role": role, "Role": role.capitalize(), "Name": new,
+        "module": f"artstore_{name.replace('-', '_')}", "kind": f"{new}{role.capitalize()}",
+    }  # fmt: skip
+    code = (files(package) / source).read_text(encoding="utf-8")
+    written = {
+        "pyproject.toml": PYPROJECT,
+        "README.md": README,
+        "src/{module}/__init__.py": '"""The {role} \'{name}\' for artstore."""\n',
+        "src/{module}/py.typed": "",
+        "src/{module}/plugin.py": PLUGIN,
+        "tests/test_{role}.py": TESTS.get(role, TESTS["other"]),
+    }
+    for path, text in written.items():
+        _write(directory, path, text, fill)
+    body = re.sub(rf"\b{old}(?=[A-Z])", new, code.partition('"""\n')[2])
+    module = directory / "src" / fill["module"] / f"{role}.py"
+    module.write_text(f'"""The {role} `{name}`: make it yours."""\n{body}', encoding="utf-8")
+    return directory
+
+
+def _write(directory: Path, path: str, text: str, fill: Mapping[str, str]) -> None:
+    for mark, value in fill.items():
+        path, text = path.replace(f"{{{mark}}}", value), text.replace(f"{{{mark}}}", value)
+    (directory / path).parent.mkdir(parents=True, exist_ok=True)
+    (directory / path).write_text(text, encoding="utf-8")
