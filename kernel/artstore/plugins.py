@@ -8,10 +8,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from pydantic import BaseModel
 from artstore import hookspecs, spi
 from artstore.attr import Attr
 from artstore.errors import PluginError
+from artstore.extras import missing
 from artstore.hookspecs import Change, Provider
 from artstore.settings import Settings, suggestion
 
@@ -185,11 +185,11 @@ class Registry:
         """Offers whose extra is not installed, as far as its distribution tells: nothing is imported for this."""
         for offer in self.offers:
             if offer.provider.extra and (
-                missing := sorted(_missing(offer.distribution, offer.provider.extra))
+                lacking := sorted(missing(offer.distribution, offer.provider.extra))
             ):
                 offer.status = "missing extra"
                 offer.problem = (
-                    f"needs {', '.join(missing)}: pip install '{offer.distribution}[{offer.provider.extra}]'"
+                    f"needs {', '.join(lacking)}: pip install '{offer.distribution}[{offer.provider.extra}]'"
                 )
 
     def _mark_clashes(self) -> None:
@@ -264,22 +264,6 @@ def _new_hooks() -> pluggy.PluginManager:
     hooks = pluggy.PluginManager(GROUP)
     hooks.add_hookspecs(hookspecs)
     return hooks
-
-
-def _missing(distribution: str, extra: str) -> Iterable[str]:
-    """The libraries of an extra that are not installed."""
-    try:
-        needed = requires(distribution) or []
-    except PackageNotFoundError:
-        return
-    for requirement in needed:
-        wanted, _, condition = requirement.partition(";")
-        name = re.match(r"[A-Za-z0-9._-]+", wanted)
-        if name and re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", condition):
-            try:
-                version(name[0])
-            except PackageNotFoundError:
-                yield name[0]
 
 
 def _offers(plugin: Plugin, module: object) -> Iterable[Offer]:
