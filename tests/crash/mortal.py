@@ -9,10 +9,12 @@ every worker of `artstore serve --adapter starlette` has, on a socket of its own
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import http.client
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -26,10 +28,14 @@ from artstore import keeper
 from artstore.boot import open_default
 from artstore_starlette.app import create_app
 
+_PR_SET_PDEATHSIG = 1
 OPTIONS: dict[str, Any] = {"log_level": "warning", "http": "h11", "loop": "asyncio", "lifespan": "on"}
 
 
 def live(home: str, port: int, log: str, gate: str | None, tick: float | None) -> None:
+    ctypes.CDLL(None).prctl(
+        _PR_SET_PDEATHSIG, signal.SIGKILL
+    )  # nobody is left behind by a test that was killed
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for fd in (1, 2):
         os.dup2(sink, fd)
