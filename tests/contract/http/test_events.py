@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -140,5 +141,6 @@ def test_settings_are_shown_without_the_secret(
     shown = capsys.readouterr().out
     assert 'observer.webhook.url = "http://127.0.0.1:1/"  # ARTSTORE_OBSERVER__WEBHOOK__URL' in shown
     assert SECRET not in shown
-    assert main(["plugins", "--home", str(tmp_path)]) == 0
-    assert "*  observer  webhook" in capsys.readouterr().out
+    assert main(["plugins", "--home", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows if row["role"] == "observer" and row["chosen"]] == ["webhook"]
