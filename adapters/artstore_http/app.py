@@ -11,12 +11,14 @@ from artstore.boot import Node
 from artstore.errors import ArtstoreError, Forbidden, Unauthorized
 from artstore_http import matching
 from artstore_http.call import Call
+from artstore_http.gauges import counted
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.problems import BadFraming, HeaderFieldsTooLarge, NoToken, UriTooLong, problem
 
 log = logging.getLogger("artstore.http")
 access = logging.getLogger("artstore.access")
 
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 MAX_FIELDS = 100
 MAX_FIELD_BYTES = 16 << 10
 MAX_TARGET = 8 << 10
@@ -55,7 +57,8 @@ class Exchange:
         self._request = request
         self._began = time.perf_counter()
         self._receiver: Receiver | None = None
-        self._who = "-"
+        self._who = self._route = "-"
+        self._received = 0
         self.response: Response | None = None
         given = request.header("x-request-id") or ""
         self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -72,6 +75,7 @@ class Exchange:
         request = self._request
         _check_head(request)
         found = matching.match(request.method, request.path)
+        self._route = found.route.path
         call = Call(
             node=self._app.node,
             adapter=self._app.adapter,
@@ -90,6 +94,7 @@ class Exchange:
 
     def feed(self, piece: bytes) -> Response | None:
         """Take a piece of the body; an answer ends the exchange before the body ended."""
+        self._received += len(piece)
         if self.response is None and self._receiver is not None:
             try:
                 self._receiver.feed(piece)
@@ -150,12 +155,25 @@ class Exchange:
                 response.body.close()
             response.body = b""
         self.response = response
+        took = time.perf_counter() - self._began
+        self._count(response, took)
         if self._app.access:
-            took = (time.perf_counter() - self._began) * 1000
             access.info(
                 "%s %s %s %d %.1fms %s",
-                self.request_id, self._request.method, _shown(self._request.path), response.status, took, self._who,
+                self.request_id, self._request.method, _shown(self._request.path), response.status, took * 1000,
+                self._who,
             )  # fmt: skip
+
+    def _count(self, response: Response, took: float) -> None:
+        add = self._app.node.metrics.add
+        method = self._request.method if self._request.method in _METHODS else "-"
+        for name, amount in counted(method, self._route, response.status, took):
+            add(name, amount)
+        if self._received:
+            add("artstore_received_bytes_total", self._received)
+        sent = len(response.body) if isinstance(response.body, bytes) else response.body.size
+        if sent:
+            add("artstore_sent_bytes_total", sent)
 
 
 def _shown(path: str) -> str:

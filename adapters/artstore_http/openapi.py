@@ -85,6 +85,8 @@ def _parameters(route: Any) -> list[dict[str, Any]]:
                 "schema": {"type": "string", "format": "uuid"},
             }
         )
+    if "{asset}" in route.path:
+        found.append({"name": "asset", "in": "path", "required": True, "schema": {"type": "string"}})
     for name, text in route.parameters.items():
         schema: dict[str, Any] = {"type": "integer" if name in _NUMBERS else "string"}
         if name in _REPEATED:
@@ -120,6 +122,8 @@ def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
             "bytes": {"*/*": _BYTES},
             "openapi": {"application/json": {}},
             "nothing": {},
+            "page": {"text/html": {}},
+            "text": {"text/*": {}},
         }
         content = other[route.gives]
     answer: dict[str, Any] = {"description": "Done."}

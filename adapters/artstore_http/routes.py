@@ -29,7 +29,7 @@ class Route:
     scope: str | None = None
     parameters: dict[str, str] = field(default_factory=dict)
     takes: Literal["", "upload", "bytes", "patch", "transition", "reconcile"] = ""
-    gives: type[BaseModel] | Literal["bytes", "nothing", "openapi"]
+    gives: type[BaseModel] | Literal["bytes", "nothing", "openapi", "page", "text"]
     success: int = 200
     codes: tuple[str, ...] = ()
     instant: bool = False
@@ -270,4 +270,16 @@ ROUTES: tuple[Route, ...] = (
         summary="This contract, for programs",
         gives="openapi",
     ),
+    Route(
+        method="GET", path="/docs", operation="docs.page", summary="This contract, for people", gives="page"
+    ),
+    Route(
+        method="GET",
+        path="/docs/{asset}",
+        operation="docs.asset",
+        summary="What that page is made of",
+        gives="text",
+        codes=("not-found",),
+    ),
+    Route(method="GET", path="/metrics", operation="gauges.metrics", summary="For Prometheus", gives="text"),
 )

@@ -21,6 +21,7 @@ from artstore.ids import now
 from artstore.jobs import Jobs
 from artstore.kernel import Kernel
 from artstore.locks import Locks
+from artstore.metrics import Metrics
 from artstore.observers import Line, Observers
 from artstore.plugins import Registry, plugin_rows
 from artstore.seam import guarded
@@ -39,6 +40,7 @@ class Node:
     kernel: Kernel
     auth: Auth
     jobs: Jobs
+    metrics: Metrics
     report: recovery.Report
     _stop: Callable[[], None]
 
@@ -57,6 +59,7 @@ class Node:
         self.kernel.close()
         self.kernel.observers.close()
         self.auth.close()
+        self.metrics.close()
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -234,7 +237,8 @@ def open_node(configuration: Configuration) -> Node:
             if close is not None:
                 close()
         raise
-    return Node(configuration, registry, kernel, auth, jobs, report, stop)
+    metrics = Metrics(told.state / "metrics")
+    return Node(configuration, registry, kernel, auth, jobs, metrics, report, stop)
 
 
 @contextmanager
