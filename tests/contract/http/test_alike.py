@@ -81,7 +81,8 @@ def alike(
     [
         ("/", 200), ("/api/v1/info", 200), ("/api/v1/plugins", 200), ("/api/v1/capacity", 200),
         ("/api/v1/transactions?status=committed&limit=2", 200), ("/health/live", 200), ("/health/ready", 200),
-        ("/openapi.json", 200), ("/docs", 200), ("/docs/swagger-ui.css", 200), ("/docs/no", 404), ("/api/v1/files", 200), ("/api/v1/files?q=naïve", 200),
+        ("/openapi.json", 200), ("/docs", 200), ("/docs/swagger-ui.css", 200), ("/docs/no", 404),
+        ("/api/v1/files", 200), ("/api/v1/files?q=naïve", 200),
         ("/api/v1/files?q=na%C3%AFve", 200), ("/api/v1/files?limit=1", 200), ("/api/v1/files?limit=0", 422),
         ("/api/v1/files?x=1", 400), ("/api/v1/files?q=%ff", 400), ("/api/v1/files?q=%zz", 400),
         ("/api/v1/files?cursor=x", 400), ("/api/v1/files?uploaded_after=x", 422), (file_path(THERE), 200),
@@ -89,7 +90,7 @@ def alike(
         ("/api%2fv1/info", 200), ("//api/v1/info", 404), ("/api/v1/info/", 404), ("/" + "a" * 9000, 414),
         ("/api/v1/info?a=b&", 400), ("/api/v1/files?", 200), ("/api/v1/files?q=a+b%2B&tag=x&tag=y", 200),
     ],
-    ids=range(31),
+    ids=range(34),
 )  # fmt: skip
 def test_reading(pair: Pair, target: str, status: int) -> None:
     assert alike(pair, "GET", target) == status
