@@ -24,7 +24,7 @@ def listing(configuration: Configuration, *, as_json: bool) -> tuple[str, list[s
     registry = open_registry(settings)
     faults: list[str] = []
     for role in HOOKS:
-        for name in getattr(settings, role).chosen():
+        for name in registry.used(role, getattr(settings, role)):
             try:
                 registry.choose(role, name)
             except PluginError as e:

@@ -22,7 +22,7 @@ from artstore.attr import Attr
 from artstore.errors import PluginError
 from artstore.extras import missing
 from artstore.hookspecs import Change, Provider
-from artstore.settings import Settings, suggestion
+from artstore.settings import Settings, Tables, suggestion
 
 log = logging.getLogger("artstore.plugins")
 
@@ -147,6 +147,19 @@ class Registry:
             offer.status, offer.problem = "ok", ""
         return provider  # type: ignore[no-any-return]
 
+    def used(self, role: str, tables: Tables) -> list[str]:
+        """The providers chosen for a role, and those that they wrap, as far as that can be told."""
+        names = list(tables.chosen())
+        for name in names:
+            try:
+                fields = self.choose(role, name).Settings.model_fields
+            except PluginError:
+                continue
+            inner = tables.table(name).get("inner", fields["inner"].default) if "inner" in fields else name
+            if inner not in names:
+                names.append(inner)
+        return names
+
     def offer(self, role: str, name: str, *, place: str = "") -> Offer:
         """The one offer of that name. Raises `PluginError` when there is none, or more than one."""
         found = [o for o in self.offers if o.role == role and o.provider.name == name]
@@ -229,11 +242,12 @@ class Registry:
 
 def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
     """Every offer, and every plugin that could not make one, as plain values."""
+    used = {role: registry.used(role, getattr(settings, role)) for role in HOOKS}
     rows: list[dict[str, Any]] = [
         {
             "role": o.role,
             "name": o.provider.name,
-            "chosen": o.provider.name in getattr(settings, o.role).chosen(),
+            "chosen": o.provider.name in used[o.role],
             "plugin": o.plugin,
             "distribution": o.distribution,
             "version": o.version,

@@ -14,7 +14,7 @@ import pytest
 
 from artstore.boot import build
 from artstore.errors import ConfigError, PluginError
-from artstore.plugins import Registry
+from artstore.plugins import Registry, plugin_rows
 from artstore.settings import Configuration, Settings
 from artstore.testing import make_attr, make_context
 
@@ -296,6 +296,19 @@ def test_a_wrapper_that_wraps_nothing_sound_is_refused(
         wrap(settings)
     assert caught.value.place == at
     assert told in str(caught.value)
+
+
+def test_what_is_wrapped_counts_as_chosen(place: Path, install: Install) -> None:
+    install("acme", WRAPPERS)
+    registry = load(place)
+    settings = Settings.model_validate({"backend": {"use": "twin", "twin": {"inner": "outer"}}})
+    assert registry.used("backend", settings.backend) == ["twin", "outer", "core"]
+    chosen = {r["name"] for r in plugin_rows(registry, settings) if r["role"] == "backend" and r["chosen"]}
+    assert chosen == {"twin", "outer", "core"}
+    circle = Settings.model_validate({"backend": {"use": "outer", "outer": {"inner": "outer"}}})
+    assert registry.used("backend", circle.backend) == ["outer"]
+    astray = Settings.model_validate({"backend": {"use": "outer", "outer": {"inner": "tape"}}})
+    assert registry.used("backend", astray.backend) == ["outer", "tape"]
 
 
 def test_what_was_to_be_wrapped_is_closed_when_its_wrapper_fails(wrap: Callable[..., Any]) -> None:
