@@ -147,8 +147,9 @@ def test_plugins(cli: Cli) -> None:
 
 
 def test_one_plugin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    (row,) = cli.json("plugins", "sql")
+    row, log = cli.json("plugins", "sql")
     assert (row["role"], row["status"], row["chosen"]) == ("cache", "ok", True)
+    assert (log["role"], log["status"], log["chosen"]) == ("wal", "ok", False)
     assert row["settings"]["properties"].keys() == {"url", "table_prefix", "timeout"}
     assert row["capabilities"] is None
     (row,) = cli.json("plugins", "local")
