@@ -266,6 +266,9 @@ def surveying(
             digests=digests,
             tolerant=True,
         )
+        if not backend.capabilities.traces and told.state.is_dir():
+            survey.log = build_log(configuration, registry, told)
+            stack.callback(survey.log.close)
         try:
             cache: Cache = build("cache", configuration, registry, told)
         except NotFound:

@@ -41,8 +41,9 @@ def line(files: int, total: int | None, size: int, seconds: float) -> str:
     if total:
         # The cache may know fewer than there are.
         done = min(files / total, 1.0)
-        left = max(0, round((total - files) / rate)) if rate else 0
         parts[0] = f"{files:,} of {total:,} files"
-        parts.append(f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left")
+        if rate:
+            left = max(0, round((total - files) / rate))
+            parts.append(f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left")
         return f"[{'#' * round(done * _WIDTH):<{_WIDTH}}] {done:4.0%}  " + "  ".join(parts)
     return "  ".join(parts)

@@ -23,7 +23,9 @@ _BROKEN = (Kind.DAMAGED, Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)
 
 def reconcile(kernel: Kernel, job: Job, *, repair: bool, digests: bool) -> None:
     """Hold tree, sidecars and cache against each other; `repair` what can be. Raises `Unavailable`, `Interrupted`."""
-    survey = Survey(backend=kernel.backend, naming=kernel.naming, cache=kernel.cache, digests=digests)
+    survey = Survey(
+        backend=kernel.backend, naming=kernel.naming, cache=kernel.cache, log=kernel.wal, digests=digests
+    )
     repairs = Repairs(kernel, job)
     for finding in _watched(survey, job):
         done = repairs.take(finding) if repair else ""

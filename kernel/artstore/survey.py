@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from artstore.attr import Attr, decode, sidecar_key
 from artstore.errors import Damaged, NotFound, Unavailable
-from artstore.spi import Backend, Cache, Entry, Naming, Span
+from artstore.spi import Backend, Cache, Entry, Log, Naming, Span
 
 PAUSE = 0.5
 """Seconds between the two looks at what looks wrong."""
@@ -80,6 +80,8 @@ class Survey:
     backend: Backend
     naming: Naming
     cache: Cache | None
+    log: Log | None = None
+    """Asked for what is under way where the backend cannot tell of it all."""
     since: str = ""
     data: bool = True
     digests: bool = False
@@ -150,7 +152,9 @@ class Survey:
         time.sleep(PAUSE)
         suspects, self._suspects, self._waiting = self._suspects, {}, 0
         # Before the second look: what is published between the two was under way.
-        under_way = {*self.backend.staged(), *self.backend.tombstones()}
+        under_way: set[str | None] = {*self.backend.staged(), *self.backend.tombstones()}
+        if self.log is not None and not self.backend.capabilities.traces:
+            under_way |= {t.key for t in self.log.transactions(status="pending", limit=SUSPECTS)}
         for directory, keys in suspects.items():
             for finding in self._compare(directory, keys):
                 halves = finding.kind in (Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,7 +26,11 @@ from artstore.jobs import Job
 from artstore.repairs import rebuild, reconcile
 from artstore.settings import load
 from artstore.spi import SCOPES, Principal, Query, Span
-from artstore.survey import Kind
+from artstore.survey import Kind, Survey
+from artstore.testing import MemoryBackend, make_context
+from artstore.testing.memory_backend import Kept
+from artstore.wal import Wal
+from artstore_naming.dated import DatedNaming
 
 KEYS: dict[str, bytes] = {}
 BY = Principal(id="42", name="ivanov", scopes=SCOPES)
@@ -410,6 +415,21 @@ def test_what_is_under_way_is_no_damage(house: House, verify: Verify) -> None:
     assert house.job("repair").repaired == {}
     (house.files / attr.storage_path / "new_ivanov_20250111T153045_a1b2c3d4.txt").unlink()
     writer.abort()
+
+
+def test_where_only_the_log_traces_uploads_it_is_asked(tmp_path: Path) -> None:
+    key = "2025/01/11/15/new_ivanov_20250111T153045_a1b2c3d4.txt"
+    backend = MemoryBackend()
+    backend.capabilities = dataclasses.replace(backend.capabilities, traces=False)
+    backend.store.data[key] = Kept(b"data")
+    wal = Wal(tmp_path / "wal", keep_hours=1, max_size=1 << 20)
+    intent = wal.begin("upload", by="ivanov", key=key)
+    naming = DatedNaming(DatedNaming.Settings(), make_context(tmp_path))
+    survey = Survey(backend=backend, naming=naming, cache=None, log=wal)
+    assert list(survey.findings()) == []
+    intent.roll_back("given up")
+    assert [(f.kind, f.key) for f in survey.findings()] == [(Kind.ORPHAN_DATA, key)]
+    wal.close()
 
 
 def test_verify_beside_an_element_under_load_sees_no_damage(house: House, verify: Verify) -> None:
