@@ -116,7 +116,11 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return ip.is_global and not ip.is_multicast
-    carried = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+    if (
+        ip.sixtofour or ip.teredo
+    ):  # tunnels that end who knows where; Pythons differ on whether they are global
+        return False
+    carried = [ip.ipv4_mapped]
     if ip in _NAT64 or ip in _COMPATIBLE:
         carried.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     if ip.is_multicast or ip.is_site_local or not (ip.is_global or ip.ipv4_mapped):
