@@ -38,6 +38,9 @@ def exclusive(path: Path, deadline: float) -> Iterator[None]:
             os.close(queue)
 
 
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
 class Alive:
     """Shows the neighbours that this process uses the database, until `close`."""
 
@@ -50,10 +53,27 @@ class Alive:
             self.alone = True
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
+    def since_boot(self) -> bool:
+        """Whether the database was last found sound since the machine started: then no power cut came between."""
+        boot = _boot()
+        return bool(boot) and os.pread(self._fd, 64, 0) == boot
+
+    def vouch(self) -> None:
+        """The database was found sound, or is new."""
+        with suppress(OSError):  # a full disk: then the next start looks again
+            os.pwrite(self._fd, _boot(), 0)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _boot() -> bytes:
+    try:
+        return _BOOT.read_bytes()
+    except OSError:
+        return b""
 
 
 def _open(path: Path, suffix: str) -> int:

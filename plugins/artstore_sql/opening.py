@@ -46,6 +46,8 @@ def take(
                     indexed = _ready(database, tables, why, trigram=trigram)
                 finally:
                     database.disconnect()
+            if starts and alive.alone:
+                alive.vouch()
             return alive, indexed
         except BaseException:
             if starts:
@@ -107,8 +109,11 @@ def _doubt(database: Sqlite, starting: Alive | None) -> str:
         return "it is gone" if database.left_open or os.path.lexists(path) else ""
     if not database.look.is_as_left(starting=starting is not None):
         return "somebody else has put it there, or changed it"
-    # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell.
-    if starting is not None and starting.alone and path.stat().st_size and database.left_open:
+    # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell. A process that
+    # falls leaves what it wrote; the look through the whole file, which takes longer the longer it is, is for what
+    # a power cut may have left.
+    fell = starting is not None and starting.alone and path.stat().st_size and database.left_open
+    if starting is not None and fell and not starting.since_boot():
         return "" if _sound(database) else "it is damaged"
     return ""
 

@@ -223,7 +223,7 @@ def test_nothing_is_open_and_no_thread_runs_before_the_first_call(path: Path, op
 def test_the_offer_imports_nothing_heavy() -> None:
     code = "import sys, artstore_sql.plugin as p; print(p.artstore_caches()[0].target, 'sqlalchemy' in sys.modules)"
     with spawn(code) as process:
-        assert hear(process) == "artstore_sql.cache:SqlCache False"
+        assert hear(process) == "artstore_sql.provider:Sql False"
 
 
 # --- broken, old and new files ---
@@ -380,6 +380,29 @@ def test_a_file_that_somebody_else_changed_while_stopped_is_begun_anew(
         change = copied_over
     change(path, older)
     assert opened().stamp() is None
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_the_whole_file_is_looked_through_after_a_power_cut_alone(
+    tmp_path: Path, path: Path, opened: Open, power_cut: bool
+) -> None:
+    """A killed process leaves what it wrote, so a start after it need not read a file of any size."""
+    fill(opened(), rows=500)
+    with spawn(WORKER, tmp_path, 1) as process:
+        hear(process)
+        tell(process)
+        assert hear(process).startswith("done")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = path.stat()
+    with open(path, "r+b") as file:  # damage that no stat shows, in pages that no start needs
+        file.seek(before.st_size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 4096)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if power_cut:
+        path.with_name("cache.db.alive").write_bytes(b"another boot\n")
+    assert opened().stamp() == (None if power_cut else "filled")
+    assert len(broken(path)) == power_cut
 
 
 def test_what_neighbours_do_and_a_move_to_another_disk_are_no_change(
