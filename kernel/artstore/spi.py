@@ -489,7 +489,7 @@ class Log(Protocol):
     ) -> Intent:
         """Open an intent. Raises `StorageFull`, `Unavailable`: then nothing may be done."""
 
-    def marks(self) -> Any:
+    def marks(self) -> object:
         """How far this process has come, to be handed to `flushed` after the cache was flushed."""
 
     def flushed(self, marks: Any) -> None:

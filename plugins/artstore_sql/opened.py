@@ -32,10 +32,14 @@ class Opened:
         """At start: what only the operator can mend is told; a server that does not answer may do so later."""
         try:
             self._open()
-        except Refused:
-            raise
         except Unavailable as e:
+            if isinstance(e, Refused):
+                self._database.close()
+                raise
             log.warning("%s", e.detail)
+        except BaseException:
+            self._database.close()
+            raise
 
     def require(self) -> None:
         """Raise `Unavailable` unless the tables are there."""

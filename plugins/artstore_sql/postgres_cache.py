@@ -61,8 +61,9 @@ class PostgresCache:
         files = self._tables.files
         gone = sorted({file_id for file_id in file_ids if _is_text(file_id)})
         for start in range(0, len(gone), BATCH):
-            change = delete(files).where(files.c.file_id == func.any(gone[start : start + BATCH]))
-            self._write(change, durable=True)
+            some = select(files.c.id).where(files.c.file_id == func.any(gone[start : start + BATCH]))
+            held = some.order_by(files.c.file_id).with_for_update().cte()
+            self._write(delete(files).where(files.c.id.in_(select(held.c.id))), durable=True)
 
     def key(self, file_id: str) -> str | None:
         files = self._tables.files.c

@@ -48,7 +48,7 @@ def meaning(
             return Mistaken(detail.format(**names), place=place, cure=cure.format(**names))
     if any(sign in str(error) for sign in _UNKNOWN_HOST):
         return Mistaken(f"There is no host '{url.host}'.", place=place, cure="Mend the host in the url.")
-    if isinstance(error, errors.QueryCanceled | errors.LockNotAvailable):
+    if isinstance(error, errors.QueryCanceled | errors.LockNotAvailable | errors.DeadlockDetected):
         return Refused(f"The database did not answer within {timeout:g} s.")
     if isinstance(error, psycopg.OperationalError):
         return Unavailable(f"The database at {where} does not answer: {told}.")
