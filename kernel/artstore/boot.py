@@ -26,7 +26,7 @@ from artstore.observers import Line, Observers
 from artstore.plugins import Registry, plugin_rows
 from artstore.seam import guarded
 from artstore.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
-from artstore.spi import Auth, Backend, Cache, Context, Log, Naming
+from artstore.spi import Auth, Backend, Cache, Context, Log, Naming, SupportsMigration
 from artstore.survey import Survey
 from artstore.wal import Wal
 
@@ -173,6 +173,16 @@ def open_log(configuration: Configuration) -> Log:
     """The log alone, for reading. Raises `ConfigError`, `Unavailable`."""
     told = replace(context(configuration), reading=True)
     return build_log(configuration, open_registry(configuration.settings), told)
+
+
+def migrate(configuration: Configuration, target: str | None) -> str | None:
+    """Move the schema of the cache to `target` (None: leave it); where it is then. Raises `ConfigError`."""
+    registry, use = open_registry(configuration.settings), configuration.settings.cache.use
+    provider = registry.choose("cache", use)
+    if not isinstance(provider, SupportsMigration):
+        raise ConfigError(f"The cache '{use}' has no schema to move.", place="cache")
+    settings = provider_settings("cache", configuration, registry)[use]
+    return provider.migrate(settings, context(configuration), target)
 
 
 def open_auth(configuration: Configuration) -> Auth:

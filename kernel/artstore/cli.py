@@ -128,6 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     wal.add_argument("--status", choices=["pending", "committed", "rolled_back", "failed"])
     wal.add_argument("--limit", type=int, default=50, help="how many (50)")
 
+    db = add(
+        "db", _db, "Show or move the schema of the cache's database, while the element is stopped.", as_json
+    )
+    db.add_argument("what", choices=["current", "upgrade", "downgrade"])
+    db.add_argument(
+        "revision", nargs="?", help="where to: r1, +1, -1, head, base (upgrade: head, downgrade: -1)"
+    )
+
     mode = add("mode", _mode, "Show the mode of the element, or change it.", as_json)
     mode.add_argument("target", nargs="?", choices=["rw", "ro", "ar", "edit"])
     mode.add_argument("--confirm", action="store_true", help="needed to go back")
@@ -234,6 +242,12 @@ def _flat(tree: dict[str, Any], under: str = "") -> list[tuple[str, Any]]:
 def _over(step: Callable[[argparse.Namespace, Configuration], int]) -> Command:
     """A command that looks after a whole store."""
     return lambda args: step(args, _configuration(args))
+
+
+def _db(args: argparse.Namespace) -> int:
+    from artstore.cli_records import db
+
+    return db(args)
 
 
 def _wal(args: argparse.Namespace) -> int:

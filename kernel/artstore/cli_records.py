@@ -7,7 +7,7 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 
-from artstore.boot import open_log
+from artstore.boot import migrate, open_log
 from artstore.cli import OK, _configuration, _print_table
 
 
@@ -21,4 +21,12 @@ def wal(args: argparse.Namespace) -> int:
     table = [("STARTED", "OPERATION", "STATUS", "BY", "FILE", "ERROR")]
     table += [(t.started, t.operation, t.status, t.by, t.file_id or "-", t.error or "") for t in found]
     _print_table(table)
+    return OK
+
+
+def db(args: argparse.Namespace) -> int:
+    """`artstore db`"""
+    targets = {"current": None, "upgrade": args.revision or "head", "downgrade": args.revision or "-1"}
+    there = migrate(_configuration(args), targets[args.what])
+    print(json.dumps({"revision": there}) if args.json else there or "nothing is there yet")
     return OK

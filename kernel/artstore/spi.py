@@ -410,6 +410,17 @@ class Cache(Protocol):
         """Give everything back."""
 
 
+@runtime_checkable
+class SupportsMigration(Protocol):
+    """A class of caches whose schema can be moved by hand (`artstore db`)."""
+
+    def migrate(self, settings: Any, context: Context, target: str | None) -> str | None:
+        """Go to `target`: a revision, `head`, `base`, or steps such as `-1`; None stays. The revision then.
+
+        Raises `ConfigError` for a target that does not exist, `Unavailable`.
+        """
+
+
 # --- log --------------------------------------------------------------------------------------------------
 
 Status = Literal["pending", "committed", "rolled_back", "failed"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
 from artstore.errors import ConfigError, NotFound, Unavailable
@@ -67,6 +68,22 @@ class Opened:
     def _upgrade(self, connection: Connection) -> None:
         alone(connection, self._prefix)
         migration.move(connection, self._prefix, "head")
+
+
+def migrate(url: SecretStr, timeout: float, prefix: str, target: str | None) -> str | None:
+    """Move the schema by hand; where it is then."""
+    database = Postgres(url, timeout, place="cache.sql.url", size=1)
+
+    def change(connection: Connection) -> str | None:
+        alone(connection, prefix)
+        return migration.move(connection, prefix, str(target))
+
+    try:
+        if target is None:
+            return database.read(lambda c: migration.present(c, prefix), strict=True)
+        return database.write(change, timeout=PATIENCE, strict=True)
+    finally:
+        database.close()
 
 
 def alone(connection: Connection, prefix: str) -> None:

@@ -18,7 +18,7 @@ class Sql:
     Settings: ClassVar[type[BaseModel]] = SqlSettings
 
     def __new__(cls, settings: SqlSettings, context: Context) -> Cache:  # type: ignore[misc]
-        if settings.url is None or not settings.url.get_secret_value().startswith("postgres"):
+        if not _is_postgres(settings):
             return SqlCache(settings, context)
         try:
             from artstore_sql.postgres_cache import PostgresCache
@@ -29,3 +29,19 @@ class Sql:
                 cure="pip install 'artstore[postgres]'",
             ) from e
         return PostgresCache(settings, context)
+
+    @staticmethod
+    def migrate(settings: SqlSettings, context: Context, target: str | None) -> str | None:
+        if settings.url is None or not _is_postgres(settings):
+            raise ConfigError(
+                "A cache in SQLite that does not fit is begun anew by itself.",
+                place="cache.sql.url",
+                cure="There is nothing to do; to force it, stop the element and delete the file.",
+            )
+        from artstore_sql.opened import migrate
+
+        return migrate(settings.url, settings.timeout, settings.table_prefix, target)
+
+
+def _is_postgres(settings: SqlSettings) -> bool:
+    return settings.url is not None and settings.url.get_secret_value().startswith("postgres")
