@@ -138,7 +138,7 @@ class SqlLog:
         while True:
             owner = self._alive()
             inserting = new.bindparams(owner=owner.id, **told)
-            if self._database.write(lambda c, it=inserting: c.execute(it).rowcount, durable=True):  # type: ignore[misc]
+            if self._database.write(lambda c, it=inserting: c.execute(it).rowcount):  # type: ignore[misc]
                 return SqlIntent(self, owner, tx)
             owner.fenced = True
 
@@ -162,7 +162,8 @@ class SqlLog:
             status=status, finished=timestamp(_now()), ended=next(self._count), error=(error or "")[:500] or None,
             tx=tx, owner=owner, fenced=fenced,
         )  # fmt: skip
-        return bool(self._database.write(lambda c: c.execute(change).rowcount))
+        # An end that a crash takes back leaves the intent open, and recovery looks at it.
+        return bool(self._database.write(lambda c: c.execute(change).rowcount, durable=False))
 
     def marks(self) -> int:
         return next(self._count)
@@ -186,7 +187,7 @@ class SqlLog:
             f"UPDATE {self._owners} SET fenced = true WHERE id <> :me AND NOT fenced AND (lease = '-infinity' OR "
             "(lease < clock_timestamp() AND pg_postmaster_start_time() < clock_timestamp() - :lease * interval '1 s'))"
         ).bindparams(me=me, lease=self._settings.lease)
-        self._database.write(lambda c: c.execute(fence), durable=True)
+        self._database.write(lambda c: c.execute(fence))
         fenced = text(f"SELECT id, flushed FROM {self._owners} WHERE fenced ORDER BY id")
         for owner, flushed in self._database.read(lambda c: c.execute(fenced).all()):
             left = text(
@@ -203,7 +204,7 @@ class SqlLog:
         change = text(
             f"DELETE FROM {self._owners} WHERE id = :owner AND fenced AND NOT EXISTS ({open_one})"
         ).bindparams(owner=owner)
-        self._database.write(lambda c: c.execute(change), durable=True)
+        self._database.write(lambda c: c.execute(change))
 
     def transactions(
         self, *, status: Status | None = None, limit: int = 100, before: str | None = None

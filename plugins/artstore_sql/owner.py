@@ -35,7 +35,7 @@ class Owner:
             f"INSERT INTO {table} (process, lease) VALUES (:process, clock_timestamp() + :lease * interval '1 s') "
             "RETURNING id"
         ).bindparams(process=process, lease=lease)
-        self.id: int = database.write(lambda c: c.execute(new).scalar_one(), durable=True)
+        self.id: int = database.write(lambda c: c.execute(new).scalar_one())
         self._thread = threading.Thread(target=self._run, name="artstore-lease", daemon=True)
         self._thread.start()
 
@@ -54,7 +54,7 @@ class Owner:
         change = text(f"UPDATE {self._table} SET flushed = :upto WHERE id = :id AND NOT fenced").bindparams(
             upto=upto, id=self.id
         )
-        self._database.write(lambda c: c.execute(change), durable=True)
+        self._database.write(lambda c: c.execute(change))
 
     def leave(self, wal: str) -> None:
         """Go, and leave to others at once what is not settled."""
@@ -70,7 +70,7 @@ class Owner:
             )
             connection.execute(text(f"UPDATE {self._table} SET lease = '-infinity' WHERE id = :id"), mine)
 
-        self._database.write(change, durable=True)
+        self._database.write(change)
 
     def _run(self) -> None:
         while not self._stop.wait(self._lease / 3) and not self.fenced:

@@ -71,7 +71,6 @@ class Postgres:
             "statement_timeout": milliseconds,
             "lock_timeout": milliseconds,
             "idle_in_transaction_session_timeout": 2 * milliseconds,
-            "synchronous_commit": "off",
         }
         self._engine = create_engine(
             "postgresql+psycopg://", creator=self._connect, poolclass=QueuePool, pool_size=size, max_overflow=0,
@@ -96,19 +95,19 @@ class Postgres:
         self,
         change: Callable[[Connection], T],
         *,
-        durable: bool = False,
+        durable: bool = True,
         timeout: float | None = None,
         strict: bool = False,
     ) -> T:
-        """Commit what `change` does; it may be called twice. `durable`: with everything before it.
+        """Commit what `change` does; it may be called twice. Without `durable` a crash of the server may take it back.
 
         Raises `Unavailable`: then it may have happened all the same when the answer to the commit was lost.
         """
 
         def changing(connection: Connection) -> T:
             with connection.begin():
-                if durable:
-                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO on")
+                if not durable:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
                 return change(connection)
 
         return self._call(lambda deadline: self._on(self._engine, changing, deadline), timeout, strict)

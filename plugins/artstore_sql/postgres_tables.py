@@ -34,7 +34,6 @@ class Tables:
             f"{prefix}totals", metadata, Column("files", BigInteger), Column("size", BigInteger)
         )
         self.meta = Table(f"{prefix}meta", metadata, Column("name", Text), Column("value", Text))
-        self.alive = Table(f"{prefix}alive", metadata, Column("one", Integer), Column("mark", Text))
         self.wal = Table(
             f"{prefix}wal",
             metadata,

@@ -39,8 +39,6 @@ POSTGRESQL = (
     """CREATE TABLE {p}totals (stripe int PRIMARY KEY, files bigint NOT NULL, size bigint NOT NULL)
         WITH (fillfactor = 20)""",
     "CREATE TABLE {p}meta (name text PRIMARY KEY, value text NOT NULL)",
-    # A crash of the server empties it: that is how lost commits are noticed.
-    "CREATE UNLOGGED TABLE {p}alive (one int PRIMARY KEY, mark text NOT NULL)",
     """CREATE FUNCTION {p}count() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
         files bigint := 0;
@@ -73,7 +71,7 @@ POSTGRESQL = (
         REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION {p}count()""",
 )
 POSTGRESQL_DOWN = (
-    "DROP TABLE {p}file_metadata, {p}totals, {p}meta, {p}alive",
+    "DROP TABLE {p}file_metadata, {p}totals, {p}meta",
     "DROP FUNCTION {p}count()",
 )
 
