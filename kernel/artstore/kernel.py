@@ -238,6 +238,9 @@ class Kernel:
             old, old_sidecar = self._find(file_id)
             attr = revised(old, change(old), now())
             if attr == old.model_copy(update={"revision": attr.revision, "updated_at": attr.updated_at}):
+                # Whoever made it so may have failed to make it durable, and this is an acknowledgement.
+                with self.element.gate(Operation.UPDATE):
+                    self.backend.replace_sidecar(old.key, old_sidecar, old_sidecar)
                 return old
             sidecar = attr.encode(self.backend.capabilities.sidecar_limit)
             intent = self.wal.begin(

@@ -208,6 +208,8 @@ def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
             if t.operation == "upload" and t.key:
                 kernel.backend.settle(t.key)
             there = _repair(kernel, t)
+            if there and t.operation == "update" and t.key:
+                kernel.backend.settle(t.key)  # its writer may have died before the swap was durable
             if there == (t.operation != "delete"):
                 abandoned.end(t, "committed")
                 doubtful.append(t)

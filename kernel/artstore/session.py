@@ -106,6 +106,8 @@ class Session:
                     stack.enter_context(kernel.wal.exclusive(f"file {self._file_id}"))
                     there = self._present()
                     if there is not None:
+                        # Its writer may have died before it was durable, and this is an acknowledgement.
+                        kernel.backend.settle(there.key)
                         self.abort("the same file was there already")
                         return there, False
                 if self._intent is None:

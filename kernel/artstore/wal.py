@@ -16,6 +16,7 @@ import fcntl
 import heapq
 import itertools
 import json
+import logging
 import os
 import secrets
 import threading
@@ -32,6 +33,8 @@ from artstore.attr import timestamp
 from artstore.errors import StorageFull, Unavailable
 from artstore.ids import now, uuid7
 from artstore.spi import API, STATUSES, NoSettings, Status, Transaction
+
+log = logging.getLogger("artstore.wal")
 
 _OPEN = ".jsonl"
 _SETTLED = ".settled.jsonl"
@@ -83,7 +86,10 @@ class Segment:
         self._size = os.fstat(fd).st_size
         self._flushed = self._size
         self._named = False
-        self._torn = False
+        # A dead process's last line may be torn: what we add begins on a line of its own.
+        self._torn = self._size > 0 and os.pread(fd, 1, self._size - 1) != b"\n"
+        self.spoiled = False
+        """An fsync of it failed: what was written before may be lost whatever a later one says."""
         self.open: set[str] = set()
 
     @property
@@ -125,11 +131,19 @@ class Segment:
                     _fsync_directory(directory)
                 self._named = True
         except OSError as e:
+            self.spoiled = True
             raise Unavailable(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
 
     def settle(self) -> None:
         """Nothing in it is of concern any more: give it its final name, and let it go."""
         if self._size:
+            try:
+                # Or its last lines might be lost and its name kept: intents that nobody would ever end.
+                os.fdatasync(self._fd)
+            except OSError as e:
+                log.warning("%s stays as it is: %s", self.path.name, os.strerror(e.errno or 0))
+                self.release()
+                return
             self.path.rename(self.path.with_name(self.path.name.removesuffix(_OPEN) + _SETTLED))
         else:
             self.path.unlink(missing_ok=True)
@@ -219,7 +233,7 @@ class Wal:
         return Intent(segment, tx)
 
     def _writable(self) -> Segment:
-        if self._current is not None and self._current.size > self._segment_size:
+        if self._current is not None and (self._current.size > self._segment_size or self._current.spoiled):
             self._full.append(self._current)
             self._current = None
         if self._current is None:

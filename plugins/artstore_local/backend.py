@@ -70,6 +70,10 @@ class LocalBackend:
         self._committer = Committer(self._tree, self._health)
         self._records: dict[str, tuple[tuple[int, ...], bytes]] = {}
         self._writes_record = threading.Lock()
+        self._entombed: set[str] = set()
+        """Keys whose tombstones this process made durable."""
+        self._emptied: set[str] = set()
+        """Directories where data was removed and nothing was synced since."""
         self._closed = False
 
     def create(self, key: str) -> LocalWriter:
@@ -134,17 +138,29 @@ class LocalBackend:
         ):
             os.rename(name + SIDECAR_SUFFIX, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
             # The trace before the loss: were the name's removal durable alone, nobody would know of the data.
-            self._health.fsync(self._trash)
+            try:
+                self._health.fsync(self._trash)
+            except OSError:
+                # Not deleted, then; or the next fsync of this directory would take the last name away.
+                os.rename(tomb, name + SIDECAR_SUFFIX, src_dir_fd=self._trash, dst_dir_fd=fd)
+                raise
             self._health.fsync(fd)
+        self._entombed.add(key)
 
     def remove_data(self, key: str) -> None:
         directory, name = split(key)
         try:
             with disk.translated(key), self._tree.open(directory) as fd:
-                if not disk.exists(name + SIDECAR_SUFFIX, fd):
-                    disk.unlink(name, fd)
+                if disk.exists(name + SIDECAR_SUFFIX, fd):
+                    return
+                if key not in self._entombed:
+                    # Whoever took the sidecar away may have died before that was durable: it could come back.
+                    self._health.fsync(self._trash)
+                    self._health.fsync(fd)
+                disk.unlink(name, fd)
         except NotFound:
             pass
+        self._emptied.add(directory)
 
     def tombstones(self) -> Iterator[str]:
         with disk.translated("the trash"):
@@ -155,8 +171,21 @@ class LocalBackend:
                 yield key
 
     def forget(self, key: str) -> None:
+        directory, _ = split(key)
         with disk.translated("the trash"):
+            if directory in self._emptied:  # one fsync for all that were removed there
+                self._emptied.discard(directory)
+                try:
+                    # The data's removal first: were the tombstone's durable alone, nobody would know of the data.
+                    with self._tree.open(directory) as fd:
+                        self._health.fsync(fd)
+                except FileNotFoundError:
+                    pass
+                except OSError:
+                    self._emptied.add(directory)
+                    raise
             disk.unlink(staged_name(key) + SIDECAR_SUFFIX, self._trash)
+        self._entombed.discard(key)
 
     def quarantine(self, key: str) -> None:
         directory, name = split(key)
@@ -212,8 +241,26 @@ class LocalBackend:
             yield from staging.reap(self._staging, self._tree)
 
     def settle(self, key: str) -> bool:
-        # `reap` ended what was staged: without its token nobody publishes.
-        return os.path.lexists(f"{self._path}/{key}{SIDECAR_SUFFIX}")
+        # `reap` ended what was staged: without its token nobody publishes. What was published by one that died
+        # before its fsync is there for now: make it so for good.
+        directory, name = split(key)
+        try:
+            with disk.translated(key), self._tree.open(directory) as fd:
+                there = disk.exists(name + SIDECAR_SUFFIX, fd)
+                if not there and disk.exists(name, fd) and self._is_nobodys(key):
+                    there = disk.exists(name + SIDECAR_SUFFIX, fd)  # or was a token until a moment ago
+                    if not there:
+                        self.quarantine(
+                            key
+                        )  # the disk lost the token: where recovery looks by itself it does the same
+                self._health.fsync(fd)
+                return there
+        except NotFound:
+            return False
+
+    def _is_nobodys(self, key: str) -> bool:
+        """Whether data without a sidecar belongs to no upload and to no deletion."""
+        return key not in self.staged() and not disk.exists(staged_name(key) + SIDECAR_SUFFIX, self._trash)
 
     def lonely(self) -> bool:
         with disk.translated("the staging area"):

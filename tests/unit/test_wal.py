@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from artstore.errors import StorageFull
+from artstore.errors import StorageFull, Unavailable
 from artstore.wal import Wal
 
 WRITER = """
@@ -270,3 +271,35 @@ def test_the_segment_of_a_live_process_is_its_own_and_of_a_dead_one_ours(
     assert {t.file_id for t in wal.transactions(status="pending")} == {"mine"}
     assert json.loads(segments(wal, "*.settled.jsonl")[0].read_bytes().splitlines()[-1])["error"]
     wal.close()
+
+
+def test_what_ends_an_intent_is_not_written_behind_a_torn_line(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="dead", file_id="1", key="a/1")
+    segment = segments(wal)[0]
+    with segment.open("ab") as file:
+        file.write(b'{"tx":"torn by power lo')
+    wal.close()  # its process is gone, and with it the lock
+    for found in make(tmp_path / "wal").abandoned():
+        found.end(found.pending[0], "rolled_back")
+        found.settle()
+    assert [t.status for t in wal.transactions()] == ["rolled_back"]
+
+
+def test_a_segment_whose_fsync_failed_takes_no_more_intents(
+    wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = wal.begin("update", by="ivanov", file_id="1", key="a/1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda fd: (_ for _ in ()).throw(OSError(errno.EIO, "lost")))
+        with pytest.raises(Unavailable):
+            first.sync()
+    second = wal.begin("update", by="ivanov", file_id="2", key="a/2")
+    second.sync()
+    assert len(segments(wal)) == 2
+    first.fail("lost")
+    second.commit()
+    wal.flushed(wal.marks())
+    wal.close()
+    assert {t.file_id: t.status for t in wal.transactions()} == {"1": "failed", "2": "committed"}
+    assert len(segments(wal, "*.settled.jsonl")) == 2
