@@ -10,8 +10,11 @@ from typing import Any
 Files = dict[str, dict[str, Any]]
 
 
-def audit(home: Path) -> Files:
-    """Every file of a store at rest, id -> sidecar. Fails on anything half, left over or still open."""
+def audit(home: Path, *, quarantine: bool = False) -> Files:
+    """Every file of a store at rest, id -> sidecar. Fails on anything half, left over or still open.
+
+    `quarantine`: there may be something in it, which the caller looks at.
+    """
     files = home / "files"
     found: Files = {}
     for path in sorted(p for p in files.rglob("*") if p.is_file() and ".artstore" not in p.parts):
@@ -29,11 +32,17 @@ def audit(home: Path) -> Files:
         else:
             assert path.with_name(path.name + ".attr.json").is_file(), f"data without sidecar: {path}"
     internal = files / ".artstore"
-    for place in ("trash", "quarantine"):
-        assert list((internal / place).iterdir()) == [], place
+    assert list((internal / "trash").iterdir()) == []
+    assert quarantine or quarantined(home) == []
     left = [p for p in (internal / "staging").rglob("*") if p.is_file() and p.name != "lock"]
     assert left == []
     return found
+
+
+def quarantined(home: Path) -> list[str]:
+    """What recovery moved out of the way, by its place."""
+    place = home / "files" / ".artstore" / "quarantine"
+    return sorted(str(p.relative_to(place)) for p in place.rglob("*") if p.is_file())
 
 
 def open_intents(home: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,349 @@
+"""Bugs planted in our own code, one at a time: each must be found, or the search finds nothing.
+
+Each is what somebody might write in good faith, put in place of what is there by a patch from the test's side: the
+product holds no switch for them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from artstore import checkpoint, keeper, locks, recovery, wal
+from artstore.attr import SIDECAR_SUFFIX
+from artstore.errors import NotFound
+from artstore.kernel import Kernel
+from artstore.testing.memory_cache import MemoryCache
+from artstore_local import backend, disk, health, staging, tree, writer
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Bug:
+    plant: Callable[[Patch], None]
+    workload: str
+    """The smallest that shows it."""
+
+
+BUGS: dict[str, Bug] = {}
+
+
+def planted(workload: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    def keep(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        BUGS[plant.__name__] = Bug(plant, workload)
+        return plant
+
+    return keep
+
+
+def _skip_fsync(patch: Patch, which: str) -> None:
+    """No fsync of what has such a path."""
+    real = health.Health.fsync
+
+    def fsync(self: health.Health, fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if not re.search(which, path + "/" * stat.S_ISDIR(os.fstat(fd).st_mode)):
+            real(self, fd)
+
+    patch.setattr(health.Health, "fsync", fsync)
+
+
+# --- fsync ------------------------------------------------------------------------------------------------
+
+
+@planted("one_upload")
+def no_fsync_of_data(patch: Patch) -> None:
+    _skip_fsync(patch, r"/staging/.*\.(txt|bin)$")
+
+
+@planted("one_upload")
+def no_fsync_of_the_sidecar(patch: Patch) -> None:
+    _skip_fsync(patch, r"/staging/.*\.attr\.json$")
+
+
+@planted("one_upload")
+def no_fsync_of_the_directory(patch: Patch) -> None:
+    _skip_fsync(patch, r"/files/\d+/\d+/\d+/\d+/$")
+
+
+@planted("new_hour")
+def no_fsync_of_a_new_parent(patch: Patch) -> None:
+    _skip_fsync(patch, r"/files/(\d+/){0,3}$")
+
+
+@planted("modes")
+def no_fsync_of_the_record(patch: Patch) -> None:
+    _skip_fsync(patch, r"/staging/.*element\.json$")
+
+
+@planted("delete_old")
+def no_fsync_of_the_trash(patch: Patch) -> None:
+    _skip_fsync(patch, r"/trash/$")
+
+
+@planted("data_fsync_fails")
+def a_failed_fsync_is_swallowed(patch: Patch) -> None:
+    real = health.Health.fsync
+
+    def fsync(self: health.Health, fd: int) -> None:
+        try:
+            real(self, fd)
+        except OSError:
+            pass
+
+    patch.setattr(health.Health, "fsync", fsync)
+
+
+@planted("directory_fsync_fails")
+def a_failed_fsync_is_tried_again(patch: Patch) -> None:
+    real = health.Health.fsync
+
+    def fsync(self: health.Health, fd: int) -> None:
+        try:
+            real(self, fd)
+        except OSError:
+            os.fsync(fd)
+
+    patch.setattr(health.Health, "fsync", fsync)
+
+
+# --- upload -----------------------------------------------------------------------------------------------
+
+
+@planted("a_batch")
+def followers_are_renamed_behind_the_fsync(patch: Patch) -> None:
+    def settle(self: writer.Committer, directory: str, batch: list[writer.Publication]) -> None:
+        with self._tree.open(directory) as target:
+            for n, p in enumerate(batch):
+                p.durable = self._move(p, target)
+                if n == 0:
+                    self._health.fsync(target)
+
+    patch.setattr(writer.Committer, "_settle", settle)
+
+
+@planted("one_upload")
+def the_sidecar_is_renamed_before_the_data(patch: Patch) -> None:
+    def move(self: writer.Committer, p: writer.Publication, target: int) -> bool:
+        staged, (_, name) = staging.staged_name(p.key), tree.split(p.key)
+        for suffix in (SIDECAR_SUFFIX, ""):
+            os.rename(staged + suffix, name + suffix, src_dir_fd=p.shard, dst_dir_fd=target)
+        return True
+
+    patch.setattr(writer.Committer, "_move", move)
+
+
+@planted("the_leader_fails")
+def a_batch_is_done_when_its_leader_is(patch: Patch) -> None:
+    made = writer.Publication.__post_init__
+
+    def hopeful(self: writer.Publication) -> None:
+        made(self)
+        self.durable = True
+
+    patch.setattr(writer.Publication, "__post_init__", hopeful)
+
+
+@planted("short_writes")
+def a_short_write_is_ignored(patch: Patch) -> None:
+    patch.setattr(disk, "write_all", lambda fd, piece: os.write(fd, piece))
+
+
+# --- update -----------------------------------------------------------------------------------------------
+
+
+@planted("update_old")
+def the_sidecar_is_rewritten_in_place(patch: Patch) -> None:
+    def write(self: Any, temp: str, content: bytes, target: int, name: str) -> None:
+        fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o640, dir_fd=target)
+        os.write(fd, content)
+        os.fsync(fd)
+        os.close(fd)
+        os.fsync(target)
+
+    patch.setattr(backend.LocalBackend, "_write_durably", write)
+
+
+@planted("update_old")
+def an_update_leaves_no_durable_trace(patch: Patch) -> None:
+    patch.setattr(wal.Intent, "sync", lambda self: None)
+
+
+@planted("update_old")
+def the_name_of_the_log_is_not_durable(patch: Patch) -> None:
+    patch.setattr(wal, "_fsync_directory", lambda path: None)
+
+
+@planted("two_change_one")
+def the_revision_is_not_compared(patch: Patch) -> None:
+    real = backend.LocalBackend.replace_sidecar
+    patch.setattr(locks.Locks, "file", lambda self, file_id: ExitStack())
+    patch.setattr(
+        backend.LocalBackend,
+        "replace_sidecar",
+        lambda self, key, old, new: real(self, key, self.sidecar(key), new),
+    )
+
+
+# --- delete -----------------------------------------------------------------------------------------------
+
+
+@planted("delete_old")
+def there_is_no_tombstone(patch: Patch) -> None:
+    def entomb(self: Any, key: str) -> None:
+        directory, name = tree.split(key)
+        try:
+            with self._tree.open(directory) as fd:
+                os.unlink(name + SIDECAR_SUFFIX, dir_fd=fd)
+                os.fsync(fd)
+        except FileNotFoundError:
+            raise NotFound(key) from None
+
+    patch.setattr(backend.LocalBackend, "entomb", entomb)
+
+
+@planted("delete_old")
+def the_tombstone_is_forgotten_at_once(patch: Patch) -> None:
+    bury = keeper.Keeper.bury
+
+    def forget(self: keeper.Keeper, key: str) -> None:
+        bury(self, key)
+        self._kernel.backend.forget(key)
+
+    patch.setattr(keeper.Keeper, "bury", forget)
+
+
+@planted("delete_old")
+def the_tombstone_goes_before_the_data(patch: Patch) -> None:
+    remove = backend.LocalBackend.remove_data
+
+    def lazily(self: Any, key: str) -> None:
+        remove(self, key)
+        self._emptied.clear()
+
+    patch.setattr(backend.LocalBackend, "remove_data", lazily)
+
+
+@planted("delete_old")
+def the_data_goes_before_the_tombstone(patch: Patch) -> None:
+    entomb = backend.LocalBackend.entomb
+
+    def hastily(self: Any, key: str) -> None:
+        os.unlink(f"{self._path}/{key}")
+        entomb(self, key)
+
+    patch.setattr(backend.LocalBackend, "entomb", hastily)
+
+
+# --- recovery ---------------------------------------------------------------------------------------------
+
+
+@planted("one_upload")
+def recovery_trusts_the_rows(patch: Patch) -> None:
+    patch.setattr(recovery, "compare", lambda *_, **__: None)
+
+
+@planted("delete_old")
+def recovery_passes_over_tombstones(patch: Patch) -> None:
+    patch.setattr(recovery, "_finish_deletions", lambda *_: None)
+
+
+@planted("update_old")
+def recovery_does_not_read_the_log(patch: Patch) -> None:
+    patch.setattr(wal.Wal, "abandoned", lambda self: iter(()))
+
+
+@planted("a_live_neighbour")
+def recovery_reaps_the_living(patch: Patch) -> None:
+    def seize(owner: Any) -> int:
+        return os.open(owner / "lock", os.O_RDWR | os.O_CREAT, 0o640)
+
+    patch.setattr(staging, "_seize", seize)
+
+
+@planted("a_damaged_pair")
+def recovery_drops_what_is_broken(patch: Patch) -> None:
+    def drop(self: Any, key: str) -> None:
+        for suffix in ("", SIDECAR_SUFFIX):
+            try:
+                os.unlink(f"{self._path}/{key}{suffix}")
+            except FileNotFoundError:
+                continue
+
+    patch.setattr(backend.LocalBackend, "quarantine", drop)
+
+
+@planted("killed_in_a_deletion")
+def recovery_takes_a_tombstone_for_durable(patch: Patch) -> None:
+    class Everything(set[str]):
+        def __contains__(self, key: object) -> bool:
+            return True
+
+    made = backend.LocalBackend.__init__
+
+    def trusting(self: Any, *told: Any) -> None:
+        made(self, *told)
+        self._entombed = Everything()
+
+    patch.setattr(backend.LocalBackend, "__init__", trusting)
+
+
+@planted("killed_before_the_directory_is_synced")
+def a_retry_takes_what_is_there_for_durable(patch: Patch) -> None:
+    patch.setattr(
+        backend.LocalBackend,
+        "settle",
+        lambda self, key: os.path.lexists(f"{self._path}/{key}{SIDECAR_SUFFIX}"),
+    )
+
+
+# --- cache ------------------------------------------------------------------------------------------------
+
+
+@planted("checkpoint_moves")
+def the_checkpoint_moves_before_the_flush(patch: Patch) -> None:
+    renew = checkpoint.renew
+
+    def hastily(kernel: Kernel, known: Any, stamp: str, at: datetime, **more: Any) -> None:
+        moved = known and known.model_copy(
+            update={"directory": kernel.naming.directory_at(at - checkpoint.MARGIN)}
+        )
+        renew(kernel, moved, stamp, at, **more)
+
+    patch.setattr(checkpoint, "renew", hastily)
+
+
+@planted("delete_old")
+def the_stamp_is_not_looked_at(patch: Patch) -> None:
+    class Everything(tuple[str, ...]):
+        __slots__ = ()
+
+        def __contains__(self, stamp: object) -> bool:
+            return True
+
+    read = checkpoint.read
+
+    def trusting(kernel: Kernel) -> checkpoint.Checkpoint | None:
+        known = read(kernel)
+        return known and known.model_copy(update={"stamps": Everything(known.stamps)})
+
+    patch.setattr(checkpoint, "read", trusting)
+    patch.setattr(MemoryCache, "stamp", lambda self: self._stamp or "none")
+    patch.setattr(MemoryCache, "set_stamp", lambda self, stamp, **_: setattr(self, "_stamp", stamp))
+
+
+@contextmanager
+def with_bug(name: str) -> Iterator[Bug]:
+    """Our code with that bug in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        BUGS[name].plant(patch)
+        yield BUGS[name]
