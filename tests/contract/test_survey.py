@@ -32,6 +32,7 @@ from artstore.testing.memory_backend import Kept
 from artstore.wal import Wal
 from artstore_naming.dated import DatedNaming
 
+LONGER = int(os.environ.get("SURVEY_LONGER", "1"))
 KEYS: dict[str, bytes] = {}
 BY = Principal(id="42", name="ivanov", scopes=SCOPES)
 
@@ -494,7 +495,7 @@ UPLOADS = st.lists(
 
 
 @settings(
-    max_examples=12,
+    max_examples=6 * LONGER,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -685,7 +686,9 @@ def test_readers_and_writers_during_rebuilds(house: House) -> None:
 # --- bytes flipped ---
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30 * LONGER, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_a_byte_flipped_anywhere_is_never_served_as_good(house: House, data: st.DataObject) -> None:
     content = b"the very content"

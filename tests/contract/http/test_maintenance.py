@@ -201,9 +201,9 @@ def tampered(element: Element) -> dict[str, dict[str, Any]]:
     return made
 
 
-def test_what_was_tampered_with_is_never_served(start: Start, adapter: str) -> None:
+def test_what_was_tampered_with_is_never_served(start: Start) -> None:
     """Before and after a restart: a problem or the very bytes, never a traceback, a wait, or a stranger's bytes."""
-    element = start(adapter, workers=2)
+    element = start("falcon")
     whole = element.upload(b"whole")
     made = tampered(element)
     damaged = {f"{m['storage_path']}/{m['storage_filename']}" for m in made.values()}
@@ -236,7 +236,7 @@ def test_what_was_tampered_with_is_never_served(start: Start, adapter: str) -> N
     element.process.send_signal(signal.SIGKILL)
     until(lambda: not element.workers(), "its workers end")
     element.process.wait()
-    again = start(adapter, home=element.home)
+    again = start("starlette", home=element.home)
     element.port, element.process, element.log = again.port, again.process, again.log
     look()
     told = job(element, RECONCILE, mode="repair", digests=True)
@@ -248,8 +248,8 @@ def test_what_was_tampered_with_is_never_served(start: Start, adapter: str) -> N
     again.log.write_text("")  # what is damaged is told there, and that is no fault
 
 
-def test_hours_behind_a_link_lead_nowhere(start: Start, adapter: str, tmp_path: Path) -> None:
-    element = start(adapter)
+def test_hours_behind_a_link_lead_nowhere(start: Start, tmp_path: Path) -> None:
+    element = start("starlette")
     made = element.upload(b"ours")
     hour = element.home / "files" / made["storage_path"]
     hour.rename(tmp_path / "elsewhere")
