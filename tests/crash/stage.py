@@ -257,10 +257,10 @@ def _exit_after(run: Callable[[], None]) -> None:
 
 
 def read_tree(root: Path) -> Image:
-    """All that lies below `root`, but the cache, which SQLite writes by itself."""
+    """All that lies below `root`, but the cache, which SQLite writes by itself, and counters."""
     image: Image = {}
     for path in sorted(root.rglob("*")):
-        if not path.name.startswith("cache.db"):
+        if not path.name.startswith("cache.db") and path.parent.name != "metrics":
             image[str(path.relative_to(root))] = None if path.is_dir() else path.read_bytes()
     return image
 
