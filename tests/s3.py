@@ -8,13 +8,14 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from servers import free_port, until
+from artstore_fsspec.places import MARKER_SIZE
+from servers import Element, free_port, until
 
 KEY, SECRET = "test-key", "test-secret-of-the-store"
 READER = "reader-key"
@@ -69,6 +70,57 @@ def settings(server: Seaweed, bucket: str, **more: Any) -> dict[str, Any]:
         "secret_access_key": SECRET,
         "region": "us-east-1",
     } | more
+
+
+@dataclass
+class S3Element(Element):
+    """An element whose store is a bucket."""
+
+    server: Seaweed | None = None
+    bucket: str = ""
+
+    def _ask(self, work: Callable[[Any], Any]) -> Any:
+        assert self.server is not None
+        client = self.server.client()
+        try:
+            return work(client)
+        finally:
+            client.close()
+
+    def tree(self) -> set[str]:
+        """Every file but the element's own records, and markers, which are no files."""
+
+        def look(client: Any) -> set[str]:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+            return {
+                found["Key"]
+                for page in pages
+                for found in page.get("Contents", ())
+                if not found["Key"].startswith(".artstore/")
+                and not (found["Size"] == MARKER_SIZE and found["Key"].endswith(".attr.json"))
+            }
+
+        found: set[str] = self._ask(look)
+        return found
+
+    def stored(self, name: str) -> bytes:
+        content: bytes = self._ask(lambda c: c.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+        return content
+
+    def staged(self) -> list[str]:
+        uploads = self._ask(lambda c: c.list_multipart_uploads(Bucket=self.bucket)).get("Uploads", ())
+        return [upload["Key"] for upload in uploads]
+
+
+def environment(told: dict[str, Any]) -> dict[str, str]:
+    """`settings` as variables, without ARTSTORE_ before them."""
+    return {"BACKEND": "s3"} | {f"BACKEND__S3__{name.upper()}": str(value) for name, value in told.items()}
+
+
+def on_s3(made: Element, server: Seaweed, bucket: str) -> S3Element:
+    """The same element, seen as what it is."""
+    kept = {f.name: getattr(made, f.name) for f in fields(made)}
+    return S3Element(**kept, server=server, bucket=bucket)
 
 
 @contextmanager

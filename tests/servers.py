@@ -252,6 +252,10 @@ class Element:
             if ".artstore" not in Path(at).relative_to(files).parts
         }
 
+    def stored(self, name: str) -> bytes:
+        """What lies in the store under a name such as `tree` tells."""
+        return (self.home / "files" / name).read_bytes()
+
     def staged(self) -> list[str]:
         staging = os.walk(self.home / "files/.artstore/staging")  # directories come and go meanwhile
         return [os.path.join(at, name) for at, _, names in staging for name in names if name != "lock"]
@@ -379,7 +383,7 @@ def start(
             return False
 
     try:
-        until(ready, "start-up")
+        until(ready, "start-up", 90)
     except BaseException:
         process.kill()
         raise

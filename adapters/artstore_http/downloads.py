@@ -133,14 +133,16 @@ def _answer(call: Call, found: Download, inline: bool) -> Response:
         raise PreconditionFailed("The file is not the one that the condition names.")
     if outcome is Outcome.NOT_MODIFIED:
         return Response(304, validators)
+    shown = content_disposition(attr.original_filename, inline=inline and may_inline(attr.content_type))
+    elsewhere = found.redirect(shown) if request.method == "GET" else None
+    if elsewhere is not None:
+        # Not `no-cache`: the address is a secret that soon is worth nothing.
+        return Response(307, [("Location", elsewhere), ("Cache-Control", "no-store")])
     headers: Headers = [
         *validators,
         ("Accept-Ranges", "bytes"),
         ("Repr-Digest", repr_digest(attr.sha256)),
-        (
-            "Content-Disposition",
-            content_disposition(attr.original_filename, inline=inline and may_inline(attr.content_type)),
-        ),
+        ("Content-Disposition", shown),
         ("X-Content-Type-Options", "nosniff"),
         ("Content-Security-Policy", "sandbox; default-src 'none'"),
     ]

@@ -96,6 +96,8 @@ class Info(BaseModel):
     mode: Mode
     allowed_operations: list[str]
     adapter: str
+    weaker: list[str]
+    """What the store does not promise, in words; empty where it promises all it should."""
 
 
 class Capacity(BaseModel):
@@ -120,6 +122,8 @@ class PluginJson(BaseModel):
     status: str
     summary: str
     problem: str
+    accepts_weaker: bool
+    """It was chosen with `accept_weaker`: see `weaker` of `/api/v1/info`."""
 
 
 class PluginPage(BaseModel):

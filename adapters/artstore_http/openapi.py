@@ -133,6 +133,7 @@ def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
     if route.gives == "bytes":
         found["206"] = {"description": "The ranges asked for.", "content": {"*/*": _BYTES}}
         found["304"] = {"description": "Not modified."}
+        found["307"] = {"description": "The store itself answers, at `Location`, for a moment."}
     if route.takes == "bytes":
         found["200"] = {**answer, "description": "The same file was there already."}
     if route.operation == "elements.ready":

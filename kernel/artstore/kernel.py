@@ -48,6 +48,7 @@ from artstore.spi import (
     Reader,
     Span,
     Status,
+    SupportsRedirect,
     Transaction,
 )
 
@@ -62,13 +63,22 @@ Announce = Callable[[Change, Attr], None]
 class Download:
     """A file held open for reading."""
 
-    def __init__(self, attr: Attr, reader: Reader) -> None:
+    def __init__(self, attr: Attr, reader: Reader, backend: Backend) -> None:
         self.attr = attr
+        self._backend = backend
         self._reader = reader
         self.path = reader.path
 
     def pieces(self, span: Span) -> Iterable[bytes]:
         return self._reader.pieces(span)
+
+    def redirect(self, disposition: str) -> str | None:
+        """An address in the store from which the client may fetch it instead, or None."""
+        if not isinstance(self._backend, SupportsRedirect):
+            return None
+        return self._backend.redirect(
+            self.attr.key, content_type=self.attr.content_type, disposition=disposition
+        )
 
     def close(self) -> None:
         self._reader.close()
@@ -188,7 +198,7 @@ class Kernel:
             reader.close()
             self.attr(file_id)  # likewise
             raise Damaged(f"The data of {file_id} has {reader.size} bytes; its sidecar says {attr.size}.")
-        return Download(attr, reader)
+        return Download(attr, reader, self.backend)
 
     def search(self, query: Query) -> Page:
         """One page of the files that match. Raises `Unavailable` unless the cache answers and is whole."""

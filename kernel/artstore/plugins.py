@@ -254,6 +254,7 @@ def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
             "status": o.status,
             "summary": o.provider.summary,
             "problem": o.problem,
+            "accepts_weaker": _accepts_weaker(o, settings),
         }
         for o in sorted(registry.offers, key=lambda o: (list(HOOKS).index(o.role), o.provider.name, o.plugin))
     ]
@@ -269,9 +270,18 @@ def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
             "status": p.status,
             "summary": "",
             "problem": p.problem,
+            "accepts_weaker": False,
         }
         for p in silent
     ]
+
+
+def _accepts_weaker(offer: Offer, settings: Settings) -> bool:
+    """Whether the operator took a provider that promises less than it should."""
+    tables: Tables = getattr(settings, offer.role)
+    name = offer.provider.name
+    said = tables.table(name).get("accept_weaker", False) if name in tables.chosen() else False
+    return str(said).lower() in ("true", "1", "yes", "on")
 
 
 def _new_hooks() -> pluggy.PluginManager:

@@ -132,6 +132,14 @@ class Capabilities:
     reuses_keys: bool = True
     """A key is free again once it was forgotten. Otherwise it stays taken while a late request may still come."""
 
+    def weaker(self) -> tuple[str, ...]:
+        """What a store should promise and this one does not, in words."""
+        lost = (
+            ("a file is replaced whole", self.atomic_sidecar),
+            ("what was written survives power loss", self.durable),
+        )
+        return tuple(words for words, promised in lost if not promised)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -292,6 +300,14 @@ class SupportsRekey(Protocol):
         not encrypted; its key cannot be opened. Data is not touched. May be stopped and begun again, and run beside
         elements that serve. Raises `Unavailable`.
         """
+
+
+@runtime_checkable
+class SupportsRedirect(Protocol):
+    """A backend whose data can be read past us, from an address that holds for a moment."""
+
+    def redirect(self, key: str, *, content_type: str, disposition: str) -> str | None:
+        """The address, which answers with these two headers; None when that is switched off. Raises `Unavailable`."""
 
 
 # --- cache ------------------------------------------------------------------------------------------------

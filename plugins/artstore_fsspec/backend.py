@@ -62,10 +62,13 @@ class FsspecBackend(ObjectBackend):
         url = settings.url.get_secret_value()
         protocol = url.partition("://")[0] if "://" in url else "file"
         facts = _FACTS.get(protocol, _UNKNOWN)
-        self.weaker = weaker(facts)
-        if self.weaker and not settings.accept_weaker:
+        self.capabilities = Capabilities(
+            durable=facts.durable, atomic_sidecar=facts.whole, shared=False, traces=False, reuses_keys=False
+        )
+        weaker = self.capabilities.weaker()
+        if weaker and not settings.accept_weaker:
             raise ConfigError(
-                f"A file system '{protocol}' does not promise what a store has to: {' and '.join(self.weaker)}.",
+                f"A file system '{protocol}' does not promise what a store has to: {' and '.join(weaker)}.",
                 place="backend.fsspec.url",
                 cure="Take another backend, or set backend.fsspec.accept_weaker = true and know what you lose.",
             )
@@ -79,19 +82,7 @@ class FsspecBackend(ObjectBackend):
                 place="backend.fsspec.url",
                 cure="Install the library for that protocol, and check url and options.",
             ) from e
-        self.capabilities = Capabilities(
-            durable=facts.durable, atomic_sidecar=facts.whole, shared=False, traces=False, reuses_keys=False
-        )
         with translated("the store"):
             fs.makedirs(root, exist_ok=True)
         objects = FsspecObjects(fs, root, context.state / "locks", moves=facts.moves)
         super().__init__(objects, grace=settings.grace)
-
-
-def weaker(facts: Facts) -> tuple[str, ...]:
-    """What such a file system does not promise, in words."""
-    lost = (
-        ("a file is replaced whole", facts.whole),
-        ("what was written survives power loss", facts.durable),
-    )
-    return tuple(words for words, promised in lost if not promised)

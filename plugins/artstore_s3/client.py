@@ -7,6 +7,7 @@ is used.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import random
 import time
@@ -81,6 +82,7 @@ class Client:
                 endpoint_url=settings.endpoint_url,
                 client_kwargs={"region_name": settings.region} if settings.region else {},
                 config_kwargs={
+                    "signature_version": "s3v4",  # else addresses that hold for a moment get an older one
                     "connect_timeout": settings.connect_timeout,
                     "read_timeout": settings.read_timeout,
                     "max_pool_connections": CONNECTIONS,
@@ -113,13 +115,18 @@ class Client:
         return self.wait(self.acall(operation, size=size, **parameters))
 
     async def acall(self, operation: str, *, size: int = 0, **parameters: Any) -> dict[str, Any]:
-        """The same, on the loop."""
+        """The same, on the loop. `Body` are bytes."""
         ends = time.monotonic() + self._deadline + size / SLOWEST
         function = getattr(self._s3, operation)
+        content = parameters.get("Body", b"")
         unsure = False
         for n in range(TRIES):
             try:
                 async with asyncio.timeout(ends - time.monotonic()):
+                    if (
+                        content
+                    ):  # aiohttp closes what it has sent, and sends bytes in one go that holds up the loop
+                        parameters["Body"] = io.BytesIO(content)
                     answer: dict[str, Any] = await function(Bucket=self.bucket, **parameters)
                     return answer
             except ClientError as e:

@@ -71,7 +71,7 @@ class S3Upload:
             Key=self._objects.full(self._name),
             UploadId=self._upload_id,
             PartNumber=self._sent,
-            Body=part,
+            Body=bytes(part),
         )
         self._under_way.append((len(part), self._client.begin(sending)))
 

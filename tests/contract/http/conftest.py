@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import s3
 import servers
 from servers import Element
 
 ADAPTERS = ("starlette", "falcon")
 
 
-@pytest.fixture(scope="session", params=ADAPTERS)
+ON_S3 = {"test_uploads", "test_downloads", "test_changes", "test_races"}
+"""What is tried on S3 and PostgreSQL as well; with ARTSTORE_HTTP=all everything is."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A store is no matter of HTTP: most of it is tried on the local one alone."""
+    if os.environ.get("ARTSTORE_HTTP") == "all":
+        return
+    here = Path(__file__).parent
+    left = [
+        item
+        for item in items
+        if item.path.parent == here and "-s3" in item.name and item.path.stem not in ON_S3
+    ]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+@pytest.fixture(scope="session", params=[*ADAPTERS, *(f"{adapter}-s3" for adapter in ADAPTERS)])
 def element(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Element]:
     """An element in mode `edit`, two workers, shared by most tests: leave others' files alone."""
     settings = {"AUTH__JWT__ISSUER": servers.ISSUER, "AUTH__JWT__AUDIENCE": servers.AUDIENCE}
     home = tmp_path_factory.mktemp(request.param) / "home"
-    made = servers.start(request.param, home, workers=2, settings=settings)
+    adapter, _, remote = request.param.partition("-")
+    if remote:
+        server = request.getfixturevalue("s3_server")
+        bucket = server.bucket()
+        settings |= s3.environment(s3.settings(server, bucket))
+        settings |= {"CACHE__SQL__URL": request.getfixturevalue("postgres").url()}
+        settings |= {"CACHE__SQL__TABLE_PREFIX": f"{bucket.replace('-', '_')}_"}
+    made = servers.start(adapter, home, workers=2, settings=settings)
+    if remote:
+        made = s3.on_s3(made, server, bucket)
     try:
         yield made
         made.settled()
         command = [servers.ARTSTORE, "wal", "--home", str(made.home), "--json", "--status", "pending"]
-        assert json.loads(subprocess.run(command, check=True, capture_output=True).stdout) == []
+        given = os.environ | {f"ARTSTORE_{name}": value for name, value in settings.items()}
+        assert json.loads(subprocess.run(command, check=True, capture_output=True, env=given).stdout) == []
     finally:
         made.stop()
 

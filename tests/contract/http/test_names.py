@@ -75,7 +75,7 @@ def check(element: Element, answer: Answer, name: str) -> None:
     assert len(made["storage_filename"].encode()) + len(".attr.json") <= 255
     found = element.get(f"/api/v1/files?filename={quote(name, safe='')}&limit=1000").json()["items"]
     assert made["file_id"] in [f["file_id"] for f in found]
-    assert (element.home / "files" / made["storage_path"] / made["storage_filename"]).is_file()
+    assert element.stored(f"{made['storage_path']}/{made['storage_filename']}")
 
 
 @pytest.mark.parametrize("name", NAMES + QUOTED, ids=range(len(NAMES + QUOTED)))

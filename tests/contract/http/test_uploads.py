@@ -34,9 +34,9 @@ def check_there(element: Element, made: dict[str, Any], data: bytes) -> None:
     assert made["size"] == len(data)
     assert made["sha256"] == hashlib.sha256(data).hexdigest()
     assert element.get(file_path(made["file_id"])).json() == made
-    at = element.home / "files" / made["storage_path"] / made["storage_filename"]
-    assert at.read_bytes() == data
-    sidecar = json.loads(at.with_name(at.name + ".attr.json").read_bytes())
+    at = f"{made['storage_path']}/{made['storage_filename']}"
+    assert element.stored(at) == data
+    sidecar = json.loads(element.stored(f"{at}.attr.json"))
     assert {name: sidecar[name] for name in FIELDS} == made
 
 

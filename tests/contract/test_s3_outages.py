@@ -1,0 +1,222 @@
+"""S3 cut off, before, during and after each step: 503 with Retry-After, no hang, no leak, healing without a restart."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import s3
+import servers
+from artstore.boot import Node, open_node
+from artstore.errors import Unavailable, Undecided
+from artstore.keeper import Keeper
+from artstore.settings import load
+from artstore.spi import SCOPES, Principal, Span
+from between import HttpProxy, TcpProxy, Weather
+from servers import Element, until
+
+BY = Principal(id="u-1", name="ivanov", scopes=SCOPES)
+TIMES = {"connect_timeout": 2, "read_timeout": 4, "deadline": 6}
+"""Short, so that a test does not wait for long; `LIMIT` is what any call may take then."""
+LIMIT = 3 * (6 + 10)
+STORMS: tuple[Weather, ...] = ("refuse", "hang", "cut")
+
+
+@pytest.fixture
+def proxy(s3_server: s3.Seaweed) -> Iterator[TcpProxy]:
+    made = TcpProxy(s3_server.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(tmp_path: Path, s3_server: s3.Seaweed, proxy: TcpProxy) -> Iterator[Node]:
+    made = open_node(load(home=tmp_path / "home", environ=_environ(tmp_path, s3_server, proxy.port)))
+    yield made
+    proxy.turn("fine")
+    made.close()
+
+
+def _environ(tmp_path: Path, server: s3.Seaweed, port: int, **more: Any) -> dict[str, str]:
+    home = tmp_path / "home"
+    if not home.exists():
+        servers.prepare(home)
+    told = s3.settings(server, server.bucket(), **TIMES, **more)
+    told["endpoint_url"] = f"http://127.0.0.1:{port}"
+    return {f"ARTSTORE_{name}": value for name, value in s3.environment(told).items()}
+
+
+def upload(node: Node, data: bytes, before_commit: Callable[[], None] = lambda: None) -> str:
+    session = node.kernel.begin(BY, filename="report.bin")
+    try:
+        for at in range(0, len(data), 1 << 20):
+            session.write(data[at : at + (1 << 20)])
+        before_commit()
+        return session.commit()[0].file_id
+    finally:
+        session.abort()
+
+
+def content(node: Node, file_id: str, middle: Callable[[], None] = lambda: None) -> bytes:
+    download = node.kernel.download(file_id)
+    try:
+        pieces = iter(download.pieces(Span(0, download.attr.size)))
+        first = next(pieces, b"")
+        middle()
+        return first + b"".join(pieces)
+    finally:
+        download.close()
+
+
+def settled(node: Node) -> None:
+    """Nothing pending: the keeper found out what became of everything, without a restart."""
+
+    def nothing() -> bool:
+        keeper: Keeper = node.kernel.keeper
+        try:
+            keeper.decide()
+            keeper.pay()
+        except Unavailable:
+            return False
+        return not node.kernel.transactions(status="pending", limit=10, before=None)
+
+    until(nothing, "nothing is pending")
+
+
+def stumble(node: Node, step: str, kept: str, storm: Callable[[], None]) -> None:
+    """Do something, and let the storm come before it, within it or at its end."""
+    kernel = node.kernel
+    if step == "write":
+        session = kernel.begin(BY, filename="a.bin")
+        storm()
+        try:
+            for _ in range(20):
+                session.write(bytes(1 << 20))
+            session.commit()
+        finally:
+            session.abort()
+    elif step == "commit":
+        upload(node, b"y" * 100, before_commit=storm)
+    elif step == "middle":
+        content(node, kept, middle=storm)
+    else:
+        storm()
+        if step == "begin":
+            upload(node, b"x")
+        elif step == "update":
+            kernel.update(BY, kept, lambda _: {"description": "new"})
+        elif step == "delete":
+            kernel.delete(BY, kept, lambda _: None)
+        else:
+            content(node, kept)
+
+
+@pytest.mark.parametrize("weather", STORMS)
+@pytest.mark.parametrize("step", ["begin", "write", "commit", "update", "delete", "read", "middle"])
+def test_each_step_in_each_storm(node: Node, proxy: TcpProxy, weather: Weather, step: str) -> None:
+    kernel, large = node.kernel, os.urandom((9 << 20) + 1)
+    kept = upload(node, large)
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        stumble(node, step, kept, lambda: proxy.turn(weather))
+    assert time.monotonic() - began < LIMIT
+    with pytest.raises(Unavailable):
+        kernel.backend.check(writing=True)
+    proxy.turn("fine")
+    kernel.backend.check(writing=True)
+    settled(node)
+    assert content(node, kept) == large  # what was not acknowledged did not happen to what was there
+    assert content(node, upload(node, b"after")) == b"after"
+
+
+def test_a_slow_store_is_waited_for(node: Node, proxy: TcpProxy) -> None:
+    proxy.turn("crawl")
+    assert content(node, upload(node, b"slow" * 1000)) == b"slow" * 1000
+
+
+def test_nothing_is_leaked(node: Node, proxy: TcpProxy) -> None:
+    upload(node, b"warm")
+    threads = threading.active_count()
+    for weather in STORMS:
+        proxy.turn(weather)
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                upload(node, b"x")
+        proxy.turn("fine")
+        upload(node, b"y")
+    until(lambda: proxy.open <= 4, "connections are closed")
+    assert threading.active_count() - proxy_threads() <= threads
+
+
+def proxy_threads() -> int:
+    """Those of the proxy itself are not the element's."""
+    return sum("_pump" in t.name for t in threading.enumerate())
+
+
+def test_an_upload_that_nobody_can_tell_of_is_claimed_neither_way(
+    tmp_path: Path, s3_server: s3.Seaweed
+) -> None:
+    """The sidecar was put, the answer lost, and then the store was gone: pending until it is back."""
+    proxy = HttpProxy(s3_server.port)
+    weather = TcpProxy(proxy.port)
+    node = open_node(load(home=tmp_path / "home", environ=_environ(tmp_path, s3_server, weather.port)))
+    try:
+        ids: list[Any] = []
+
+        def write() -> None:
+            try:
+                ids.append(upload(node, b"perhaps"))
+            except Unavailable as e:
+                ids.append(e)
+
+        proxy.catch(3, "reply lost")  # a look at the name, the data, the sidecar
+        writing = threading.Thread(target=write)
+        writing.start()
+        assert proxy.arrived(30)
+        weather.turn("refuse")
+        assert proxy.caught is not None
+        proxy.caught.release.set()
+        writing.join()
+        assert isinstance(ids[0], Undecided)
+        (pending,) = node.kernel.transactions(status="pending", limit=10, before=None)
+        weather.turn("fine")
+        settled(node)
+        assert content(node, str(pending.file_id)) == b"perhaps"  # it had taken place
+    finally:
+        weather.close()
+        proxy.close()
+        node.close()
+
+
+@pytest.mark.parametrize("adapter", ["starlette", "falcon"])
+def test_over_http(adapter: str, tmp_path: Path, s3_server: s3.Seaweed, proxy: TcpProxy) -> None:
+    settings = {n.removeprefix("ARTSTORE_"): v for n, v in _environ(tmp_path, s3_server, proxy.port).items()}
+    settings |= {"AUTH__JWT__ISSUER": servers.ISSUER, "AUTH__JWT__AUDIENCE": servers.AUDIENCE}
+    element: Element = servers.start(adapter, tmp_path / "home", settings=settings)
+    try:
+        made = element.upload(b"kept")
+        for weather in STORMS:
+            proxy.turn(weather)
+            for answer in (
+                element.post(b"new"),
+                element.download(made["file_id"]),
+                element.ask("DELETE", servers.file_path(made["file_id"])),
+            ):
+                answer.problem(503, "unavailable")
+                assert answer.header("retry-after")
+            assert element.get("/health/ready").status == 503
+            assert element.get("/health/live").status == 200
+            proxy.turn("fine")
+            until(lambda: element.get("/health/ready").status == 200, "ready again")
+            assert element.download(made["file_id"]).body == b"kept"
+            assert element.post(b"after").status == 201
+        until(lambda: not element.pending(), "nothing is pending")
+    finally:
+        proxy.turn("fine")
+        element.stop()
