@@ -93,7 +93,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
         mark = "*" if row and row["chosen"] else " "
         lines.append(" ".join([mark, *("  ".join(cell[c].ljust(widths[c]) for c in _COLUMNS),)]).rstrip())
         if row:
-            lines += _below(row["problem"] or row["summary"], widths["role"] + 4)
+            weaker = " (weaker than it should be)" * row["accepts_weaker"]
+            lines += _below((row["problem"] or row["summary"]) + weaker, widths["role"] + 4)
     return "\n".join(lines)
 
 

@@ -42,8 +42,9 @@ _UNKNOWN = Facts(whole=False, durable=False, moves=False)
 class FsspecBackend(ObjectBackend):
     """One store below a URL, for the processes of one home."""
 
+    # Of any file system; that of a URL that is known promises more.
     capabilities = Capabilities(
-        durable=True, atomic_sidecar=True, shared=False, traces=False, reuses_keys=False
+        durable=False, atomic_sidecar=False, shared=False, traces=False, reuses_keys=False
     )
 
     class Settings(BaseModel, extra="forbid"):
