@@ -85,7 +85,7 @@ MAKES_PROVIDERS = {"artstore.announcer", "artstore.boot", "artstore.cli_plugins"
 # A file past 300 lines hides two nouns. These were looked at; the number is their own ceiling.
 LONG = {
     "kernel/artstore/kernel.py": 360,  # one protocol, read top to bottom
-    "kernel/artstore/spi.py": 620,  # prose
+    "kernel/artstore/spi.py": 680,  # prose
     "kernel/artstore/wal.py": 400,
     "kernel/artstore/cli.py": 320,
     "kernel/artstore/plugins.py": 320,
