@@ -13,6 +13,8 @@ import os
 import secrets
 from pathlib import Path
 
+from artstore.system import translated
+
 log = logging.getLogger("artstore.debts")
 
 
@@ -50,11 +52,19 @@ class Debts:
 
     def anybody(self) -> bool:
         """Whether any process, alive or dead, owes a row."""
-        with os.scandir(self._directory) as marks:
-            return any(True for _ in marks)
+        try:
+            with os.scandir(self._directory) as marks:
+                return any(True for _ in marks)
+        except OSError as e:
+            log.warning("cannot see who owes a row: %s", os.strerror(e.errno or 0))
+            return True  # in doubt the tree is asked
 
     def forgive(self) -> None:
         """Remove the marks of dead processes: what they owed was settled by their logs."""
+        with translated("The marks of dead processes cannot be removed"):
+            self._forgive()
+
+    def _forgive(self) -> None:
         for mark in self._directory.iterdir():
             if mark == self._mine:
                 continue

@@ -162,8 +162,8 @@ class Kernel:
             return False
         return True
 
-    def admit(self, size: int | None) -> None:
-        """Raise `TooLarge` or `StorageFull` unless `size` more bytes (None: a few) may come."""
+    def admit(self, size: int | None, *, written: int = 0) -> None:
+        """Raise `TooLarge` or `StorageFull` unless `size` more bytes (None: a few) may come after those `written`."""
         limits = self.limits
         if size is not None and size > limits.max_file_size:
             raise TooLarge(f"The file has {size} bytes; {int(limits.max_file_size)} is the most taken here.")
@@ -175,7 +175,7 @@ class Kernel:
                 used = self.index.totals().size
             except Unavailable:  # the cache must not stand between a user and the store
                 return
-            if used + (size or 0) > limits.capacity:
+            if used + written + (size or 0) > limits.capacity:
                 raise StorageFull("The capacity of this element is used up.")
 
     # --- read ---------------------------------------------------------------------------------------------

@@ -6,11 +6,16 @@ A lock dies with its holder, so nothing has to be cleaned after kill -9.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from artstore.system import translated
+
+log = logging.getLogger("artstore.locks")
 
 _BUCKETS = 64
 
@@ -43,9 +48,11 @@ class Locks:
         return os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
     def _hold(self, name: str, kind: int) -> Iterator[None]:
-        fd = self._open(name)
+        with translated("A lock of this element cannot be taken"):
+            fd = self._open(name)
         try:
-            fcntl.flock(fd, kind)
+            with translated("A lock of this element cannot be taken"):
+                fcntl.flock(fd, kind)
             yield
         finally:
             os.close(fd)
@@ -62,14 +69,18 @@ class Joint:
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                fcntl.flock(self._fd, fcntl.LOCK_SH)
+                with translated("A lock of this element cannot be taken"):
+                    fcntl.flock(self._fd, fcntl.LOCK_SH)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                try:
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+                except OSError as e:  # what was done within is done; the next one out tries again
+                    log.error("a lock cannot be given back: %s", os.strerror(e.errno or 0))
 
     def close(self) -> None:
         os.close(self._fd)

@@ -22,7 +22,7 @@ from artstore.errors import (
 )
 from artstore.ids import now
 from artstore.modes import Operation
-from artstore.spi import Intent, Name, Principal, Writer
+from artstore.spi import PIECE, Intent, Name, Principal, Writer
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
@@ -58,6 +58,7 @@ class Session:
         self._announced = announced
         self._sha256 = hashlib.sha256()
         self._over = False
+        self._unchecked = 0
         self.size = 0
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
@@ -66,6 +67,10 @@ class Session:
             self.size += len(piece)
             if self.size > self._kernel.limits.max_file_size:
                 raise TooLarge(f"The file is larger than {int(self._kernel.limits.max_file_size)} bytes.")
+            self._unchecked += len(piece)
+            if self._unchecked >= PIECE:  # others write too, and not every body says how long it is
+                self._unchecked = 0
+                self._kernel.admit(max(0, (self._announced or 0) - self.size), written=self.size)
             self._writer.write(piece)
             self._sha256.update(piece)
         except ArtstoreError as e:

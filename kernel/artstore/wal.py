@@ -33,6 +33,7 @@ from artstore.attr import timestamp
 from artstore.errors import StorageFull, Unavailable
 from artstore.ids import now, uuid7
 from artstore.spi import API, STATUSES, NoSettings, Status, Transaction
+from artstore.system import translated
 
 log = logging.getLogger("artstore.wal")
 
@@ -124,6 +125,9 @@ class Segment:
         return self._size > self._flushed
 
     def sync(self) -> None:
+        # A second fsync would say yes while the disk holds the old bytes.
+        if self.spoiled:
+            raise Unavailable("This part of the log cannot be made durable any more.")
         try:
             os.fdatasync(self._fd)
             if not self._named:
@@ -132,7 +136,8 @@ class Segment:
                 self._named = True
         except OSError as e:
             self.spoiled = True
-            raise Unavailable(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
+            kind = StorageFull if e.errno in (28, 122) else Unavailable
+            raise kind(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
 
     def settle(self) -> None:
         """Nothing in it is of concern any more: give it its final name, and let it go."""
@@ -251,8 +256,14 @@ class Wal:
             except OSError as e:
                 kind = StorageFull if e.errno in (28, 122) else Unavailable
                 raise kind(f"The log cannot be begun: {os.strerror(e.errno or 0)}.") from e
-            if _hold(fd, path):
-                return Segment(path, fd)
+            try:
+                with translated("The log cannot be begun"):
+                    if _hold(fd, path):
+                        return Segment(path, fd)
+            except BaseException:
+                os.close(fd)
+                path.unlink(missing_ok=True)
+                raise
             os.close(fd)
 
     def marks(self) -> list[tuple[Segment, int]]:
@@ -263,6 +274,10 @@ class Wal:
     def flushed(self, marks: list[tuple[Segment, int]]) -> None:
         for segment, upto in marks:
             segment.flushed(upto)
+        with translated("Old parts of the log cannot be put away"):
+            self._put_away(marks)
+
+    def _put_away(self, marks: list[tuple[Segment, int]]) -> None:
         with self._lock:
             done = [s for s, upto in marks if s in self._full and not s.open and s.size >= upto]
             self._full = [s for s in self._full if s not in done]
@@ -282,6 +297,10 @@ class Wal:
                 continue
 
     def abandoned(self) -> Iterator[Abandoned]:
+        with translated("The log of a dead process cannot be read"):
+            yield from self._abandoned()
+
+    def _abandoned(self) -> Iterator[Abandoned]:
         for path in sorted(self._directory.glob("*" + _OPEN)):
             if path.name.endswith(_SETTLED):
                 continue
@@ -293,7 +312,11 @@ class Wal:
                 os.close(fd)
                 continue
             found = Abandoned(Segment(path, fd))
-            transactions, flushed = _read(path)
+            try:
+                transactions, flushed = _read(path)
+            except OSError:
+                found.release()
+                raise
             for t in transactions:
                 if t.status == "pending":
                     found.pending.append(t)

@@ -43,15 +43,17 @@ class InUse:
 
     def require(self) -> None:
         """Raise `Unavailable` unless the database is in use and what it was."""
-        if self._database.look.is_as_seen():
-            return
+        with self._database.translated():
+            if self._database.look.is_as_seen():
+                return
         if not self._lock.acquire(timeout=self._timeout):
             raise Unavailable("The cache is being taken into use; try again.")
         try:
             if time.monotonic() < self._next:
                 raise Unavailable(self._why)
-            if not self._database.look.is_as_seen() and not self._checkpointed():
-                self._take(self._timeout)
+            with self._database.translated():
+                if not self._database.look.is_as_seen() and not self._checkpointed():
+                    self._take(self._timeout)
         except ConfigError as e:  # not at start: somebody puts strange things there while we serve
             self._failed(Unavailable(e.detail))
             raise Unavailable("The cache cannot be used; the log says why.") from e

@@ -28,6 +28,7 @@ class Look:
         self._seen: tuple[int, int, int] | None = None
         self._condemned = False
         self._changing = False
+        self._syncs = True
 
     def is_as_seen(self) -> bool:
         """Whether the file is the one that this process took into use, unchanged but by itself; two stats."""
@@ -90,7 +91,7 @@ class Look:
     def _stat(self) -> tuple[int, int, int] | None:
         try:
             status = os.stat(self._path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
@@ -102,7 +103,11 @@ class Look:
         fd = os.open(self._record, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(fd, text.ljust(80) + b"\n", 0)
-            os.fdatasync(fd)
+            if self._syncs:
+                os.fdatasync(fd)
+        except OSError:
+            self._syncs = False  # never again on this file: a stale record costs a filling at worst
+            raise
         finally:
             os.close(fd)
 
@@ -111,5 +116,5 @@ def inode(path: Path) -> int:
     """Which file has this name; 0 when none has."""
     try:
         return os.stat(path).st_ino
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0

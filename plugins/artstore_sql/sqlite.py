@@ -140,10 +140,8 @@ class Sqlite:
 
     def checkpoint_if_long(self) -> None:
         """Copy a long WAL into the database; under `exclusive`."""
-        try:
-            length = self._wal.stat().st_size
-        except FileNotFoundError:
-            return
+        with self.translated():
+            length = self._wal.stat().st_size if self.left_open else 0
         if length > self._long:
             # What a reader still needs stays: look again when it has grown by as much once more.
             self._long = LONG_WAL if self._checkpoint() else length + LONG_WAL

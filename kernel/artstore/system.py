@@ -1,0 +1,22 @@
+"""What the system says about the element's own state (`<home>/state`), in our words."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from artstore.errors import StorageFull, Unavailable
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn an `OSError` into `StorageFull` or `Unavailable`: no call of the system may end as a fault of ours."""
+    try:
+        yield
+    except OSError as e:
+        kind = StorageFull if e.errno in _FULL else Unavailable
+        raise kind(f"{what}: {os.strerror(e.errno or 0)}.") from e

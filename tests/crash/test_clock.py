@@ -1,0 +1,76 @@
+"""A clock that is wrong, is set right, or jumps while the element runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import artstore.kernel
+from artstore import checkpoint
+from artstore.boot import open_default
+from artstore.ids import now
+from artstore.spi import SCOPES, Principal, Query
+from audit import audit, open_intents
+from servers import ARTSTORE
+
+BY = Principal(id="1", name="ivanov", scopes=SCOPES)
+
+
+def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    node = open_default(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artstore.kernel, "now", lambda: datetime(2099, 5, 6, 7, tzinfo=UTC))
+        session = node.kernel.begin(BY, filename="from the future.txt")
+        made = session.commit()[0]
+    node.close()
+    record = home / "files" / ".artstore" / checkpoint.CHECKPOINT
+    future = json.loads(record.read_bytes()) | {
+        "at": "2099-05-06T07:00:00.000Z",
+        "directory": "2099/05/06/06",
+    }
+    record.write_text(json.dumps(future))
+    for command in ("recover", "serve"):
+        run = subprocess.run(
+            [ARTSTORE, command, "--home", str(home)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert run.returncode == 78, run
+        assert "the system clock: The clock says" in run.stderr
+        assert "2099-05-06T07:00:00.000Z" in run.stderr
+        assert "remove .artstore/checkpoint.json" in run.stderr
+        assert "Traceback" not in run.stderr
+    record.unlink()  # the cure
+    node = open_default(home)
+    new = node.kernel.begin(BY, filename="now.txt").commit()[0]
+    assert {a.file_id for a in node.kernel.search(Query()).items} == {made.file_id, new.file_id}
+    assert made.storage_path == "2099/05/06/07"
+    assert node.kernel.attr(made.file_id) == made
+    node.close()
+    open_default(home).close()
+    assert set(audit(home)) == {made.file_id, new.file_id}
+
+
+def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
+    """What lands in an hour before the checkpoint is found again although no row of it was kept."""
+    home = tmp_path / "home"
+    node = open_default(home)
+    wal = home / "state" / "wal"
+    before = {p: p.stat().st_size for p in wal.iterdir()}
+    ago = now() - timedelta(hours=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artstore.kernel, "now", lambda: ago)
+        made = node.kernel.begin(BY, filename="of an hour ago.txt").commit()[0]
+    assert checkpoint.is_behind(node.kernel, made.storage_path)
+    # A power cut takes the row, which nobody synced; the log was.
+    node.kernel.cache.remove([made.file_id])
+    assert {p: p.stat().st_size for p in wal.iterdir()} != before
+    for segment, _ in node.kernel.wal.marks():
+        segment.release()
+    again = open_default(home)
+    assert [a.file_id for a in again.kernel.search(Query()).items] == [made.file_id]
+    again.close()
+    assert open_intents(home) == []

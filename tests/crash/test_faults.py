@@ -1,0 +1,88 @@
+"""Every call of every change fails once: the right answer, nothing acknowledged wrongly, no litter, and it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artstore.boot import open_default
+from artstore.spi import SCOPES, Principal
+from audit import audit, open_intents
+
+FAILING = Path(__file__).with_name("failing.py")
+LONG = bool(os.environ.get("ARTSTORE_LONG_FAULTS"))
+BY = Principal(id="1", name="ivanov", scopes=SCOPES)
+DONE = {"upload": 201, "update": 200, "delete": 204, "mode": 200, "read": 200, "keeper": 200}
+AGAIN = {"delete": (204, 404), "mode": (200, 409)}
+"""What is there already, or gone: the first request may have done it without being able to say so."""
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="artstore-faults-") as path:
+        yield Path(path) / "home"
+
+
+def judge(script: str, told: dict[str, Any]) -> None:
+    error, status = told["error"], told["status"]
+    # A file that takes only a part of what is written is what a full disk looks like, too.
+    allowed = {DONE[script], 507 if error in ("ENOSPC", "EDQUOT", "short") else 503}
+    allowed |= {503} if script == "keeper" else set()
+    assert status in allowed, told
+    assert status == DONE[script] or told["retry"], told
+    assert told["search"] == 200, told
+    assert told["synced again"] == [], told
+    closed = error == "EROFS" and told["call"] == "fsync"
+    if closed and script != "mode":  # in mode ro nothing is to be written, and it is ready
+        assert told["ready"][0] == 503, told
+        assert "until a restart" in told["ready"][1]["checks"]["store"], told
+    assert told["again"] in (*AGAIN.get(script, ()), DONE[script], *([503] if closed else [])), told
+    if script not in ("delete", "keeper"):
+        # A deletion that could not be made durable keeps its data, and its tombstone, for the next start.
+        assert told["litter"] == [], told
+        assert told["after"][0] == 200, told
+    if script == "update":
+        before, (_, after) = told["before"], told["after"]
+        assert after["revision"] - before["revision"] in ((1,) if status == 200 else (0, 1)), told
+    elif script not in ("delete", "keeper"):
+        assert told["after"][1] == told["before"], told
+    elif status == 204:
+        assert told["after"][0] == 404, told
+
+
+@pytest.mark.parametrize("script", list(DONE))
+def test_every_call_fails_once(
+    home: Path, script: str, tried: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARTSTORE_MODE", "rw" if script == "mode" else "edit")
+    monkeypatch.setenv("ARTSTORE_LIMITS__MIN_FREE", "0")
+    node = open_default(home)
+    session = node.kernel.begin(BY, filename="old.txt")
+    session.write(b"old")
+    old = session.commit(description="old")[0].file_id
+    node.close()
+    every = 1 if LONG or script in ("upload", "mode", "read") else 3
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(FAILING), str(home), script, old, str(every)],
+        capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert "Traceback" not in run.stderr, run.stderr[-4000:]
+    *faults, end = [json.loads(line) for line in run.stdout.splitlines()]
+    for told in faults:
+        judge(script, told)
+    found = audit(home)
+    assert old in found or script in ("delete", "keeper")
+    assert open_intents(home) == []
+    assert len(faults) * every >= end["calls"] > 10
+    failed = sum(told["status"] != DONE[script] for told in faults)
+    tried(f"{script}: {len(faults)} faults in {end['calls']} calls; {failed} refused, the others borne")
