@@ -1,0 +1,120 @@
+"""An element whose PostgreSQL goes away, falls silent and comes back; and what its commands say of mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import servers
+from postgres import Postgres
+from servers import Element, file_path, until
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Postgres]:
+    """A server of this module's own, to stop and to pause."""
+    server = Postgres()
+    yield server
+    server.close()
+
+
+def test_an_element_outlives_its_database(tmp_path: Path, own: Postgres) -> None:
+    settings = {"CACHE__SQL__URL": own.url(), "CACHE__SQL__TABLE_PREFIX": "out_", "CACHE__SQL__TIMEOUT": "1"}
+    element = servers.start("starlette", tmp_path / "home", settings=settings)
+    try:
+        made = {attr["file_id"]: attr for attr in (element.upload(b"%d" % n) for n in range(3))}
+        for off, on in ((own.stop, own.start), (own.pause, own.resume), (own.crash, own.start)):
+            off()
+            try:
+                more = goes_on(element, made)
+            finally:
+                on()
+            made[more["file_id"]] = more
+            until(lambda: listed(element) == set(made), "the index to heal", deadline=60)
+            assert until(lambda: element.get("/health/ready").status == 200, "readiness")
+        until(lambda: not element.pending(), "every intent to end")
+    finally:
+        element.process.kill()
+        element.process.wait()
+    assert "Traceback" not in element.log.read_text()
+    assert "hunter2" not in element.log.read_text()
+
+
+def goes_on(element: Element, made: dict[str, dict[str, object]]) -> dict[str, object]:
+    """Searches are refused in time, everything that names an id goes on; a file uploaded meanwhile."""
+    refused = element.get("/api/v1/files")
+    refused.problem(503)
+    assert refused.header("retry-after")
+    for file_id, attr in made.items():
+        assert element.get(file_path(file_id)).json() == attr
+        assert element.download(file_id).status == 200
+    more = element.upload(b"meanwhile")
+    assert element.download(more["file_id"]).body == b"meanwhile"
+    assert "cache" in element.get("/health/ready").json()["checks"]
+    return more
+
+
+def listed(element: Element) -> set[str] | None:
+    answer = element.get("/api/v1/files?limit=1000")
+    if answer.status != 200:
+        answer.problem(503)
+        return None
+    return {attr["file_id"] for attr in answer.json()["items"]}
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def artstore(tmp_path: Path, own: Postgres) -> Command:
+    kept = {n: v for n, v in os.environ.items() if not n.startswith("ARTSTORE_")}
+
+    def run(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        given = {
+            "HOME": str(tmp_path / "home"),
+            "CACHE__SQL__URL": own.url(),
+            "CACHE__SQL__TABLE_PREFIX": "cli_",
+        }
+        if "CACHE__SQL__URL_FILE" in settings:
+            del given["CACHE__SQL__URL"]
+        variables = {f"ARTSTORE_{n}": v for n, v in (given | settings).items()}
+        return subprocess.run(
+            [servers.ARTSTORE, *args], env=kept | variables, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def test_the_schema_is_shown_and_moved(artstore: Command) -> None:
+    def revision(*args: str) -> str | None:
+        run = artstore("db", *args, "--json")
+        assert run.returncode == 0, run.stderr
+        found: str | None = json.loads(run.stdout)["revision"]
+        return found
+
+    assert revision("current") is None
+    assert revision("upgrade") == "r3"
+    assert revision("downgrade") == "r2"
+    wrong = artstore("db", "upgrade", "r9")
+    assert (wrong.returncode, "r9" in wrong.stderr) == (78, True)
+
+
+def test_mistakes_are_told_with_their_cure(artstore: Command, own: Postgres, tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text(own.url().replace("hunter2", "hunter3"))
+    wrong = artstore("recover", CACHE__SQL__URL_FILE=str(secret))
+    assert wrong.returncode == 78, wrong.stderr
+    assert "refuses the password" in wrong.stderr
+    log = {"WAL": "sql", "WAL__SQL__URL": own.url(port=servers.free_port())}
+    silent = artstore("recover", **log)
+    assert silent.returncode == 7, silent.stderr
+    prefix = artstore("config", "check", CACHE__SQL__TABLE_PREFIX='x"y')
+    assert prefix.returncode == 78
+    assert "ARTSTORE_CACHE__SQL__TABLE_PREFIX" in prefix.stderr
+    for run in (wrong, silent, prefix, artstore("config", "show", **log)):
+        assert "hunter" not in run.stdout + run.stderr
