@@ -50,6 +50,10 @@ class TestMemoryBackend(BackendSuite):
         return reopen
 
     @pytest.fixture
+    def unplug(self, backend: Backend) -> Callable[[], None]:
+        return backend.close
+
+    @pytest.fixture
     def neighbour(self, store: MemoryStore) -> Callable[[], Backend]:
         return lambda: MemoryBackend(store=store)
 

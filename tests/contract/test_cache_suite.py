@@ -24,6 +24,10 @@ class TestMemoryCache(CacheSuite):
     def cache(self) -> Cache:
         return MemoryCache()
 
+    @pytest.fixture
+    def unplug(self, cache: Cache) -> Callable[[], None]:
+        return cache.close
+
 
 class TestSqlCache(CacheSuite):
     kind: type[SqlCache] = SqlCache

@@ -51,6 +51,11 @@ class CacheSuite:
         """Closes `cache` and opens what it kept; None for a cache that keeps nothing: then every start is new."""
         return None
 
+    @pytest.fixture
+    def unplug(self) -> Callable[[], None] | None:
+        """Makes what is behind `cache` stop answering, for good; None: it cannot."""
+        return None
+
     # --- put, remove ---
 
     def test_it_says_which_contract_it_was_written_for(self, cache: Cache) -> None:
@@ -528,6 +533,33 @@ class CacheSuite:
         assert again.key(rows[0].file_id) is None
         again.put([rows[0]])
         assert ids(again.search(Query(sort="size", descending=False)).items) == ids(rows)
+
+    def test_a_database_that_does_not_answer_says_so(
+        self, cache: Cache, unplug: Callable[[], None] | None
+    ) -> None:
+        if unplug is None:
+            return
+        attr = make_attr()
+        cache.put([attr])
+        unplug()
+        steps: list[Callable[[], Any]] = [
+            lambda: cache.put([make_attr()]),
+            lambda: cache.remove([attr.file_id]),
+            lambda: cache.key(attr.file_id),
+            lambda: cache.search(Query()),
+            lambda: cache.directory(attr.storage_path),
+            lambda: cache.set_stamp("s"),
+            cache.totals,
+            cache.stamp,
+            cache.clear,
+            cache.check,
+        ]
+        for number, step in enumerate(steps):
+            try:
+                step()
+            except Unavailable:
+                continue
+            pytest.fail(f"step {number} did not say that the database is gone")
 
     def test_close_is_harmless_twice(self, cache: Cache) -> None:
         cache.put([make_attr()])
