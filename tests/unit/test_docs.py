@@ -81,7 +81,7 @@ def test_every_page_is_found_from_the_readme() -> None:
 
 
 def test_what_should_be_told_has_its_page() -> None:
-    pages = {"terms", "architecture", "writing-a-plugin", "configuration", "http-api", "operations", "why",
+    pages = {"terms", "architecture", "protocol", "writing-a-plugin", "configuration", "http-api", "operations", "why",
              "stability"}  # fmt: skip
     assert pages <= {p.stem for p in (ROOT / "docs").glob("*.md")}
     architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
