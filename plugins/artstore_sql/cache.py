@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,11 @@ from sqlalchemy.exc import ArgumentError
 from artstore.attr import Attr
 from artstore.errors import ConfigError, Unavailable
 from artstore.spi import Context, Page, Position, Query, Totals
+from artstore_sql import migration
 from artstore_sql.inuse import InUse
 from artstore_sql.mounts import UNSAFE, file_system
-from artstore_sql.opening import look_into
-from artstore_sql.schema import create, drop, has_trigram
+from artstore_sql.opening import PATIENCE, look_into
+from artstore_sql.schema import has_trigram, renew
 from artstore_sql.search import possible, statement
 from artstore_sql.sqlite import Sqlite
 from artstore_sql.tables import Tables, consistent, row, sort_value
@@ -168,6 +170,17 @@ class SqlCache:
     def _indexed(self) -> bool:
         return self._in_use is not None and self._in_use.indexed
 
+    def move(self, target: str) -> str | None:
+        """Move the schema; nothing but `close` may follow."""
+        deadline = time.monotonic() + PATIENCE
+        with self._database.exclusive(deadline), self._database.transaction(deadline) as connection:
+            return migration.move(connection, self._tables.prefix, target)
+
+    def revision(self) -> str | None:
+        """Of the schema."""
+        with self._reading() as connection:
+            return migration.present(connection, self._tables.prefix)
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         if self._closed:
@@ -211,8 +224,7 @@ class SqlCache:
 
     def _renew(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Dropping costs much less than a trigger for each of a million rows.
-        drop(connection, self._tables)
-        create(connection, self._tables, trigram=self._indexed)
+        renew(connection, self._tables, trigram=self._indexed)
 
     def _touch(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # The same value again: nothing changes, and the commit is a real write.

@@ -27,6 +27,14 @@ def present(connection: Connection, prefix: str) -> str | None:
     return found
 
 
+def mark(connection: Connection, prefix: str) -> None:
+    """Note that what is there is of this version's making."""
+    table = version_table(prefix)
+    connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) NOT NULL)")
+    connection.exec_driver_sql(f"DELETE FROM {table}")
+    connection.exec_driver_sql(f"INSERT INTO {table} VALUES ('{HEAD}')")
+
+
 def move(connection: Connection, prefix: str, target: str) -> str | None:
     """Go to `target`: a revision, `head`, `base`, or steps such as `-1` and `+1`; where we are then.
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, select
 
 from artstore.errors import ConfigError, NotFound, Unavailable
+from artstore_sql import migration
 from artstore_sql.lock import Alive
-from artstore_sql.schema import create, drop
+from artstore_sql.schema import renew
 from artstore_sql.sqlite import Sqlite, is_broken
 from artstore_sql.tables import SCHEMA, Tables
 
@@ -170,12 +171,21 @@ def _prepare(database: Sqlite, tables: Tables, *, trigram: bool) -> bool:
             # A virtual table whose module is missing can be neither written nor dropped.
             raise _Useless("its words are indexed by FTS5, which this SQLite lacks")
         if schema == str(SCHEMA):
-            return indexed
+            return _newest(connection, tables, indexed)
         if known:
             log.warning("the cache %s has schema %r, not %d: it is begun anew", database.path, schema, SCHEMA)
-        drop(connection, tables)
-        create(connection, tables, trigram=trigram)
+        renew(connection, tables, trigram=trigram)
         return trigram
+
+
+def _newest(connection: Connection, tables: Tables, indexed: bool) -> bool:
+    revision = migration.present(connection, tables.prefix)
+    if revision is None:  # made before revisions were counted, and the same as the newest
+        migration.mark(connection, tables.prefix)
+    elif revision != migration.HEAD:
+        migration.move(connection, tables.prefix, "head")
+        return _meta(connection, tables).get("words") == "trigram"
+    return indexed
 
 
 def _meta(connection: Connection, tables: Tables) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import BaseModel
 
-from artstore.errors import ConfigError
+from artstore.errors import ConfigError, NotFound
 from artstore.spi import Cache, Context
 from artstore_sql.cache import SqlCache, SqlSettings
 
@@ -33,11 +35,7 @@ class Sql:
     @staticmethod
     def migrate(settings: SqlSettings, context: Context, target: str | None) -> str | None:
         if settings.url is None or not _is_postgres(settings):
-            raise ConfigError(
-                "A cache in SQLite that does not fit is begun anew by itself.",
-                place="cache.sql.url",
-                cure="There is nothing to do; to force it, stop the element and delete the file.",
-            )
+            return _migrate_sqlite(settings, context, target)
         from artstore_sql.opened import migrate
 
         return migrate(settings.url, settings.timeout, settings.table_prefix, target)
@@ -45,3 +43,12 @@ class Sql:
 
 def _is_postgres(settings: SqlSettings) -> bool:
     return settings.url is not None and settings.url.get_secret_value().startswith("postgres")
+
+
+def _migrate_sqlite(settings: SqlSettings, context: Context, target: str | None) -> str | None:
+    try:
+        cache = SqlCache(settings, replace(context, reading=target is None))
+    except NotFound:
+        return None
+    with closing(cache):
+        return cache.revision() if target is None else cache.move(target)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
+from artstore_sql import migration
 from artstore_sql.tables import SCHEMA, Tables
 
 # External content: the text stays in `files` alone. detail=none: trigrams without their places are a
@@ -57,14 +58,40 @@ def has_trigram() -> bool:
     return True
 
 
-def create(connection: Connection, tables: Tables, *, trigram: bool) -> None:
-    """Make an empty cache without a stamp."""
+def renew(connection: Connection, tables: Tables, *, trigram: bool) -> None:
+    """Make an empty cache without a stamp, whatever was there."""
+    drop(connection, tables)
+    create(connection, tables)
+    if trigram:
+        index_words(connection, tables)
+    migration.mark(connection, tables.prefix)
+
+
+def create(connection: Connection, tables: Tables) -> None:
+    """The tables, without an index of words."""
     tables.metadata.create_all(connection)
-    for statement in (*_TRIGGERS, *((_PARTS, *_PARTS_TRIGGERS) if trigram else ())):
+    for statement in _TRIGGERS:
         connection.exec_driver_sql(statement.format(p=tables.prefix))
     connection.execute(insert(tables.totals).values(files=0, size=0))
-    facts = {"schema": str(SCHEMA), "words": "trigram" if trigram else "none"}
+    facts = {"schema": str(SCHEMA), "words": "none"}
     connection.execute(insert(tables.meta), [{"name": name, "value": value} for name, value in facts.items()])
+
+
+def index_words(connection: Connection, tables: Tables) -> None:
+    """Index the words of whatever rows there are."""
+    p = tables.prefix
+    for statement in (_PARTS, *_PARTS_TRIGGERS):
+        connection.exec_driver_sql(statement.format(p=p))
+    connection.exec_driver_sql(f"INSERT INTO {p}parts ({p}parts) VALUES ('rebuild')")
+    connection.execute(update(tables.meta).where(tables.meta.c.name == "words").values(value="trigram"))
+
+
+def unindex_words(connection: Connection, tables: Tables) -> None:
+    """Drop that index, if there is one."""
+    for name in ("insert", "delete", "update"):
+        connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {tables.prefix}parts_{name}")
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {tables.prefix}parts")
+    connection.execute(update(tables.meta).where(tables.meta.c.name == "words").values(value="none"))
 
 
 def drop(connection: Connection, tables: Tables) -> None:

@@ -29,9 +29,11 @@ from artstore.spi import Context, Position, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, ids, pages
 from artstore.testing.memory_cache import MemoryCache
+from artstore_sql import migration
 from artstore_sql.cache import SqlCache
 from artstore_sql.look import Look
 from artstore_sql.mounts import file_system
+from artstore_sql.provider import Sql
 from artstore_sql.schema import has_trigram
 from artstore_sql.search import FEW, statement
 from artstore_sql.sqlite import LONG_WAL, READERS, Sqlite
@@ -85,6 +87,7 @@ import sys, threading
 from pathlib import Path
 from artstore.spi import Context, Query
 from artstore.testing.attrs import make_attr
+from artstore_sql import migration
 from artstore_sql.cache import SqlCache
 
 home, name = Path(sys.argv[1]), sys.argv[2]
@@ -568,6 +571,53 @@ def test_an_older_or_unknown_schema_is_begun_anew(path: Path, opened: Open, chan
     attr = make_attr()
     cache.put([attr])
     assert cache.search(Query(words=("report",))).items == [attr]
+
+
+def moved(home: Path, target: str | None) -> str | None:
+    return Sql.migrate(SqlCache.Settings(timeout=60), context(home), target)
+
+
+def test_down_and_up_again_on_data(tmp_path: Path, path: Path, opened: Open) -> None:
+    assert moved(tmp_path, None) is None
+    cache = opened()
+    attrs = [make_attr(size=n, tags=(f"t{n % 3}",), description=f"договор {n}") for n in range(300)]
+    cache.put(attrs)
+    cache.set_stamp("kept")
+    cache.close()
+    assert moved(tmp_path, None) == migration.HEAD
+    assert moved(tmp_path, "r1") == "r1"
+    assert moved(tmp_path, None) == "r1"
+    assert raw(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE 'parts%'") == [[(0,)]]
+    again = opened()
+    assert again.stamp() == "kept"
+    assert again.search(Query(words=("ДОГОВОР 77",))).items == [attrs[77]]
+    assert again.totals() == Totals(300, sum(range(300)))
+    again.put([make_attr(description="needle")])
+    assert len(again.search(Query(words=("needle",))).items) == 1
+    again.close()
+    assert raw(path, "SELECT value FROM meta WHERE name = 'words'", "PRAGMA integrity_check") == [
+        [("trigram" if has_trigram() else "none",)],
+        [("ok",)],
+    ]
+    assert moved(tmp_path, "base") is None
+    left = "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '%alembic%'"
+    assert raw(path, left) == [[]]
+    assert opened().stamp() is None
+
+
+def test_a_cache_made_before_revisions_were_counted_stays(path: Path, opened: Open) -> None:
+    fill(opened())
+    raw(path, "DROP TABLE alembic_version")
+    assert opened().stamp() == "filled"
+    assert raw(path, "SELECT version_num FROM alembic_version") == [[(migration.HEAD,)]]
+
+
+def test_a_newer_revision_is_refused(path: Path, opened: Open) -> None:
+    fill(opened())
+    raw(path, "UPDATE alembic_version SET version_num = 'r77'")
+    with pytest.raises(ConfigError, match="newer artstore"):
+        opened()
+    assert raw(path, "SELECT count(*) FROM files") == [[(200,)]]
 
 
 # --- words without FTS5 ---

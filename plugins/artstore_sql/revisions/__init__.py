@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from alembic import op
+from sqlalchemy import Connection
+
+from artstore_sql.tables import Tables
 
 
-def run(*, postgresql: tuple[str, ...] = (), sqlite: tuple[str, ...] = ()) -> None:
-    """Run the statements of the database at hand; `{p}` in them is the prefix of its tables."""
+def run(
+    *, postgresql: tuple[str, ...] = (), sqlite: Callable[[Connection, Tables], None] | None = None
+) -> None:
+    """Do what the database at hand needs; `{p}` in statements is the prefix of its tables."""
     context = op.get_context()
-    statements = postgresql if context.dialect.name == "postgresql" else sqlite
-    for statement in statements:
-        op.get_bind().exec_driver_sql(statement.replace("{p}", context.opts["artstore_prefix"]))
+    prefix = context.opts["artstore_prefix"]
+    if context.dialect.name == "postgresql":
+        for statement in postgresql:
+            op.get_bind().exec_driver_sql(statement.replace("{p}", prefix))
+    elif sqlite is not None:
+        sqlite(op.get_bind(), Tables(prefix))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from artstore_sql import schema
 from artstore_sql.revisions import run
 
 revision = "r1"
@@ -77,8 +78,8 @@ POSTGRESQL_DOWN = (
 
 
 def upgrade() -> None:
-    run(postgresql=POSTGRESQL)
+    run(postgresql=POSTGRESQL, sqlite=schema.create)
 
 
 def downgrade() -> None:
-    run(postgresql=POSTGRESQL_DOWN)
+    run(postgresql=POSTGRESQL_DOWN, sqlite=schema.drop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import text
 
+from artstore_sql import schema
 from artstore_sql.grams import grams
 from artstore_sql.revisions import run
 
@@ -17,6 +18,8 @@ _BATCH = 1000
 
 
 def upgrade() -> None:
+    if schema.has_trigram():
+        run(sqlite=schema.index_words)
     run(postgresql=("ALTER TABLE {p}file_metadata ADD COLUMN parts int[]",))
     if op.get_context().dialect.name == "postgresql":
         _fill(f"{op.get_context().opts['artstore_prefix']}file_metadata")
@@ -29,7 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    run(postgresql=("ALTER TABLE {p}file_metadata DROP COLUMN parts",))
+    run(postgresql=("ALTER TABLE {p}file_metadata DROP COLUMN parts",), sqlite=schema.unindex_words)
 
 
 def _fill(table: str) -> None:
