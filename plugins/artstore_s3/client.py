@@ -41,7 +41,7 @@ _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "EntityTooLarge"})
 _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, TokenRetrievalError)
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError)
-_LOST = (HTTPClientError, BotoCoreError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, OSError)
+LOST = (HTTPClientError, BotoCoreError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, OSError)
 
 logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
 
@@ -95,7 +95,7 @@ class Client:
                 use_listings_cache=False,
             )
             self._s3 = self.wait(self.fs.set_session())
-        except (ValueError, *_LOST) as e:
+        except (ValueError, *LOST) as e:
             raise ConfigError(
                 f"S3 cannot be used as it is set: {type(e).__name__}.",
                 place="backend.s3",
@@ -139,7 +139,7 @@ class Client:
                 raise Refusal("NoCredentials", 403, unsure) from None
             except _NEVER_SENT as e:
                 reason = _reason(e)
-            except _LOST as e:
+            except LOST as e:
                 unsure, reason = True, _reason(e)
             pause = random.uniform(0.5, 1) * 0.1 * 3**n  # noqa: S311
             if time.monotonic() + pause >= ends:
@@ -161,7 +161,7 @@ class Client:
             try:
                 async with asyncio.timeout(self._deadline):
                     return await work()
-            except _LOST as e:
+            except LOST as e:
                 raise Lost(_reason(e), True) from None
 
         return self.wait(run())

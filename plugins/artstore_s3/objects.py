@@ -14,12 +14,13 @@ from typing import Any
 
 from artstore.errors import Unavailable, Undecided
 from artstore_fsspec.objects import Content, Stored
-from artstore_s3.client import Client, Lost, Refusal, unavailable
+from artstore_s3.client import LOST, Client, Lost, Refusal, unavailable
 from artstore_s3.parts import S3Upload
 from artstore_s3.reader import S3Reader
 
 _MARK, _PUT = "artstore-upload", "artstore-put"
 _COPY_AT_ONCE = 5 << 30
+_TRIES = 3
 
 
 @contextmanager
@@ -61,31 +62,20 @@ class S3Objects:
 
     def get(self, name: str, limit: int) -> Content | None:
         async def small() -> Content | None:
-            try:
-                found = await self._client.acall("get_object", Key=self.full(name))
-            except Refusal as e:
-                if e.status == 404 and e.code != "NoSuchBucket":
-                    return None
-                raise
-            content = b""
-            body = found["Body"]
-            try:
-                while len(content) < limit and (piece := await body.read(limit - len(content))):
-                    content += piece
-            finally:
-                body.close()
-            if len(content) < min(limit, found["ContentLength"]):
-                raise Lost("the answer was cut short", unsure=False)
-            return Content(content, found["ETag"], found["Metadata"].get(_MARK, ""))
+            for _ in range(_TRIES):
+                try:
+                    found = await self._client.acall("get_object", Key=self.full(name))
+                except Refusal as e:
+                    if e.status == 404 and e.code != "NoSuchBucket":
+                        return None
+                    raise
+                content = await _first(found["Body"], limit)
+                if len(content) == min(limit, found["ContentLength"]):
+                    return Content(content, found["ETag"], found["Metadata"].get(_MARK, ""))
+            raise Lost("the answer was cut short", unsure=False)
 
         with translated(name):
-            for tries_left in (2, 1, 0):
-                try:
-                    return self._client.within(small)
-                except Lost:
-                    if not tries_left:
-                        raise
-        raise AssertionError("unreachable")
+            return self._client.within(small)
 
     def put(
         self, name: str, content: bytes, *, mark: str = "", absent: bool = False, tag: str | None = None
@@ -216,6 +206,19 @@ class S3Objects:
 
     def close(self) -> None:
         self._client.close()
+
+
+async def _first(body: Any, limit: int) -> bytes:
+    """The first `limit` bytes of an answer, or as many as came."""
+    content = b""
+    try:
+        while len(content) < limit and (piece := await body.read(limit - len(content))):
+            content += piece
+    except LOST:
+        pass
+    finally:
+        body.close()
+    return content
 
 
 def _clock(answer: dict[str, Any]) -> datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 FIRST_PART = 8 * MIB
-GROWTH = 108_500
-"""Bytes by which each part is longer than the one before: 10,000 parts, the most there may be, hold 5 TiB."""
-WINDOW = 32 * MIB
-"""Bytes sent at the same moment; one part at least."""
+EQUAL = 256
+"""Parts of that size; what is longer than 2 GiB needs larger ones."""
+GROWTH = 115_000
+"""Bytes by which each later part is longer than the one before: 10,000 parts, the most there may be, hold 5 TiB."""
+WINDOW = 16 * MIB
+"""Bytes sent at the same moment; one part at least. More is no quicker on one machine, and memory is not free."""
 
 
 def part_size(number: int) -> int:
     """Bytes of the part of that number; parts count from 1."""
-    return FIRST_PART + (number - 1) * GROWTH
+    return FIRST_PART + max(0, number - EQUAL) * GROWTH
 
 
 class S3Upload:
@@ -36,7 +39,7 @@ class S3Upload:
         self._name = name
         self._mark = mark
         self._metadata = metadata
-        self._filling = bytearray()
+        self._filling = io.BytesIO()
         self._upload_id: str | None = None
         self._sent = 0
         self._tags: list[str] = []
@@ -46,14 +49,14 @@ class S3Upload:
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         rest = memoryview(piece)
         while rest:
-            room = part_size(self._sent + 1) - len(self._filling)
-            self._filling += rest[:room]
+            room = part_size(self._sent + 1) - self._filling.tell()
+            self._filling.write(rest[:room])
             rest = rest[room:]
             if rest:  # a part goes when the next one begins: the last may have any size
                 self._send()
 
     def _send(self) -> None:
-        part, self._filling = self._filling, bytearray()
+        part, self._filling = self._filling.getvalue(), io.BytesIO()
         try:
             if self._upload_id is None:
                 begun = self._client.call(
@@ -71,7 +74,7 @@ class S3Upload:
             Key=self._objects.full(self._name),
             UploadId=self._upload_id,
             PartNumber=self._sent,
-            Body=bytes(part),
+            Body=part,
         )
         self._under_way.append((len(part), self._client.begin(sending)))
 
@@ -81,8 +84,7 @@ class S3Upload:
 
     def finish(self) -> bool:
         if self._upload_id is None:
-            content = bytes(self._filling)
-            self._filling = bytearray()
+            content, self._filling = self._filling.getvalue(), io.BytesIO()
             try:
                 done = self._objects.put(self._name, content, mark=self._mark, absent=True)
             except Undecided:
@@ -141,7 +143,7 @@ class S3Upload:
         if self._over:
             return
         self._over = True
-        self._filling = bytearray()
+        self._filling = io.BytesIO()
         for _, sending in self._under_way:
             sending.cancel()
         for _, sending in self._under_way:

@@ -38,7 +38,7 @@ STATES = ("not applied", "applied", "reply lost", "twice", "late")
 WRITERS = ("dead", "late")
 STEPS = ("small", "large", "update", "delete")
 ALL = bool(os.environ.get("ARTSTORE_S3_STATES"))
-PART = 6
+PART = 12
 """Without that variable, one case of so many is tried."""
 OURS = {"element.json", "checkpoint.json", "conditions", "probe"}
 

@@ -18,7 +18,7 @@ from servers import Element
 ADAPTERS = ("starlette", "falcon")
 
 
-ON_S3 = {"test_uploads", "test_downloads", "test_changes", "test_races"}
+ON_S3 = {"test_downloads", "test_races"}
 """What is tried on S3 and PostgreSQL as well; with ARTSTORE_HTTP=all everything is."""
 
 
