@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import shutil
@@ -74,6 +75,7 @@ class Postgres:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", "-D", self._data, "-p", str(self.port), *flags],
                 stdout=sink, stderr=sink, cwd=self._dir, user=self._user, start_new_session=True,
+                preexec_fn=_end_with_parent,
             )  # fmt: skip
         deadline = time.monotonic() + 30
         while True:
@@ -154,6 +156,10 @@ class Postgres:
         subprocess.run(
             [self._bin / name, *args], check=True, capture_output=True, cwd=self._dir, user=self._user
         )
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
 
 
 def _free_port() -> int:

@@ -48,12 +48,15 @@ def start(tmp_path: Path, s3_server: Any, bucket: str, postgres: Postgres) -> It
         begun.append(servers.start("starlette", tmp_path / name, settings=shared | more))
         return begun[-1]
 
-    yield begin
-    for element in begun:
-        if element.process.poll() is None:
-            os.killpg(element.process.pid, signal.SIGCONT)
-        if element.process.poll() is None:
-            element.stop()
+    try:
+        yield begin
+        for element in begun:
+            if element.process.poll() is None:
+                element.stop()
+    finally:
+        for element in begun:
+            if element.process.poll() is None:
+                kill(element)
 
 
 def kill(element: Element) -> None:
