@@ -22,6 +22,9 @@ from artstore.spi import SCOPES, Principal, Span
 from between import HttpProxy, TcpProxy, Weather
 from servers import Element, until
 
+pytestmark = pytest.mark.timeout(300)
+"""A storm lasts for as long as the time-outs say, and a busy machine adds to it."""
+
 BY = Principal(id="u-1", name="ivanov", scopes=SCOPES)
 TIMES = {"connect_timeout": 2, "read_timeout": 4, "deadline": 6}
 """Short, so that a test does not wait for long; `LIMIT` is what any call may take then."""
