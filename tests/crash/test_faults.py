@@ -18,6 +18,7 @@ from artstore.spi import SCOPES, Principal
 from audit import audit, open_intents
 
 FAILING = Path(__file__).with_name("failing.py")
+pytestmark = pytest.mark.timeout(300)
 LONG = bool(os.environ.get("ARTSTORE_LONG_FAULTS"))
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 DONE = {"upload": 201, "update": 200, "delete": 204, "mode": 200, "read": 200, "keeper": 200}
