@@ -12,6 +12,7 @@ skipped. It does not depend on the cache, and it may be deleted while the elemen
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import heapq
 import itertools
@@ -143,16 +144,37 @@ class Segment:
         """Nothing in it is of concern any more: give it its final name, and let it go."""
         if self._size:
             try:
+                if self.spoiled:
+                    self._copy()
                 # Or its last lines might be lost and its name kept: intents that nobody would ever end.
                 os.fdatasync(self._fd)
             except OSError as e:
                 log.warning("%s stays as it is: %s", self.path.name, os.strerror(e.errno or 0))
+                self.spoiled = True
                 self.release()
                 return
             self.path.rename(self.path.with_name(self.path.name.removesuffix(_OPEN) + _SETTLED))
         else:
             self.path.unlink(missing_ok=True)
         self.release()
+
+    def _copy(self) -> None:
+        """Into another file of this name: of the one that failed, a second fsync would say yes and mean nothing."""
+        copy = self.path.with_suffix(".copy")
+        copy.unlink(missing_ok=True)
+        fd = os.open(copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            content = self.path.read_bytes()
+            if os.write(fd, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            copy.rename(self.path)
+        except OSError:
+            os.close(fd)
+            raise
+        with self._lock:
+            os.close(self._fd)
+            self._fd, self.spoiled = fd, False
 
     def release(self) -> None:
         with self._lock:

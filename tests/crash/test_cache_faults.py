@@ -27,7 +27,7 @@ from servers import Element, file_path, until
 Tried = Callable[[str], None]
 
 pytestmark = pytest.mark.timeout(900)
-LONG = bool(os.environ.get("ARTSTORE_LONG_FAULTS"))
+LONG = bool(os.environ.get("FAULTS_FULL"))
 LOCKED = 30.0 if LONG else 8.0
 """Seconds for which a stranger locks the database; a call gives up after five."""
 BOUND = 12.0

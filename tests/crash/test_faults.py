@@ -19,7 +19,7 @@ from audit import audit, open_intents
 
 FAILING = Path(__file__).with_name("failing.py")
 pytestmark = pytest.mark.timeout(300)
-LONG = bool(os.environ.get("ARTSTORE_LONG_FAULTS"))
+LONG = bool(os.environ.get("FAULTS_FULL"))
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 DONE = {"upload": 201, "update": 200, "delete": 204, "mode": 200, "read": 200, "keeper": 200}
 AGAIN = {"delete": (204, 404), "mode": (200, 409)}
@@ -40,10 +40,12 @@ def judge(script: str, told: dict[str, Any]) -> None:
     allowed |= {503} if script == "keeper" else set()
     assert status in allowed, told
     assert status == DONE[script] or told["retry"], told
-    assert told["search"] == 200, told
     assert told["synced again"] == [], told
     closed = error == "EROFS" and told["call"] == "fsync"
-    if closed and script != "mode":  # in mode ro nothing is to be written, and it is ready
+    # What a closed store refused may have happened, for all the kernel knows: its row is owed until the next tick.
+    assert told["search"] == 200 or closed, told
+    # In mode ro nothing is to be written, and it is ready; what the keeper syncs may be the cache.
+    if closed and script not in ("mode", "keeper"):
         assert told["ready"][0] == 503, told
         assert "until a restart" in told["ready"][1]["checks"]["store"], told
     assert told["again"] in (*AGAIN.get(script, ()), DONE[script], *([503] if closed else [])), told
