@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -277,8 +277,9 @@ def surveying(
             tolerant=True,
         )
         if not backend.capabilities.traces and told.state.is_dir():
-            survey.log = build_log(configuration, registry, told)
-            stack.callback(survey.log.close)
+            with suppress(NotFound):  # where there is no log yet, nothing was begun
+                survey.log = build_log(configuration, registry, told)
+                stack.callback(survey.log.close)
         try:
             cache: Cache = build("cache", configuration, registry, told)
         except NotFound:

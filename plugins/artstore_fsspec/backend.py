@@ -83,7 +83,10 @@ class FsspecBackend(ObjectBackend):
                 place="backend.fsspec.url",
                 cure="Install the library for that protocol, and check url and options.",
             ) from e
-        with translated("the store"):
-            fs.makedirs(root, exist_ok=True)
-        objects = FsspecObjects(fs, root, context.state / "locks", moves=facts.moves)
+        locks = context.state / "locks"
+        if not context.reading:
+            locks.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with translated("the store"):
+                fs.makedirs(root, exist_ok=True)
+        objects = FsspecObjects(fs, root, locks, moves=facts.moves)
         super().__init__(objects, grace=settings.grace)

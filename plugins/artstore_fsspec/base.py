@@ -137,16 +137,17 @@ class ObjectBackend:
             self.settle(key)  # perhaps on its way: its sidecar must not come after this
 
     def tombstones(self) -> Iterator[str]:
+        yield from (key for _, key, took_place in self._traces() if took_place)
+
+    def _traces(self) -> Iterator[tuple[Stored, str, bool]]:
+        """Each deletion that was begun, its key, and whether it took place."""
         for trace in self._objects.walk(TRASH):
             key, _, by = trace.name.removeprefix(TRASH).rpartition("~")
             try:
                 marker, _ = self._register(key)
             except NotFound:  # a stranger's
                 continue
-            if marker is not None and marker.by == by:
-                yield key
-            elif trace.age > self._grace:  # a deletion that did not take place
-                self._objects.delete(trace.name)
+            yield trace, key, marker is not None and marker.by == by
 
     def forget(self, key: str) -> None:
         marker, _ = self._register(key)
@@ -243,6 +244,9 @@ class ObjectBackend:
         if time.monotonic() - self._swept > min(SWEEP_EVERY, self._grace):
             self._swept = time.monotonic()
             self._objects.drop_uploads(older=self._grace)
+            for trace, _, took_place in self._traces():
+                if trace.age > self._grace and not took_place:
+                    self._objects.delete(trace.name)
             for grave in self._objects.walk(GRAVES):
                 if grave.age > self._grace:
                     self._dig_up(grave)

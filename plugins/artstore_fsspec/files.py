@@ -55,7 +55,6 @@ class FsspecObjects:
         self._fs = fs
         self._root = root.rstrip("/")
         self._moves = moves
-        locks.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._locks = locks
         self._mutexes = [threading.Lock() for _ in range(_SHARDS)]
 

@@ -27,7 +27,8 @@ class S3Backend(ObjectBackend):
         self._client = Client(settings)
         try:
             _require_bucket(self._client, settings)
-            _require_conditions(self._client, settings)
+            if not context.reading:
+                _require_conditions(self._client, settings)
         except BaseException:
             self._client.close()
             raise

@@ -133,12 +133,14 @@ def test_markers_go_after_the_grace(opened: Open, client: Any, bucket: str) -> N
     backend.remove_data(KEY)
     backend.forget(KEY)
     assert not backend.settle(KEY + "2")
+    never = f"{TRASH}{KEY}~0000"  # a deletion that was begun and did not take place
+    client.put_object(Bucket=bucket, Key=never, Body=b"{}")
     list(backend.reap())
 
     def names() -> set[str]:
         return {o["Key"] for o in client.list_objects_v2(Bucket=bucket).get("Contents", ())}
 
-    kept = {k + SIDECAR_SUFFIX for k in (KEY, KEY + "2")} | {GRAVES + KEY, GRAVES + KEY + "2"}
+    kept = {k + SIDECAR_SUFFIX for k in (KEY, KEY + "2")} | {GRAVES + KEY, GRAVES + KEY + "2", never}
     assert {n for n in names() if not n.endswith("conditions")} == kept
 
     def swept() -> bool:
