@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 TRIED = "tried"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest goes first, so that at the end no process of the run waits for another."""
+    items.sort(key=lambda item: "/crash/" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real S3 server, one for each process of the run."""
