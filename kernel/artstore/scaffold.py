@@ -15,11 +15,12 @@ from artstore.errors import Conflict, InvalidField
 NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 LONGEST = 40
 
-# The module to begin with, and what its classes begin with.
+# The module to begin with, and what its classes begin with. `artstore.testing` is read here, not imported: it needs
+# pytest, which a plain installation has not got.
 SOURCES = {
-    "backend": ("artstore.testing", "memory_backend.py", "Memory"),
-    "cache": ("artstore.testing", "memory_cache.py", "Memory"),
-    "auth": ("artstore.testing", "memory_auth.py", "Static"),
+    "backend": ("artstore", "testing/memory_backend.py", "Memory"),
+    "cache": ("artstore", "testing/memory_cache.py", "Memory"),
+    "auth": ("artstore", "testing/memory_auth.py", "Static"),
     "naming": ("artstore_naming", "dated.py", "Dated"),
 }
 
@@ -145,7 +146,7 @@ def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = No
         raise Conflict(f"The {role} '{name}' is offered by {taken[name]} already.")
     directory = place / f"artstore-{name}"
     if directory.exists():
-        raise Conflict(f"There is a {directory.name} here already.")
+        raise Conflict(f"{directory.name} is here already.")
     package, source, old = SOURCES[role]
     new = "".join(part.capitalize() for part in name.split("-"))
     fill = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def test_nothing_is_overwritten_and_no_name_taken_twice(
     assert cli.main(["plugin", "new", "tape", "--role", "cache"]) == 0
     assert "cd artstore-tape" in capsys.readouterr().out
     assert cli.main(["plugin", "new", "tape", "--role", "cache"]) == 1
-    assert "There is a artstore-tape here already" in capsys.readouterr().err
+    assert "artstore-tape is here already" in capsys.readouterr().err
     assert cli.main(["plugin", "new", "local", "--role", "backend"]) == 1
     assert "'local' is offered by artstore:local already" in capsys.readouterr().err
     assert cli.main(["plugin", "new", "No Name", "--role", "auth"]) == 1
@@ -58,3 +60,12 @@ def test_nothing_is_overwritten_and_no_name_taken_twice(
     assert [p.name for p in tmp_path.iterdir()] == ["artstore-tape"]
     with pytest.raises(Conflict):
         make("tape", "cache", tmp_path)
+
+
+@pytest.mark.parametrize("role", SOURCES)
+def test_a_plain_installation_is_enough(tmp_path: Path, role: str) -> None:
+    """Without the extra `testing` there is no pytest."""
+    without = "import sys; sys.modules['pytest'] = None; from artstore.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", without, "plugin", "new", "tape", "--role", role]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, "")

@@ -22,7 +22,9 @@ def test_root_and_info(element: Element) -> None:
     assert info["mode"] == "edit"
     assert info["allowed_operations"] == ["upload", "update", "delete", "download", "read"]
     assert info["adapter"] == element.adapter
-    assert set(info) == {"element_id", "display_name", "version", "mode", "allowed_operations", "adapter"}
+    assert set(info) == {
+        "element_id", "display_name", "version", "mode", "allowed_operations", "adapter", "weaker",
+    }  # fmt: skip
 
 
 def test_health(element: Element) -> None:
