@@ -137,13 +137,14 @@ class Keeper:
         """Make the cache durable; then tombstones, old segments and the checkpoint can follow."""
         kernel = self._kernel
         begun = now()
+        # Before the look at what was changed: what ended before the marks is flushed then.
+        marks = kernel.wal.marks()
         changed, self._changed = self._changed, False
         with self._lock:
             owed = {key for key, _ in self._owed.values()}
             # Of a file whose row is owed the tombstone is the trace.
             graves = [key for key in self._graves if key not in owed]
             self._graves = [key for key in self._graves if key in owed]
-        marks = kernel.wal.marks()
         try:
             if changed or graves:
                 recovery.flush(kernel, begun, move=not owed)

@@ -305,7 +305,6 @@ class Kernel:
     def settle_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> None:
         """The last steps of a change. It has succeeded whatever the cache says: a row that cannot be
         written now is owed, and the intent stays open until it is paid."""
-        self.keeper.changed()
         try:
             if gone:
                 self.cache.remove([attr.file_id])
@@ -315,9 +314,9 @@ class Kernel:
             log.warning("the cache row of %s is owed: %s", attr.file_id, e)
             self.keeper.owe(attr.file_id, attr.key, intent)
             intent = None
-        self.observers.tell(
-            change_of(attr, gone=gone)
-        )  # before the intent ends: until then the log remembers
+        self.keeper.changed()
+        # Before the intent ends: until then the log remembers.
+        self.observers.tell(change_of(attr, gone=gone))
         if intent is not None:
             intent.commit()
 

@@ -44,9 +44,11 @@ def repair_row(kernel: Kernel, key: str, file_id: str, *, anew: bool = False) ->
         there = attr is not None and attr.file_id == file_id
         if (anew or not there) and kernel.cache.key(file_id) == key:
             kernel.cache.remove([file_id])
+            kernel.keeper.changed()
         if attr is None or not there:
             return False
         kernel.cache.put([attr])
+        kernel.keeper.changed()
         return True
 
 

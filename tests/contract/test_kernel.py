@@ -808,3 +808,56 @@ def test_pages_are_the_cache_s(kernel: Kernel) -> None:
     items: Sequence[Attr] = [*page.items, *rest.items]
     assert [a.size for a in items] == [0, 1, 2, 3, 4]
     assert rest.next is None
+
+
+class Volatile(MemoryCache):
+    """A cache that knows what a power cut would take from it; `first` is called once, before the next row is put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unflushed: set[str] = set()
+        self.first: Callable[[], None] | None = None
+
+    def put(self, attrs: Sequence[Attr]) -> None:
+        first, self.first = self.first, None
+        if first is not None:
+            first()
+        super().put(attrs)
+        self.unflushed |= {attr.file_id for attr in attrs}
+
+    def flush(self) -> None:
+        super().flush()
+        self.unflushed.clear()
+
+    def set_stamp(self, stamp: str, *, instead_of: str | None = None) -> None:
+        super().set_stamp(stamp, instead_of=instead_of)
+        self.unflushed.clear()
+
+
+def test_a_flush_that_comes_between_takes_no_row_for_durable(ground: Ground) -> None:
+    cache = Volatile()
+    kernel = ground.open(cache=cache)
+    attr = upload(kernel)
+    kernel.keeper.flush()
+    cache.first = kernel.keeper.flush
+    kernel.update(BY, attr.file_id, change(description="new"))
+    kernel.keeper.flush()
+    assert not cache.unflushed, "the log says that it is durable"
+
+
+def test_a_row_that_was_owed_is_made_durable(ground: Ground) -> None:
+    cache = Volatile()
+    kernel = ground.open(cache=cache)
+    attr = upload(kernel)
+
+    def fail() -> None:
+        raise Unavailable("The cache is down.")
+
+    cache.first = fail
+    kernel.update(BY, attr.file_id, change(description="new"))
+    kernel.keeper.flush()
+    kernel.keeper.pay()
+    assert kernel.keeper.is_whole()
+    assert cache.unflushed
+    kernel.keeper.flush()
+    assert not cache.unflushed, "the log says that it is durable"
