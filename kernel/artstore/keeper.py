@@ -34,6 +34,7 @@ class Keeper:
         self._kernel = kernel
         self._debts = debts
         self._lock = threading.Lock()
+        self._deciding = threading.Lock()
         self._owed: dict[str, tuple[str, tuple[Intent, ...]]] = {}
         self._doubts: dict[str, tuple[str, Intent | None]] = {}
         self._rebuilds = 0
@@ -64,22 +65,22 @@ class Keeper:
     def doubt(self, file_id: str, key: str, intent: Intent | None) -> None:
         """Whether the upload of `key` took place is not known: it is settled once the store answers."""
         with self._lock:
+            self._debts.mark()
             self._doubts[key] = (file_id, intent)
 
-    def decide(self) -> None:
-        """Settle the uploads of this process whose outcome is not known."""
-        for key, (file_id, intent) in list(self._doubts.items()):
-            committed = self._kernel.backend.settle(key)
-            repair_row(self._kernel, key, file_id)
-            with self._lock:
-                del self._doubts[key]
-            if committed:
-                tell_again(self._kernel, key, file_id)
-            if intent is not None:
-                if committed:
-                    intent.commit()
-                else:
+    def decide(self, file_id: str | None = None) -> None:
+        """Settle the uploads of this process whose outcome is not known; of one file, or all."""
+        with self._deciding:
+            for key, (doubted, intent) in list(self._doubts.items()):
+                if file_id not in (None, doubted):
+                    continue
+                if self._kernel.backend.settle(key):
+                    self.owe(doubted, key, intent)
+                elif intent is not None:
                     intent.roll_back("the store did not answer in time")
+                with self._lock:
+                    del self._doubts[key]
+                    self._unmark()
 
     def owed_key(self, file_id: str) -> str | None:
         """Where a file lies whose row is owed."""
@@ -88,7 +89,7 @@ class Keeper:
 
     def is_whole(self) -> bool:
         """Whether the cache has a row for each file, as far as the processes of this node know."""
-        return not (self.distrusted or self._owed or self._rebuilds or self._debts.anybody())
+        return not (self.distrusted or self._owed or self._doubts or self._rebuilds or self._debts.anybody())
 
     def distrust(self) -> None:
         """The cache is not whole: until `trust` a missing row proves nothing, to no process."""
@@ -184,7 +185,7 @@ class Keeper:
                 intent.commit()
 
     def _unmark(self) -> None:
-        if not self._owed and not self._rebuilds and not self.distrusted:
+        if not (self._owed or self._doubts or self._rebuilds or self.distrusted):
             self._debts.unmark()
 
     def close(self) -> None:

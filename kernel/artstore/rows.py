@@ -55,6 +55,7 @@ def repair_row(kernel: Kernel, key: str, file_id: str, *, anew: bool = False) ->
 def put_rows(kernel: Kernel, attrs: Sequence[Attr], *, lonely: bool) -> None:
     """The rows of `attrs`, as their sidecars said a moment ago. `lonely`: nobody else writes to this store."""
     kernel.cache.put(attrs)
+    kernel.keeper.changed()
     for attr in () if lonely else attrs:
         # Whoever deleted it between our look and our row removed a row that was not there yet.
         if believe(kernel, attr.key) is None:

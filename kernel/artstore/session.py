@@ -109,6 +109,7 @@ class Session:
                 if self._chosen:
                     stack.enter_context(kernel.locks.file(self._file_id))
                     stack.enter_context(kernel.wal.exclusive(f"file {self._file_id}"))
+                    kernel.keeper.decide(self._file_id)  # perhaps it is there, and nobody knows
                     there = self._present()
                     if there is not None:
                         # Its writer may have died before it was durable, and this is an acknowledgement.
@@ -125,13 +126,14 @@ class Session:
                     or checkpoint.is_behind(kernel, self._name.directory)
                 ):
                     self._intent.sync()
-                self._writer.publish(sidecar)
+                try:
+                    self._writer.publish(sidecar)
+                except Undecided:
+                    self._over = True
+                    kernel.keeper.doubt(self._file_id, self._name.key, self._intent)
+                    raise
                 self._over = True
                 kernel.settle_row(self._intent, attr)
-        except Undecided:
-            self._over = True
-            kernel.keeper.doubt(self._file_id, self._name.key, self._intent)
-            raise
         except BaseException as e:
             self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
             raise

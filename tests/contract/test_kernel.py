@@ -30,6 +30,7 @@ from artstore.errors import (
     StorageFull,
     TooLarge,
     Unavailable,
+    Undecided,
 )
 from artstore.ids import now
 from artstore.kernel import Kernel
@@ -39,7 +40,7 @@ from artstore.session import Session
 from artstore.settings import Limits
 from artstore.spi import SCOPES, Backend, Cache, Page, Principal, Query, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context
-from artstore.testing.memory_backend import MemoryStore
+from artstore.testing.memory_backend import MemoryStore, MemoryWriter
 from artstore.wal import Wal
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
@@ -861,3 +862,45 @@ def test_a_row_that_was_owed_is_made_durable(ground: Ground) -> None:
     assert cache.unflushed
     kernel.keeper.flush()
     assert not cache.unflushed, "the log says that it is durable"
+
+
+class Unsaid(MemoryWriter):
+    """A writer whose answer is lost, after it published or before."""
+
+    published = True
+
+    def publish(self, sidecar: bytes) -> None:
+        if self.published:
+            super().publish(sidecar)
+        raise Undecided("The store does not answer.")
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_retry_settles_an_upload_whose_outcome_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    """Or two files would have one id, and the second would outlive the deletion of the first."""
+    ground = Ground(tmp_path, "memory")
+    kernel = ground.open()
+    with monkeypatch.context() as patched:
+        patched.setattr(Unsaid, "published", published)
+        patched.setattr(MemoryBackend, "create", lambda backend, key: Unsaid(backend, key))
+        with pytest.raises(Undecided):
+            put(kernel)
+    with pytest.raises(Unavailable):
+        kernel.search(Query())
+    attr, new = put(kernel)
+    assert new is not published
+    kernel.keeper.decide()
+    kernel.keeper.pay()
+    assert kernel.search(Query()).items == [attr]
+    assert [entry for entry in entries(kernel) if entry == (True, True)] == [(True, True)]
+    assert sorted(statuses(kernel)) == [
+        ("upload", "committed"),
+        *[("upload", "rolled_back")] * (not published),
+    ]
+    kernel.delete(BY, attr.file_id, anyway)
+    assert entries(kernel) == []
+    with pytest.raises(NotFound):
+        kernel.attr(attr.file_id)
+    ground.close()
