@@ -236,7 +236,7 @@ def test_the_command_line_says_what_and_how_to_mend_it(
 
 
 def test_one_store_is_of_one_element_and_one_naming(
-    tmp_path: Path, s3_server: s3.Seaweed, bucket: str
+    tmp_path: Path, s3_server: s3.Seaweed, bucket: str, client: Any
 ) -> None:
     def start(home: str, **more: str) -> Any:
         told = s3.environment(s3.settings(s3_server, bucket)) | more
@@ -252,6 +252,12 @@ def test_one_store_is_of_one_element_and_one_naming(
     assert told.value.cure
     first.close()
     second.close()
+    name = ".artstore/element.json"
+    record = client.get_object(Bucket=bucket, Key=name)["Body"].read()
+    client.put_object(Bucket=bucket, Key=name, Body=record.replace(b'"dated"', b'"theirs"'))
+    with pytest.raises(ConfigError, match="made with naming 'theirs', not 'dated'") as told:
+        start("first", ELEMENT_ID="se-01")
+    assert told.value.cure
 
 
 # --- presigned ---
