@@ -385,11 +385,13 @@ def long_run(seconds: float, seed: int, *names: str) -> None:
     tallies = {name: Tally() for name in names or WORKLOADS}
     while not any(t.states for t in tallies.values()) or time.monotonic() < ends:
         for name, tally in tallies.items():
-            began, before = time.process_time(), tally.states
+            began, before, known = time.process_time(), tally.states, len(tally.violations)
             run(name, seed, a_cut=12, cuts=100, tally=tally)
             print(
                 f"{name}: {tally.states - before} states in {time.process_time() - began:.1f} s", flush=True
             )
+            for violation in tally.violations[known : known + 3]:  # at once: a run may be cut short
+                print("    VIOLATION", violation[:1500], flush=True)
             if time.monotonic() > ends and all(t.states for t in tallies.values()):
                 break
         seed += 1
