@@ -113,7 +113,10 @@ def doomed(
 
     `any_thread`: by whichever thread comes to that number first. `path`: counting what touches that path alone.
     """
-    whom = ["-f", "-p", str(pid)] if any_thread else ["-p", str(threads(pid)[call.thread])]
+    born = threads(pid)
+    # A thread that is yet to be born cannot be named: whichever comes to that number first.
+    any_thread = any_thread or call.thread >= len(born)
+    whom = ["-f", "-p", str(pid)] if any_thread else ["-p", str(born[call.thread])]
     only = [] if path is None else ["-P", str(path)]
     inject = f"inject={call.name}:signal=KILL:when={call.number}"
     with _strace(log, "-y", "-s", "0", "-e", f"trace={call.name}", "-e", inject, *only, *whom):
