@@ -100,12 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     plugins.add_argument("name", nargs="?", metavar="NAME", help="what can be set for this one")
 
     plugin = add("plugin", _plugin, "Make a plugin of your own, to begin with.")
-    plugin.add_argument("what", choices=["new"])
+    plugin.add_argument("what", choices=["new"], metavar="new", help="in this directory")
     plugin.add_argument("name", metavar="NAME", help="of the provider; the directory is artstore-NAME")
-    plugin.add_argument("--role", required=True, choices=["backend", "auth", "cache", "naming"])
+    plugin.add_argument(
+        "--role", required=True, choices=["backend", "auth", "cache", "naming"], help="what it is to be"
+    )
 
     config = add("config", _config, "Show or check the configuration.", as_json)
-    config.add_argument("what", choices=["show", "check"])
+    config.add_argument(
+        "what", choices=["show", "check"], metavar="show|check", help="print it, or only check it"
+    )
 
     verify = add(
         "verify", _over(upkeep.verify), "Compare files, sidecars and cache; change nothing.", as_json
@@ -125,19 +129,31 @@ def _parser() -> argparse.ArgumentParser:
     add("recover", _over(upkeep.recover), "Settle whatever a crash left, and exit.", as_json)
 
     wal = add("wal", _wal, "List the write-ahead log, newest first.", as_json)
-    wal.add_argument("--status", choices=["pending", "committed", "rolled_back", "failed"])
-    wal.add_argument("--limit", type=int, default=50, help="how many (50)")
+    wal.add_argument(
+        "--status", choices=["pending", "committed", "rolled_back", "failed"], help="only these (all)"
+    )
+    wal.add_argument("--limit", type=int, metavar="NUMBER", default=50, help="how many (50)")
 
     db = add(
         "db", _db, "Show or move the schema of the cache's database, while the element is stopped.", as_json
     )
-    db.add_argument("what", choices=["current", "upgrade", "downgrade"])
     db.add_argument(
-        "revision", nargs="?", help="where to: r1, +1, -1, head, base (upgrade: head, downgrade: -1)"
+        "what",
+        choices=["current", "upgrade", "downgrade"],
+        metavar="current|upgrade|downgrade",
+        help="say the revision, or move it",
+    )
+    db.add_argument(
+        "revision",
+        nargs="?",
+        metavar="REVISION",
+        help="where to: r1, +1, -1, head, base (upgrade: head, downgrade: -1)",
     )
 
     mode = add("mode", _mode, "Show the mode of the element, or change it.", as_json)
-    mode.add_argument("target", nargs="?", choices=["rw", "ro", "ar", "edit"])
+    mode.add_argument(
+        "target", nargs="?", choices=["rw", "ro", "ar", "edit"], help="where to; without one, show it"
+    )
     mode.add_argument("--confirm", action="store_true", help="needed to go back")
     mode.add_argument("--reason", default="", help="kept with the mode")
 
@@ -204,39 +220,9 @@ def _plugin(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from artstore.boot import open_registry, provider_settings
-    from artstore.settings import ROLES
+    from artstore.cli_config import config
 
-    configuration = _configuration(args)
-    registry = open_registry(configuration.settings)
-    chosen = {role: provider_settings(role, configuration, registry) for role in (*ROLES, "observer", "wal")}
-    if args.what == "check":
-        if args.json:
-            print(json.dumps({"ok": True, "file": str(configuration.file) if configuration.file else None}))
-        else:
-            print(f"The configuration is fine ({configuration.file or 'no file'}).")
-        return OK
-    shown = configuration.settings.model_dump(mode="json", exclude=set(chosen))
-    for role, settings in chosen.items():
-        tables = {name: below.model_dump(mode="json") for name, below in settings.items()}
-        own = getattr(configuration.settings, role)
-        shown[role] = own.model_dump(mode="json", include=set(type(own).model_fields)) | tables
-    if args.json:
-        print(json.dumps({"home": str(configuration.home), "settings": shown}, indent=2))
-        return OK
-    print(f"# home: {configuration.home}\n# file: {configuration.file or 'none'}")
-    for dotted, value in _flat(shown):
-        if value is not None:
-            source = configuration.sources.get(dotted, "default")
-            print(f"{dotted} = {json.dumps(value, ensure_ascii=False)}  # {source}")
-    return OK
-
-
-def _flat(tree: dict[str, Any], under: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        found += _flat(value, f"{under}{key}.") if isinstance(value, dict) else [(f"{under}{key}", value)]
-    return found
+    return config(args, _configuration(args))
 
 
 def _over(step: Callable[[argparse.Namespace, Configuration], int]) -> Command:
@@ -291,7 +277,10 @@ def _healthcheck(args: argparse.Namespace) -> int:
         answer = connection.getresponse()
         print(answer.read().decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as e:
-        print(f"artstore: nothing answers at {host}:{server.port}: {e}", file=sys.stderr)
+        print(
+            f"artstore: nothing answers at {host}:{server.port}: {getattr(e, 'strerror', None) or e}.",
+            file=sys.stderr,
+        )
         return UNREACHABLE
     finally:
         connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,15 @@ def test_config(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"server.port = 1234  # {home / 'artstore.toml'}" in out
     assert 'server.host = "::1"  # ARTSTORE_SERVER__HOST' in out
     assert "server.workers = 1  # default" in out
+    assert "# limits.capacity is not set" in out
+
+
+@pytest.mark.parametrize("command", ["config", "db", "plugin"])
+def test_what_is_missing_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as usage:
+        main([command])
+    assert usage.value.code == 2
+    assert re.search("required: (show|current|new)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("toml", [
@@ -245,7 +255,7 @@ def test_healthcheck_of_nobody_is_7(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ARTSTORE_SERVER__PORT", str(free_port()))
     code, out, err = cli("healthcheck")
     assert (code, out) == (7, "")
-    assert "nothing answers" in err
+    assert err.endswith(": Connection refused.\n")
 
 
 def test_a_reader_that_goes_away_is_no_fault(home: Path) -> None:

@@ -75,6 +75,7 @@ KERNEL_LIBRARIES = {"artstore.server": {"granian"}, "artstore.testing": {"pytest
 JOINS = "artstore.boot"
 JOINED_BY = {
     "artstore.cli",
+    "artstore.cli_config",
     "artstore.cli_plugins",
     "artstore.cli_records",
     "artstore.server",
