@@ -7,7 +7,7 @@ WORKDIR /src
 RUN python -m venv /opt/artstore
 # Third-party packages first, in a layer of their own: a change of our code does not fetch them again.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['falcon'], sep='\n')" > requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; x = p['optional-dependencies']; print(*p['dependencies'], *(d for e in ('falcon', 'fsspec', 'postgres', 's3') for d in x[e] if not d.startswith('artstore[')), sep='\n')" > requirements.txt \
     && /opt/artstore/bin/pip install -r requirements.txt
 COPY README.md LICENSE ./
 COPY kernel kernel
