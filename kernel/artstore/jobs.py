@@ -106,21 +106,23 @@ class Job:
 
     def tell(self, kind: str, key: str, detail: str, done: str) -> None:
         if len(self.record.findings) < LISTED:
-            texts = {"key": key, "detail": detail}
-            # Names that are no UTF-8 come with halves of surrogate pairs.
-            plain = {name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
-            self.record.findings.append(Listed(kind=kind, done=done, **plain))
+            self.record.findings.append(Listed(kind=kind, key=_plain(key), detail=_plain(detail), done=done))
 
     def stop(self) -> None:
         self._stop.set()
 
     def end(self, error: str | None) -> None:
         self.record.status = "done" if error is None else "failed"
-        self.record.error = error
+        self.record.error = None if error is None else _plain(error)
         self.record.finished = timestamp(now())
         took = max(time.monotonic() - self._began, 0.001)
         self.record.progress.rate = round(self.record.progress.done / took, 1)
         self._write(self.record)
+
+
+def _plain(text: str) -> str:
+    """Names that are no UTF-8 come with halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Jobs:
@@ -234,13 +236,9 @@ class Jobs:
             os.close(fd)
             raise
         # The record first: who finds the lock free may read that it is over.
-        told = (
-            error.detail
-            if isinstance(error, ArtstoreError)
-            else "it failed; the log says why"
-            if error
-            else None
-        )
+        told = None if error is None else "it failed; the log says why"
+        if isinstance(error, ArtstoreError):
+            told = error.detail
         job.end(told)
         os.close(fd)
         return error

@@ -37,8 +37,9 @@ class Metrics:
         self._fd = -1
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            with self._exclusive():  # or who looks between the two takes it for a dead one's
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
             os.posix_fallocate(self._fd, 0, _SIZE)  # a hole that cannot be filled would kill the process
             self._map = mmap.mmap(self._fd, _SIZE)
         except OSError as e:

@@ -198,7 +198,9 @@ def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str],
 
 def _is_secret(model: type[BaseModel], loc: list[str]) -> bool:
     field = model.model_fields.get(loc[0]) if loc else None
-    return "secret" in "".join(loc) or (field is not None and "Secret" in repr(field.annotation))
+    return "secret" in "".join(loc) or (
+        field is not None and ("Secret" in repr(field.annotation) or not field.repr)
+    )
 
 
 def _with_files(

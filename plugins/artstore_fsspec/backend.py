@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import fsspec
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, field_serializer
 
 from artstore.errors import ConfigError
 from artstore.spi import Capabilities, Context
@@ -58,6 +58,10 @@ class FsspecBackend(ObjectBackend):
         """Take a file system that promises less than the contract asks."""
         grace: float = Field(default=86_400, gt=0)
         """Seconds after which no request of the past can come any more."""
+
+        @field_serializer("options")
+        def _hidden(self, options: dict[str, Any]) -> dict[str, str]:
+            return dict.fromkeys(options, "**********")  # whichever of them is a password
 
     def __init__(self, settings: Settings, context: Context) -> None:
         url = settings.url.get_secret_value()

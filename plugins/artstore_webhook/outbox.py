@@ -42,6 +42,9 @@ class Outbox:
         self._sender = directory / "sender"
         self._fd = -1
         self._unflushed: list[str] = []
+        for event in self._new.glob(f"*{_SUFFIX}"):
+            if not _is_whole(event):  # a power cut kept its name alone; it is told again
+                event.unlink(missing_ok=True)
 
     def put(self, event_id: str, event: bytes) -> None:
         """Keep an event, unless it is known already. Durable after `flush`. Raises `StorageFull`, `Unavailable`."""
@@ -148,6 +151,16 @@ class Outbox:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _is_whole(event: Path) -> bool:
+    try:
+        json.loads(event.read_bytes())
+    except ValueError:
+        return False
+    except FileNotFoundError:  # delivered meanwhile
+        pass
+    return True
 
 
 def _fsync(path: Path) -> None:

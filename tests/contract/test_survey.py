@@ -754,3 +754,16 @@ def test_one_job_at_a_time_over_all_processes(house: House) -> None:
     assert node.jobs.get(record.id).status == "done"
     assert cli.main(["rebuild", "--home", str(house.home)]) == 0
     assert [r.task for r in node.jobs.newest(limit=5, before=None)] == ["rebuild", "check"]
+
+
+def test_a_job_that_fails_at_a_name_that_is_no_text_lets_others_run(house: House) -> None:
+    node = house.open()
+
+    def work(job: Job) -> None:
+        raise Unavailable("The disk failed at 2025/d\udcff.")
+
+    record = node.jobs.start("check", by="test", digests=False, work=work)
+    node.jobs.close()
+    ended = node.jobs.get(record.id)
+    assert (ended.status, ended.error) == ("failed", "The disk failed at 2025/d\\udcff.")
+    assert house.job("check").status == "done"

@@ -21,6 +21,7 @@ from artstore.hookspecs import Change
 from artstore.testing import make_attr, make_context
 from artstore_webhook import endpoint, observer, outbox
 from artstore_webhook.endpoint import Endpoint, PrivateAddress, is_public
+from artstore_webhook.event import event_id
 from artstore_webhook.observer import WebhookObserver
 from artstore_webhook.outbox import Outbox
 from receiver import SECRET, Receiver
@@ -288,6 +289,18 @@ def test_an_event_outlives_the_process(open_webhook: Open, receiver: Receiver, t
     open_webhook(receiver.url)
     until(lambda: receiver.taken, "it is taken")
     assert [event["id"] for event in receiver.taken] == ["a_b_1"]
+
+
+@pytest.mark.parametrize("torn", [b"", bytes(700), b'{"specversion": "1.0", "id'])
+def test_an_event_torn_by_a_power_cut_is_taken_anew(
+    open_webhook: Open, receiver: Receiver, tmp_path: Path, torn: bytes
+) -> None:
+    attr = make_attr()
+    Outbox(tmp_path / "state" / "webhook").put(event_id("upload", attr.file_id, attr.key, attr), torn)
+    tell(open_webhook(receiver.url), attr=attr)
+    until(lambda: receiver.taken, "it is taken")
+    assert [event["subject"] for event in receiver.taken] == [attr.file_id]
+    assert len(receiver.posts) == 1
 
 
 def test_what_was_sent_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

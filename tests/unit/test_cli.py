@@ -267,3 +267,21 @@ def test_a_reader_that_goes_away_is_no_fault(home: Path) -> None:
 def test_home_may_stand_before_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--home", str(home), "config", "show"]) == 0
     assert f"# home: {home}" in capsys.readouterr().out
+
+
+def test_options_of_a_file_system_are_not_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "artstore.toml").write_text(
+        'backend = "fsspec"\n[backend.fsspec]\nurl = "sftp://host/path"\n'
+        '[backend.fsspec.options]\npassword = "hunter2"\n'
+    )
+    for form in ([], ["--json"]):
+        assert main(["--home", str(home), "config", "show", *form]) == 0
+        shown = capsys.readouterr().out
+        assert "password" in shown
+        assert "hunter2" not in shown
+    (home / "artstore.toml").write_text(
+        'backend = "fsspec"\n[backend.fsspec]\nurl = "sftp://host/path"\noptions = ["hunter2"]\n'
+    )
+    assert main(["--home", str(home), "config", "check"]) == 78
+    assert "hunter2" not in capsys.readouterr().err
