@@ -33,7 +33,8 @@ def config(args: argparse.Namespace, configuration: Configuration) -> int:
         if value is None:  # which TOML has no word for
             print(f"# {dotted} is not set")
         else:
-            source = configuration.sources.get(dotted, "default")
+            sources = configuration.sources
+            source = sources.get(dotted) or sources.get(f"{dotted}_file", "default")
             print(f"{dotted} = {json.dumps(value, ensure_ascii=False)}  # {source}")
     return 0
 

@@ -194,6 +194,20 @@ def test_config(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "# limits.capacity is not set" in out
 
 
+def test_a_secret_out_of_a_file_has_a_source(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "url").write_text("sqlite:////secret.db\n")
+    monkeypatch.setenv("ARTSTORE_CACHE__SQL__URL_FILE", str(tmp_path / "url"))
+    assert 'cache.sql.url = "**********"  # ARTSTORE_CACHE__SQL__URL_FILE\n' in cli("config", "show")[1]
+    monkeypatch.delenv("ARTSTORE_CACHE__SQL__URL_FILE")
+    (tmp_path / "in.toml").write_text(f"cache.sql.url_file = '{tmp_path / 'url'}'\n")
+    assert (
+        f'**********"  # {tmp_path / "in.toml"}'
+        in cli("config", "show", "--config", str(tmp_path / "in.toml"))[1]
+    )
+
+
 @pytest.mark.parametrize("command", ["config", "db", "plugin"])
 def test_what_is_missing_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as usage:
