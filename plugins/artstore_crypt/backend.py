@@ -75,8 +75,26 @@ class CryptBackend:
                 place="backend.crypt.key",
                 cure="Give that key as key, or among old_keys if another is to follow it.",
             )
+        if not needed and not self._allow_plain and self._begins_plain():
+            # Each of its files would be refused as damaged, and a repair would move them all to quarantine.
+            raise ConfigError(
+                "This store holds files that are not encrypted.",
+                place="backend.crypt.allow_plain",
+                cure="Set it to true to serve them, too; or give the encrypted files a store of their own.",
+            )
         if self._keys.present not in needed and not context.reading:
             self._need(needed | {self._keys.present})
+
+    def _begins_plain(self) -> bool:
+        """Whether the first file of the store has no key in its sidecar."""
+        for directory in self._inner.directories():
+            for entry in self._inner.scan(directory):
+                if entry.sidecar:
+                    try:
+                        return envelope.split(self._inner.sidecar(entry.key))[1] is None
+                    except (NotFound, Damaged):
+                        continue
+        return False
 
     def _needed(self) -> frozenset[str]:
         document = self._inner.record(RECORD)
