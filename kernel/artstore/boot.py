@@ -26,7 +26,7 @@ from artstore.observers import Line, Observers
 from artstore.plugins import Registry, plugin_rows
 from artstore.seam import guarded
 from artstore.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
-from artstore.spi import Auth, Backend, Cache, Context, Log, Naming, SupportsMigration
+from artstore.spi import Auth, Backend, Cache, Context, Log, Naming, SupportsMigration, SupportsOwner
 from artstore.survey import Survey
 from artstore.wal import Wal
 
@@ -221,6 +221,9 @@ def open_node(configuration: Configuration) -> Node:
                 at=now(),
             )
         told = replace(told, element_id=element.record().element_id)
+        for part in (cache, wal):
+            if isinstance(part, SupportsOwner):
+                part.belong(told.element_id)
         observers = build_observers(configuration, registry, told)
         built.append(observers)
         announce, stop = announcer(registry)

@@ -437,6 +437,15 @@ class SupportsMigration(Protocol):
         """
 
 
+@runtime_checkable
+class SupportsOwner(Protocol):
+    """A cache or a log in a database that several elements use, where two could be told to use the same tables."""
+
+    def belong(self, element_id: str) -> None:
+        """Remember whose the tables are; durable on return, or, where the database does not answer, before they are
+        used. Raises `ConfigError` when they are another element's."""
+
+
 # --- log --------------------------------------------------------------------------------------------------
 
 Status = Literal["pending", "committed", "rolled_back", "failed"]

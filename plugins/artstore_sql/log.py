@@ -119,6 +119,9 @@ class SqlLog:
         self._closed = False
         self._opened.try_it()
 
+    def belong(self, element_id: str) -> None:
+        self._opened.belong(element_id)
+
     def begin(
         self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, revision: int = 0
     ) -> SqlIntent:

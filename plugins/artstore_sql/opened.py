@@ -28,6 +28,7 @@ class Opened:
         self._reading = reading
         self._lock = threading.Lock()
         self._done = False
+        self._element = ""
 
     def try_it(self) -> None:
         """At start: what only the operator can mend is told; a server that does not answer may do so later."""
@@ -53,6 +54,16 @@ class Opened:
                 except (ConfigError, NotFound) as e:
                     raise Unavailable(e.detail) from e
 
+    def belong(self, element_id: str) -> None:
+        """Let only this element use the tables, from now on or from when the server answers. Raises `ConfigError`."""
+        self._element = element_id
+        if self._done:
+            try:
+                self._claim()
+            except Unavailable as e:
+                self._done = False
+                log.warning("%s", e.detail)
+
     def lost(self) -> None:
         """Somebody dropped the tables: look again before the next call."""
         self._done = False
@@ -63,7 +74,27 @@ class Opened:
             raise NotFound("The database has no tables of this element yet.")
         if there != migration.HEAD and not self._reading:
             self._database.write(self._upgrade, timeout=PATIENCE, strict=True)
+        if self._element:
+            self._claim()
         self._done = True
+
+    def _claim(self) -> None:
+        meta = f"{self._prefix}meta"
+        new = text(f"INSERT INTO {meta} VALUES ('element', :element) ON CONFLICT (name) DO NOTHING")
+        there = text(f"SELECT value FROM {meta} WHERE name = 'element'")
+
+        def claim(connection: Connection) -> str:
+            connection.execute(new.bindparams(element=self._element))
+            return str(connection.execute(there).scalar_one())
+
+        owner = self._database.write(claim)
+        if owner != self._element:
+            raise ConfigError(
+                f"The tables '{self._prefix}...' belong to element '{owner}', not to '{self._element}'.",
+                place="cache.sql.table_prefix, wal.sql.table_prefix",
+                cure="Give each element a prefix, or a database, of its own. If this one took the other's place, "
+                "drop the tables: they are filled anew.",
+            )
 
     def _upgrade(self, connection: Connection) -> None:
         alone(connection, self._prefix)

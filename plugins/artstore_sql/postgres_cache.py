@@ -52,6 +52,9 @@ class PostgresCache:
         self._closed = False
         self._opened.try_it()
 
+    def belong(self, element_id: str) -> None:
+        self._opened.belong(element_id)
+
     def put(self, attrs: Sequence[Attr]) -> None:
         rows = [_row(attr) for attr in attrs]
         for start in range(0, len(rows), BATCH):
@@ -141,8 +144,12 @@ class PostgresCache:
 
     def clear(self) -> None:
         tables = self._tables
-        names = ", ".join(table.name for table in (tables.files, tables.totals, tables.meta))
-        self._write(text(f"TRUNCATE {names}"))
+
+        def change(connection: Connection) -> None:
+            connection.exec_driver_sql(f"TRUNCATE {tables.files.name}, {tables.totals.name}")
+            connection.exec_driver_sql(f"DELETE FROM {tables.meta.name} WHERE name = 'stamp'")
+
+        self._use(lambda: self._database.write(change))
 
     def check(self) -> None:
         self.totals()

@@ -118,3 +118,22 @@ def test_mistakes_are_told_with_their_cure(artstore: Command, own: Postgres, tmp
     assert "ARTSTORE_CACHE__SQL__TABLE_PREFIX" in prefix.stderr
     for run in (wrong, silent, prefix, artstore("config", "show", **log)):
         assert "hunter" not in run.stdout + run.stderr
+
+
+def test_one_cache_is_of_one_element(artstore: Command, own: Postgres, tmp_path: Path) -> None:
+    first = artstore("recover", CACHE__SQL__TABLE_PREFIX="both_", ELEMENT_ID="se-01")
+    assert first.returncode == 0, first.stderr
+    again = artstore("recover", CACHE__SQL__TABLE_PREFIX="both_", ELEMENT_ID="se-01")
+    assert again.returncode == 0, again.stderr
+    given = {"HOME": str(tmp_path / "second"), "CACHE__SQL__TABLE_PREFIX": "both_", "ELEMENT_ID": "se-02"}
+    second = artstore("recover", **given)
+    assert second.returncode == 78, second.stderr
+    assert "The tables 'both_...' belong to element 'se-01', not to 'se-02'." in second.stderr
+    assert "table_prefix" in second.stderr
+    log = given | {"CACHE__SQL__TABLE_PREFIX": "both_2_", "WAL": "sql", "WAL__SQL__TABLE_PREFIX": "both_"}
+    assert artstore("recover", **log, WAL__SQL__URL=own.url()).returncode == 78
+    # Nothing was taken away from the first; and under another prefix both are well.
+    third = artstore("recover", "--json", CACHE__SQL__TABLE_PREFIX="both_", ELEMENT_ID="se-01")
+    assert json.loads(third.stdout)["rebuilt"] is False
+    other = artstore("recover", **given | {"CACHE__SQL__TABLE_PREFIX": "both_2_"})
+    assert other.returncode == 0, other.stderr
