@@ -152,11 +152,18 @@ def test_killed_under_load_and_opened_again(tmp_path: Path, adapter: str) -> Non
         element.process.wait(30)
 
 
-def test_one_of_two_workers_is_killed_and_the_other_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
+def test_one_of_two_workers_is_killed_and_the_other_goes_on(
+    tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    settings: dict[str, str] = {}
+    if database == "PostgreSQL":
+        url = request.getfixturevalue("postgres").url()
+        settings = {"CACHE__SQL__URL": url, "CACHE__SQL__TABLE_PREFIX": "workers_"}
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    element = servers.start("starlette", tmp_path / "home", workers=2)
+    element = servers.start("starlette", tmp_path / "home", workers=2, settings=settings)
     try:
         until(lambda: len(element.workers()) == 2, "two workers")
         clients = [Client(element, dice.randrange(1 << 32)) for _ in range(CLIENTS)]
@@ -177,7 +184,7 @@ def test_one_of_two_workers_is_killed_and_the_other_goes_on(tmp_path: Path) -> N
         print(f"{judge(element, clients)} files, all whole")
         os.killpg(element.process.pid, signal.SIGKILL)
         element.process.wait(30)
-        element = servers.start("starlette", element.home)
+        element = servers.start("starlette", element.home, settings=settings)
         for client in clients:
             client.element = element
         judge(element, clients)

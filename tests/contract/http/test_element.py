@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from servers import JSON, Element, token
+from servers import JSON, Element, file_path, token
 
 READER, USER, OPERATOR = token("reader"), token("user"), token("operator")
 FILE = f"/api/v1/files/{uuid.UUID(int=9)}"
@@ -219,3 +220,19 @@ def test_edit_is_closed(element: Element) -> None:
         element.mode(target, confirm=True).problem(409, "conflict")
     wish = b'{"target_mode": "ro"}'
     element.ask("POST", "/api/v1/mode/transition", None, wish).problem(415, "unsupported-media-type")
+
+
+def test_a_store_that_promises_less_serves_and_says_so(start: Callable[..., Element]) -> None:
+    weaker = {"URL": "memory://store", "ACCEPT_WEAKER": "true"}
+    settings = {"BACKEND": "fsspec"} | {f"BACKEND__FSSPEC__{name}": value for name, value in weaker.items()}
+    element = start("starlette", settings=settings)
+    made = element.upload(b"for a while")
+    assert element.download(made["file_id"]).body == b"for a while"
+    assert element.get("/api/v1/files").json()["items"] == [made]
+    assert element.get("/api/v1/info").json()["weaker"] == ["what was written survives power loss"]
+    (backend,) = (
+        p for p in element.get("/api/v1/plugins").json()["items"] if p["role"] == "backend" and p["chosen"]
+    )
+    assert (backend["name"], backend["accepts_weaker"]) == ("fsspec", True)
+    assert element.ask("DELETE", file_path(made["file_id"])).status == 204
+    assert element.get(file_path(made["file_id"])).status == 404
