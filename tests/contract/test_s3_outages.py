@@ -26,9 +26,9 @@ pytestmark = pytest.mark.timeout(300)
 """A storm lasts for as long as the time-outs say, and a busy machine adds to it."""
 
 BY = Principal(id="u-1", name="ivanov", scopes=SCOPES)
-TIMES = {"connect_timeout": 2, "read_timeout": 4, "deadline": 6}
+TIMES = {"connect_timeout": 1, "read_timeout": 3, "deadline": 4}
 """Short, so that a test does not wait for long; `LIMIT` is what any call may take then."""
-LIMIT = 3 * (6 + 10)
+LIMIT = 3 * (4 + 10)
 STORMS: tuple[Weather, ...] = ("refuse", "hang", "cut")
 
 
@@ -155,7 +155,7 @@ def test_nothing_is_leaked(node: Node, proxy: TcpProxy) -> None:
     threads = threading.active_count()
     for weather in STORMS:
         proxy.turn(weather)
-        for _ in range(5):
+        for _ in range(3):
             with pytest.raises(Unavailable):
                 upload(node, b"x")
         proxy.turn("fine")
