@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mimetypes
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from artstore import checkpoint
+from artstore import checkpoint, recovery
 from artstore.attr import Attr, checked, timestamp
 from artstore.errors import (
     ArtstoreError,
@@ -26,6 +27,8 @@ from artstore.spi import PIECE, Intent, Name, Principal, Writer
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
+
+log = logging.getLogger("artstore.session")
 
 SLOW = timedelta(minutes=30)
 """An upload older than this makes its intent durable before it publishes: its directory may be older than
@@ -107,6 +110,7 @@ class Session:
             sidecar = attr.encode(kernel.backend.capabilities.sidecar_limit)
             with ExitStack() as stack:
                 if self._chosen:
+                    self._settle_the_dead()
                     stack.enter_context(kernel.locks.file(self._file_id))
                     stack.enter_context(kernel.wal.exclusive(f"file {self._file_id}"))
                     kernel.keeper.decide(self._file_id)  # perhaps it is there, and nobody knows
@@ -139,6 +143,17 @@ class Session:
             raise
         kernel.announce("upload", attr)
         return attr, True
+
+    def _settle_the_dead(self) -> None:
+        """Of a file whose writer died before its row nobody knows but the log: a retry must not make a second one.
+
+        An index that is not whole needs none of it: then the tree is asked.
+        """
+        if self._kernel.keeper.is_whole():
+            try:
+                recovery.settle(self._kernel)
+            except ArtstoreError as e:
+                log.warning("%s; the tree is asked for %s", e.detail, self._file_id)
 
     def _check(self, digest: str, announced: Iterable[str]) -> None:
         if self._announced is not None and self.size != self._announced:
