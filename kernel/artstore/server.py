@@ -105,7 +105,10 @@ def _settle_on_a_cpu(configuration: Configuration) -> None:
     directory.mkdir(mode=0o750, parents=True, exist_ok=True)
     for number in range(configuration.settings.server.workers):
         # Held until this process ends: whoever takes its place takes its processor.
-        slot = os.open(directory / f"worker-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            slot = os.open(directory / f"worker-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError:  # a full disk: any processor will do
+            return
         try:
             fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,6 +21,7 @@ from artstore_local import disk, staging
 from artstore_local.health import Health
 from artstore_local.occupancy import occupy
 from artstore_local.reader import LocalReader
+from artstore_local.reserve import Reserve
 from artstore_local.staging import Staging, staged_key, staged_name
 from artstore_local.tree import INTERNAL, Tree, split
 from artstore_local.writer import Committer, LocalWriter
@@ -58,6 +59,7 @@ class LocalBackend:
             if not context.reading:
                 os.fsync(self._internal)
                 self._home = occupy(root, context.home)
+            self._reserve = Reserve(-1 if context.reading else self._internal)
             self._staging = Staging(root, claim=not context.reading)
         except OSError as e:
             raise ConfigError(
@@ -136,7 +138,7 @@ class LocalBackend:
             self._tree.open(directory) as fd,
             disk.held(name + SIDECAR_SUFFIX, fd),
         ):
-            os.rename(name + SIDECAR_SUFFIX, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
+            self._reserve.rename(name + SIDECAR_SUFFIX, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
             # The trace before the loss: were the name's removal durable alone, nobody would know of the data.
             try:
                 self._health.fsync(self._trash)
@@ -161,6 +163,7 @@ class LocalBackend:
         except NotFound:
             pass
         self._emptied.add(directory)
+        self._reserve.keep()
 
     def tombstones(self) -> Iterator[str]:
         with disk.translated("the trash"):
@@ -313,6 +316,7 @@ class LocalBackend:
         self._closed = True
         self._committer.close()
         self._staging.close()
+        self._reserve.close()
         self._tree.close()
         for fd in (self._internal, self._trash, self._home):
             if fd >= 0:

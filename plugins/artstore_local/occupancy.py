@@ -16,8 +16,9 @@ def occupy(root: Path, home: Path) -> int:
     mine = os.fsencode(home)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else: the store is ours
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, mine, 0)
+        if os.pread(fd, 4096, 0) != mine:  # on a full disk what is given up is not had again
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, mine, 0)
     except BlockingIOError:
         pass
     fcntl.flock(fd, fcntl.LOCK_SH)

@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,25 +59,37 @@ def staged_key(name: str) -> str | None:
 
 
 class Staging:
-    """This process's own staging directory; none without `claim`, for a process that only looks."""
+    """This process's own staging directory; none without `claim`, for a process that only looks, and none on a
+    full disk until there is room for it: reading and deleting need none."""
 
     def __init__(self, root: Path, *, claim: bool = True) -> None:
         self._all = root / INTERNAL / "staging"
         self._lock = -1
         self.owner = ""
         self._shards: list[int] = []
+        self._begins = threading.Lock()
+        self._claims = claim
+        self._turn = itertools.count()
         if claim:
-            self._begin()
+            try:
+                self._begin()
+            except OSError as e:
+                if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                log.warning("the disk is full: files can be read and deleted only")
 
     def _begin(self) -> None:
         while self._lock < 0:
             self.owner = f"{os.getpid()}-{secrets.token_hex(6)}"
             self.path = self._all / self.owner
             self._lock = self._claim()
-        for n in range(SHARDS):
-            (self.path / str(n)).mkdir(mode=0o750)
-            self._shards.append(os.open(self.path / str(n), disk.DIRECTORY))
-        self._turn = itertools.count()
+        try:
+            for n in range(SHARDS):
+                (self.path / str(n)).mkdir(mode=0o750)
+                self._shards.append(os.open(self.path / str(n), disk.DIRECTORY))
+        except OSError:
+            self._leave()
+            raise
 
     def _claim(self) -> int:
         """Make and hold the directory; -1 when a reaper was faster between the two."""
@@ -85,6 +98,9 @@ class Staging:
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except FileNotFoundError:
             return -1
+        except OSError:
+            self.path.rmdir()
+            raise
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.stat(self.path / "lock").st_ino == os.fstat(fd).st_ino:
@@ -95,7 +111,13 @@ class Staging:
         return -1
 
     def shard(self) -> int:
-        """The descriptor of one of the shards, in turn."""
+        """The descriptor of one of the shards, in turn. Raises `OSError` while the disk is too full to have any."""
+        if len(self._shards) < SHARDS:
+            with self._begins:
+                if not self._claims:
+                    raise OSError(errno.EBADF, "no staging directory")
+                if len(self._shards) < SHARDS:
+                    self._begin()
         return self._shards[next(self._turn) % SHARDS]
 
     def others(self) -> Iterator[Path]:
@@ -121,13 +143,18 @@ class Staging:
 
     def close(self) -> None:
         """Remove what is empty and let the lock go; what is not empty is for a reaper."""
+        self._claims = False
+        self._leave()
+
+    def _leave(self) -> None:
         if self._lock < 0:
             return
-        for fd in self._shards:
+        shards, self._shards = self._shards, []
+        for fd in shards:
             os.close(fd)
         try:
-            for n in range(SHARDS):
-                (self.path / str(n)).rmdir()
+            for shard in [p for p in self.path.iterdir() if p.is_dir()]:
+                shard.rmdir()
             (self.path / "lock").unlink()
             self.path.rmdir()
         except OSError:
@@ -186,7 +213,7 @@ def _seize(owner: Path) -> int | None:
 
 
 def _reap_shard(shard: Path, mine: Staging, tree: Tree) -> Iterator[Settled]:
-    fd = os.open(shard, disk.DIRECTORY)
+    fd, own = os.open(shard, disk.DIRECTORY), -1
     try:
         names = set(os.listdir(fd))
         # Tokens first: data is removed only under a token in our hands, or when no token was ever made.
@@ -197,16 +224,29 @@ def _reap_shard(shard: Path, mine: Staging, tree: Tree) -> Iterator[Settled]:
                 if key is not None:
                     yield Settled(key=key, outcome="undone")
             elif name.endswith(SIDECAR_SUFFIX):
-                yield from _undo(name, key, fd, mine, tree)
+                own = _aside(shard, mine) if own < 0 else own
+                yield from _undo(name, key, fd, own, tree)
             elif disk.exists(name, fd):
                 yield _finish(name, key, fd, tree)
     finally:
         os.close(fd)
+        if own >= 0:
+            os.close(own)
 
 
-def _undo(token: str, key: str, fd: int, mine: Staging, tree: Tree) -> Iterator[Settled]:
+def _aside(shard: Path, mine: Staging) -> int:
+    """Where the tokens of a shard are taken to; on a full disk, where we may have no place of our own, beside it."""
+    try:
+        return os.dup(mine.shard())
+    except OSError as e:
+        beside = sorted(p for p in shard.parent.iterdir() if p.is_dir() and p != shard)
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT) or not beside:
+            raise
+        return os.open(beside[0], disk.DIRECTORY)
+
+
+def _undo(token: str, key: str, fd: int, own: int, tree: Tree) -> Iterator[Settled]:
     """The sidecar was never published: take it, then the data, staged or already in its place."""
-    own = mine.shard()
     try:
         os.rename(token, token, src_dir_fd=fd, dst_dir_fd=own)
     except FileNotFoundError:

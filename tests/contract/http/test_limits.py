@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import select
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
-from servers import FORM, Element, chunked, file, form, sha256_header, text
+import pytest
+
+from servers import FORM, Element, chunked, file, form, prepare, sha256_header, text
 
 Start = Callable[..., Element]
 LIMIT, CAPACITY = 100_000, 350_000
@@ -92,6 +96,31 @@ def test_free_space(adapter: str, start: Start) -> None:
     assert ready.json()["status"] == "not ready"
     assert list(ready.json()["checks"]) == ["space"]
     assert element.get("/health/live", bearer=None).status == 200
+
+
+@pytest.mark.parametrize(
+    "limit", [{"LIMITS__MIN_FREE": "12 MiB"}, {"LIMITS__MIN_FREE": "0", "LIMITS__CAPACITY": "3 MiB"}]
+)
+def test_room_that_runs_out_within_a_body(
+    adapter: str, start: Start, tmp_path: Path, limit: dict[str, str]
+) -> None:
+    """Its length is not known ahead, and its end never comes: it is refused for what there is of it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "artstore-test", str(home)], check=True)
+    try:
+        prepare(home)
+        element = start(adapter, home=home, settings=limit)
+        endless = chunked(bytes(6 << 20)).removesuffix(b"0\r\n\r\n")
+        digest = ("Repr-Digest", sha256_header(endless))
+        head = element.head("POST", "/api/v1/files?filename=a", [("Transfer-Encoding", "chunked"), digest])
+        with element.unchanged():
+            full = element.raw(head + endless, "POST")
+            full.problem(507, "storage-full")
+            assert full.header("retry-after")
+        assert element.post(bytes(1000)).status == 201
+    finally:
+        subprocess.run(["umount", "--lazy", str(home)], check=True)
 
 
 def test_a_body_that_stands_still(start: Start) -> None:

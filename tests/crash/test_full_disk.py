@@ -1,0 +1,213 @@
+"""A small file system filled again and again under load: reads and deletes go on, and it recovers by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import secrets
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import servers
+from artstore.spi import Context
+from artstore_local.backend import LocalBackend
+from audit import audit, open_intents
+from servers import Answer, Element, file_path, until
+
+pytestmark = pytest.mark.timeout(300)
+CLIENTS = 6
+ROUNDS = 12 if os.environ.get("FAULTS_FULL") else 2
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Store and state on 16 MiB. On ext4 a name, a directory above all, takes room as well."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if request.param == "tmpfs":
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "artstore-test", str(place)]
+    else:
+        image = tmp_path / "image"
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=1", str(image)], check=True)
+        mount = ["mount", "-o", "loop", str(image), str(place)]
+    subprocess.run(mount, check=True)
+    try:
+        servers.prepare(place)
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+class Client:
+    """One who uploads, reads and deletes files of its own, and remembers what it was told."""
+
+    def __init__(self, number: int) -> None:
+        self.dice = random.Random(number)
+        self.there: dict[str, str] = {}
+        self.gone: set[str] = set()
+        self.told: Counter[str] = Counter()
+
+    def note(self, what: str, answer: Answer, done: int) -> bool:
+        """Whether it was done; a refusal is for want of room, and says when to come again."""
+        self.told[f"{what} {answer.status}"] += 1
+        if answer.status == done:
+            return True
+        answer.problem()
+        assert answer.status in (503, 507), (what, answer)
+        assert answer.header("retry-after"), (what, answer)
+        return False
+
+    def upload(self, element: Element, size: int) -> int:
+        body = self.dice.randbytes(size)
+        answer = element.post(body, f"{self.dice.randrange(10**6)}.bin")
+        if self.note("upload", answer, 201):
+            self.there[answer.json()["file_id"]] = hashlib.sha256(body).hexdigest()
+        return answer.status
+
+    def read(self, element: Element, file_id: str) -> None:
+        answer = element.download(file_id)
+        assert answer.status == 200, answer
+        assert hashlib.sha256(answer.body).hexdigest() == self.there[file_id]
+        found = element.get(file_path(file_id))
+        assert (found.status, found.json()["sha256"]) == (200, self.there[file_id])
+
+    def delete(self, element: Element, file_id: str) -> None:
+        answer = element.ask("DELETE", file_path(file_id))
+        assert answer.status == 204, answer
+        del self.there[file_id]
+        self.gone.add(file_id)
+        assert element.get(file_path(file_id)).status == 404
+
+    def search(self, element: Element) -> None:
+        page = element.get("/api/v1/files?limit=1000")
+        if self.note("search", page, 200):
+            found = {a["file_id"] for a in page.json()["items"]}
+            assert self.there.keys() <= found
+            assert not self.gone & found
+
+    def some(self, most: int) -> list[str]:
+        return self.dice.sample(sorted(self.there), min(most, len(self.there)))
+
+    def fill(self, element: Element) -> None:
+        """Files large and small, until even a small one was refused; those that are there are read meanwhile."""
+        refused = 0
+        while refused < 3:
+            size = 2_000 if refused else self.dice.choice((0, 3_000, 90_000, 700_000))
+            refused += self.upload(element, size) == 507
+            for file_id in self.some(1):
+                self.read(element, file_id)
+            if self.dice.random() < 0.1:
+                self.search(element)
+
+    def go_on(self, element: Element) -> None:
+        """What has to work on a full disk."""
+        for file_id in self.some(3):
+            self.read(element, file_id)
+        self.search(element)
+        for file_id in self.some(2):
+            self.delete(element, file_id)
+
+    def make_room(self, element: Element) -> None:
+        for file_id in self.some(len(self.there) * 2 // 3):
+            self.delete(element, file_id)
+
+
+def to_the_last_page(home: Path) -> None:
+    """Not even a name finds room then."""
+    with suppress(OSError), (home / "filler").open("ab", buffering=0) as filler:
+        for size in (65536, 4096, 1024, 1):
+            with suppress(OSError):
+                while True:
+                    filler.write(bytes(size))
+    with suppress(OSError):
+        for _ in range(100):
+            (home / f"directory-{secrets.token_hex(8)}").mkdir()
+
+
+def test_what_a_dead_process_staged_is_removed_from_a_full_disk(home: Path) -> None:
+    """Without a place of our own to take its token to: there is no room to make one."""
+    settings = LocalBackend.Settings(root=home / "files")
+    backend = LocalBackend(settings, Context(home=home, files=home / "files", state=home / "state"))
+    for n in range(8):
+        backend.create(f"2026/11/22/10/kept-{n}.bin").publish(b"{}")
+    backend.close()
+    shards = [home / "files/.artstore/staging/1-dead" / str(n) for n in range(8)]
+    for n, shard in enumerate(shards):
+        shard.mkdir(parents=True)
+        (shard / f"2026,11,22,10,,dead-{n}.bin").write_bytes(bytes(100_000))
+        (shard / f"2026,11,22,10,,dead-{n}.bin.attr.json").write_bytes(b"{}")
+    to_the_last_page(home)
+    backend = LocalBackend(settings, Context(home=home, files=home / "files", state=home / "state"))
+    assert len({(s.key, s.outcome) for s in backend.reap()}) == 8
+    assert list(backend.staged()) == []
+    assert not shards[0].parent.exists()
+    assert all(e.data and e.sidecar for e in backend.scan("2026/11/22/10"))
+    backend.create("2026/11/22/10/new.bin").publish(b"{}")  # the room is there again, and so is its own place
+    backend.close()
+
+
+@pytest.mark.parametrize("home", ["tmpfs"], indirect=True)
+def test_a_disk_that_is_full_again_and_again(home: Path, tried: Callable[[str], None]) -> None:
+    settings = {"LIMITS__MIN_FREE": "0"}
+    clients = [Client(n) for n in range(CLIENTS)]
+    everybody = ThreadPoolExecutor(CLIENTS)
+
+    def all_do(what: Callable[[Client, Element], None], element: Element) -> None:
+        for done in [everybody.submit(what, client, element) for client in clients]:
+            done.result()
+
+    def recovers(element: Element) -> None:
+        until(lambda: clients[0].upload(element, 50_000) == 201, "an upload is taken again")
+        until(lambda: element.get("/api/v1/files").status == 200, "a search is answered again")
+        all_do(Client.search, element)
+
+    def start() -> Element:
+        return servers.start("starlette", home, workers=2, settings=settings)
+
+    element = start()
+    try:
+        for number in range(ROUNDS):
+            all_do(Client.fill, element)
+            to_the_last_page(home)
+            all_do(Client.go_on, element)
+            if number == 1:
+                # Whatever room the deletions made is taken as well: it starts without any.
+                all_do(Client.fill, element)
+                os.killpg(element.process.pid, signal.SIGKILL)
+                element.process.wait(30)
+                to_the_last_page(home)
+                element = start()
+                all_do(Client.go_on, element)
+            for path in home.glob("directory-*"):
+                path.rmdir()
+            (home / "filler").unlink()
+            all_do(Client.make_room, element)
+            recovers(element)
+        # Whose end found no room in the log is looked at again when its process has ended.
+        os.killpg(element.process.pid, signal.SIGTERM)
+        element.process.wait(30)
+        element = start()
+        until(lambda: not element.pending(), "nothing pending")
+    finally:
+        everybody.shutdown()
+        with suppress(ProcessLookupError):
+            os.killpg(element.process.pid, signal.SIGTERM)
+        element.process.wait(30)
+    for log in home.parent.glob("*.log"):
+        assert "Traceback" not in log.read_text(), log.read_text()[-4000:]
+    found = audit(home)
+    assert {i: a["sha256"] for i, a in found.items()} == {i: h for c in clients for i, h in c.there.items()}
+    assert open_intents(home) == []
+    told = sum((client.told for client in clients), Counter())
+    assert told["upload 507"] >= CLIENTS * ROUNDS
+    tried(", ".join(f"{what}: {times}" for what, times in sorted(told.items())))
