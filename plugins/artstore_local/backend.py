@@ -249,20 +249,20 @@ class LocalBackend:
         directory, name = split(key)
         try:
             with disk.translated(key), self._tree.open(directory) as fd:
-                there = disk.exists(name + SIDECAR_SUFFIX, fd)
-                if not there and disk.exists(name, fd) and self._is_nobodys(key):
-                    there = disk.exists(name + SIDECAR_SUFFIX, fd)  # or was a token until a moment ago
-                    if not there:
-                        self.quarantine(
-                            key
-                        )  # the disk lost the token: where recovery looks by itself it does the same
+                data, sidecar = _halves(name, fd)
+                if data != sidecar and self._is_nobodys(key):
+                    data, sidecar = _halves(name, fd)  # or one was on its way until a moment ago
+                    if data != sidecar:
+                        # The disk lost the other: where recovery looks by itself it does the same.
+                        self.quarantine(key)
+                        sidecar = False
                 self._health.fsync(fd)
-                return there
+                return sidecar
         except NotFound:
             return False
 
     def _is_nobodys(self, key: str) -> bool:
-        """Whether data without a sidecar belongs to no upload and to no deletion."""
+        """Whether half a file belongs to no upload and to no deletion."""
         return key not in self.staged() and not disk.exists(staged_name(key) + SIDECAR_SUFFIX, self._trash)
 
     def lonely(self) -> bool:
@@ -321,6 +321,11 @@ class LocalBackend:
         for fd in (self._internal, self._trash, self._home):
             if fd >= 0:
                 os.close(fd)
+
+
+def _halves(name: str, dir_fd: int) -> tuple[bool, bool]:
+    """Whether data and sidecar are there."""
+    return disk.exists(name, dir_fd), disk.exists(name + SIDECAR_SUFFIX, dir_fd)
 
 
 def _read_small(name: str, dir_fd: int, limit: int) -> bytes:

@@ -254,6 +254,20 @@ def test_what_a_dead_owner_left_ends_whole_or_gone(
     assert backend.lonely()
 
 
+@pytest.mark.parametrize("half", ["data", "sidecar"])
+def test_half_a_file_that_a_power_cut_left_is_settled_into_quarantine(
+    backend: LocalBackend, files: Path, half: str
+) -> None:
+    leave(files, f"{half} in place")
+    list(backend.reap())
+    assert not backend.settle(KEY)
+    assert entries(backend) == {}
+    assert [p.name for p in (files / ".artstore" / "quarantine").rglob("report*")] == [
+        KEY.rpartition("/")[2] + ("" if half == "data" else SIDECAR_SUFFIX)
+    ]
+    assert not backend.settle(KEY)
+
+
 def test_a_token_that_a_dead_reaper_had_taken_is_taken_again(backend: LocalBackend, files: Path) -> None:
     owner = leave(files, "data staged", "sidecar staged")
     reaper = owner.with_name("2-reaper") / "0"
