@@ -67,6 +67,7 @@ class File:
                 continue
             if write.data is None:
                 del content[write.offset :]
+                content.extend(bytes(write.offset - len(content)))
                 continue
             data = write.data
             if fate == "zeros":

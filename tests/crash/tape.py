@@ -25,7 +25,7 @@ from artstore_sql import writer as sql_writer
 DEAD = 99
 _RAW = {name: getattr(os, name) for name in (
     "open", "write", "pwrite", "ftruncate", "fsync", "fdatasync", "rename", "replace", "unlink", "remove", "link",
-    "mkdir", "rmdir", "close", "lseek", "fstat", "stat", "lstat", "pread", "readlink",
+    "mkdir", "rmdir", "close", "lseek", "fstat", "stat", "lstat", "pread", "readlink", "posix_fallocate",
 )}  # fmt: skip
 
 Fault = Callable[[str, str], OSError | int | None]
@@ -110,6 +110,7 @@ class Tape:
         """From here on this process is recorded."""
         for name in ("open", "write", "pwrite", "ftruncate", "rename", "unlink", "link", "mkdir", "rmdir"):
             setattr(os, name, getattr(self, f"_{name}"))
+        os.posix_fallocate = self._posix_fallocate
         os.replace = self._rename
         os.remove = self._unlink
         os.fsync = lambda fd: self._sync("fsync", fd)
@@ -168,6 +169,12 @@ class Tape:
         with self.alone():
             _RAW["ftruncate"](fd, size)
             self.add("truncate", self._file(fd), size)
+
+    def _posix_fallocate(self, fd: int, offset: int, size: int) -> None:
+        with self.alone():
+            _RAW["posix_fallocate"](fd, offset, size)
+            if "/state/metrics/" not in _RAW["readlink"](f"/proc/self/fd/{fd}"):
+                self.add("truncate", self._file(fd), _RAW["fstat"](fd).st_size)
 
     def _sync(self, name: str, fd: int) -> None:
         with self.alone():
