@@ -80,7 +80,7 @@ def test_a_file_goes_in_and_comes_out_and_outlives_the_server(home: Path) -> Non
         reader = artstore(home, "token", "--user", "petrov", "--role", "reader").strip()
         assert ask(f"{files}/{made['file_id']}/download", reader) == content
         with pytest.raises(HTTPError, match="403"):
-            ask(f"{files}?filename=report.txt", reader, "POST", content)
+            ask(f"{files}?filename=report.txt", reader, "POST", b"small: the server does not wait for more")
         os.killpg(process.pid, signal.SIGKILL)
     (box,) = (home / "files" / "boxes").iterdir()
     assert (box / "data").read_bytes() == content
