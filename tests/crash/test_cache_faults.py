@@ -115,9 +115,9 @@ class World:
         """Without a human: whole again, ready, and nothing is left open."""
         element = self.element
         assert element is not None
-        until(self.search, "a search that is answered", 60)
-        until(lambda: element.get("/health/ready").status == 200, "ready", 60)
-        until(lambda: not element.pending(), "nothing pending", 60)
+        until(self.search, "a search that is answered", 200)
+        until(lambda: element.get("/health/ready").status == 200, "ready", 200)
+        until(lambda: not element.pending(), "nothing pending", 200)
         self.look()
 
 
