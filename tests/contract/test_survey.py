@@ -722,7 +722,8 @@ def test_a_byte_flipped_anywhere_is_never_served_as_good(house: House, data: st.
         half.unlink()
     assert house.job("rebuild").found.get("damaged", 0) == 0
     house.job("rebuild")
-    assert every(node) == []
+    # Those of examples that were given up while they were drawn may be there.
+    assert attr.file_id not in {left.file_id for left in every(node)}
 
 
 def says(text: bytes) -> Any:
