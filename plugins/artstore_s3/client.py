@@ -43,6 +43,7 @@ _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, TokenRetrievalError
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError)
 LOST = (HTTPClientError, BotoCoreError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, OSError)
 
+log = logging.getLogger("artstore.s3")
 logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
 
 
@@ -94,6 +95,7 @@ class Client:
                 skip_instance_cache=True,
                 use_listings_cache=False,
             )
+            self.fs.loop.set_exception_handler(_unasked)
             self._s3 = self.wait(self.fs.set_session())
         except (ValueError, *LOST) as e:
             raise ConfigError(
@@ -123,9 +125,8 @@ class Client:
         for n in range(TRIES):
             try:
                 async with asyncio.timeout(ends - time.monotonic()):
-                    if (
-                        content
-                    ):  # aiohttp closes what it has sent, and sends bytes in one go that holds up the loop
+                    if content:
+                        # aiohttp closes what it has sent, and sends bytes in one go that holds up the loop
                         parameters["Body"] = io.BytesIO(content)
                     answer: dict[str, Any] = await function(Bucket=self.bucket, **parameters)
                     return answer
@@ -172,6 +173,15 @@ class Client:
             self.within(lambda: self._s3.__aexit__(None, None, None))
         except Lost:
             pass
+
+
+def _unasked(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """aiohttp writes in tasks of its own, and nobody asks them how they ended: the call itself says that it is lost."""
+    error = context.get("exception")
+    if isinstance(error, LOST):
+        log.debug("a connection to S3 was lost while something was sent: %s", type(error).__name__)
+    else:
+        loop.default_exception_handler(context)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import random
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from pydantic import ValidationError
 
@@ -26,6 +30,7 @@ from artstore_fsspec.places import GRAVES, TRASH, Marker, decode_marker
 from artstore_s3.backend import S3Backend
 from artstore_s3.parts import FIRST_PART, part_size
 from artstore_s3.settings import S3Settings
+from servers import until
 
 KEY = "2025/01/11/15/report_ivanov_20250111T153045_a1b2c3d4.pdf"
 Open = Callable[..., S3Backend]
@@ -301,3 +306,35 @@ def test_a_protocol_that_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as told:
         FsspecBackend(settings, make_context(tmp_path))
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(aiohttp.ClientOSError("gone"), False), (ValueError("a flaw"), True)]
+)
+def test_a_task_of_the_library_that_lost_its_connection_is_no_traceback_in_the_log(
+    opened: Open, caplog: pytest.LogCaptureFixture, error: Exception, told: bool
+) -> None:
+    loop = opened()._client.fs.loop
+    ended = threading.Event()
+
+    async def fails() -> None:
+        raise error
+
+    def start() -> None:
+        loop.create_task(fails()).add_done_callback(lambda task: ended.set())
+
+    def said() -> list[logging.LogRecord]:
+        gc.collect()
+        return [
+            record
+            for record in caplog.records
+            if record.name in ("asyncio", "artstore.s3") and "Using selector" not in record.getMessage()
+        ]
+
+    with caplog.at_level("DEBUG"):
+        loop.call_soon_threadsafe(start)
+        assert ended.wait(30)
+        records = until(said, "the loop says how the task ended")
+    assert [(record.name, bool(record.exc_info)) for record in records] == [
+        ("asyncio", True) if told else ("artstore.s3", False)
+    ]
