@@ -276,6 +276,13 @@ class Element:
         self.settled()
         assert self.tree() == before
 
+    def answers(self) -> bool:
+        """Whether anybody serves."""
+        try:
+            return self.get("/health/live").status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
     def workers(self) -> list[int]:
         """The processes that serve, oldest first."""
         found = []
@@ -377,10 +384,7 @@ def start(
 
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
-        try:
-            return element.get("/health/live").status == 200
-        except (OSError, http.client.HTTPException):
-            return False
+        return element.answers()
 
     try:
         until(ready, "start-up", 90)

@@ -14,18 +14,24 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from artstore.boot import open_node
-from artstore.errors import ConfigError
+from artstore.boot import Node, open_node
+from artstore.errors import ConfigError, Unavailable
 from artstore.settings import Configuration, Server, load
 
 ADAPTERS = {"starlette": "artstore_starlette.app", "falcon": "artstore_falcon.app"}
 INTERFACES = {"starlette": "asgi", "falcon": "wsgi"}
 CONNECTIONS = 16_384
 """Open connections of one worker, idle ones too; more wait to be accepted."""
+CONFIGURATION = 78
+"""The exit code of a worker that cannot be configured."""
+PAUSE = 2
+"""Seconds until a worker whose store does not answer asks again."""
 _PR_SET_PDEATHSIG = 1
+log = logging.getLogger("artstore.server")
 
 
 def logging_config(level: str) -> dict[str, Any]:
@@ -89,10 +95,25 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
 def worker_app() -> Any:
     """The app of one worker; it ends when the process that serves is gone, or nobody could restart it."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    configuration = load()
-    _settle_on_a_cpu(configuration)
-    node = open_node(configuration)
+    try:
+        configuration = load()
+        _settle_on_a_cpu(configuration)
+        node = _open_when_it_answers(configuration)
+    except ConfigError as e:
+        log.error("a worker cannot start: %s", e)  # all was well when the element started
+        raise SystemExit(CONFIGURATION) from None
     return importlib.import_module(ADAPTERS[node.settings.server.adapter]).create_app(node)
+
+
+def _open_when_it_answers(configuration: Configuration) -> Node:
+    """The node of a worker that takes a dead one's place. The server ends when a worker dies at once, and with it all
+    workers that would heal by themselves: so while a store does not answer, this one waits."""
+    while True:
+        try:
+            return open_node(configuration)
+        except Unavailable as e:
+            log.error("a worker waits: %s", e)
+            time.sleep(PAUSE)
 
 
 def _settle_on_a_cpu(configuration: Configuration) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -204,11 +205,33 @@ def test_an_upload_that_nobody_can_tell_of_is_claimed_neither_way(
         node.close()
 
 
+def _served(adapter: str, tmp_path: Path, server: s3.Seaweed, proxy: TcpProxy) -> Element:
+    settings = {n.removeprefix("ARTSTORE_"): v for n, v in _environ(tmp_path, server, proxy.port).items()}
+    settings |= {"AUTH__JWT__ISSUER": servers.ISSUER, "AUTH__JWT__AUDIENCE": servers.AUDIENCE}
+    return servers.start(adapter, tmp_path / "home", settings=settings)
+
+
+def test_a_worker_waits_for_its_store(tmp_path: Path, s3_server: s3.Seaweed, proxy: TcpProxy) -> None:
+    element = _served("starlette", tmp_path, s3_server, proxy)
+    try:
+        made = element.upload(b"kept")
+        proxy.turn("refuse")
+        os.kill(element.workers()[0], signal.SIGKILL)
+        until(lambda: "a worker waits: S3" in element.log.read_text(), "its successor waits", 90)
+        proxy.turn("fine")
+        until(element.answers, "it serves again", 90)
+        assert element.download(made["file_id"]).body == b"kept"
+        element.process.terminate()
+        assert element.process.wait(60) == 0
+        assert "Traceback" not in element.log.read_text()
+    finally:
+        element.process.kill()
+        element.process.wait()
+
+
 @pytest.mark.parametrize("adapter", ["starlette", "falcon"])
 def test_over_http(adapter: str, tmp_path: Path, s3_server: s3.Seaweed, proxy: TcpProxy) -> None:
-    settings = {n.removeprefix("ARTSTORE_"): v for n, v in _environ(tmp_path, s3_server, proxy.port).items()}
-    settings |= {"AUTH__JWT__ISSUER": servers.ISSUER, "AUTH__JWT__AUDIENCE": servers.AUDIENCE}
-    element: Element = servers.start(adapter, tmp_path / "home", settings=settings)
+    element = _served(adapter, tmp_path, s3_server, proxy)
     try:
         made = element.upload(b"kept")
         for weather in STORMS:

@@ -1,7 +1,8 @@
-"""The process that serves is killed: its workers, which nobody could restart, end as well."""
+"""The process that serves, and the workers that take the place of dead ones."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -29,3 +30,14 @@ def test_workers_end_with_the_process_that_serves(adapter: str, tmp_path: Path) 
     element.process.send_signal(signal.SIGKILL)
     element.process.wait()
     until(lambda: not any(map(alive, workers)), "the end of the workers")
+
+
+def test_a_configuration_that_was_spoilt_since_the_start_is_one_line(tmp_path: Path) -> None:
+    element = start("starlette", tmp_path / "home", workers=1)
+    (element.home / "artstore.toml").write_text("[server]\nprot = 1\n")
+    os.kill(element.workers()[0], signal.SIGKILL)
+    assert element.process.wait(60) == 1
+    log = element.log.read_text()
+    assert "a worker cannot start" in log
+    assert "Did you mean 'port'?" in log
+    assert "Traceback" not in log
