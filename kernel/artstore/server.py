@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import fcntl
 import importlib
 import logging.config
@@ -56,6 +57,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     _check_adapter(server)
     _check_address(server)
     logging.config.dictConfig(logging_config(configuration.settings.log.level))
+    faulthandler.enable()  # nobody dies of SIGBUS or SIGSEGV without a word
     node = open_node(configuration)
     made_keys = bool(getattr(node.auth, "generated", False))
     record = node.kernel.element.record()
@@ -95,6 +97,10 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
 def worker_app() -> Any:
     """The app of one worker; it ends when the process that serves is gone, or nobody could restart it."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():  # gone before we asked to be told
+        raise SystemExit(1)
+    faulthandler.enable()
     try:
         configuration = load()
         _settle_on_a_cpu(configuration)

@@ -120,6 +120,7 @@ def _doubt(database: Sqlite, starting: Alive | None) -> str:
 
 
 def _sound(database: Sqlite) -> bool:
+    database.room.require()
     try:
         # No deadline: a large file takes as long as it takes to read.
         with closing(sqlite3.connect(f"{database.path.as_uri()}?mode=rw", uri=True)) as connection:

@@ -17,16 +17,16 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from artstore.errors import Unavailable
+from artstore_sql.deadline import until
 from artstore_sql.lock import exclusive
 from artstore_sql.look import Look, inode
+from artstore_sql.room import Room
 
 log = logging.getLogger("artstore.sql")
 
 READERS = 8
 LONG_WAL = 8 << 20
 """Bytes of the WAL past which it is copied into the database: readers look through all of it."""
-_STEPS = 10_000
-"""Of SQLite's machine, between two looks at the clock: a millisecond or so."""
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _READING = ("mmap_size=0", "cache_size=-8192", "temp_store=MEMORY")
@@ -60,6 +60,7 @@ class Sqlite:
         self.look = Look(path)
         self._wal = path.with_name(f"{path.name}-wal")
         self._shm = path.with_name(f"{path.name}-shm")
+        self.room = Room(self._shm)
         self._timeout = timeout
         self._long = LONG_WAL
         self._unsynced: str = ""
@@ -97,7 +98,7 @@ class Sqlite:
         if not self._slots.acquire(timeout=self._timeout):
             raise Unavailable(f"The cache did not answer within {self._timeout:g} s: too many wait for it.")
         try:
-            with self.translated(), self._engine.connect() as connection, _until(connection, deadline):
+            with self.translated(), self._engine.connect() as connection, until(connection, deadline):
                 yield connection
         finally:
             self._slots.release()
@@ -108,7 +109,7 @@ class Sqlite:
         with (
             self.translated(),
             self._writing.connect() as connection,
-            _until(connection, deadline),
+            until(connection, deadline),
             connection.begin(),
         ):
             yield connection
@@ -231,6 +232,9 @@ class Sqlite:
         # mode=rw: a database deleted under us is an error, not an empty one without tables. Who only looks makes
         # no file beside it either, which mode=ro would as long as nobody else has it open.
         mode = "mode=rw" if not self._looks else "mode=ro" if self.left_open else "immutable=1"
+        maps = mode != "immutable=1"
+        if maps:
+            self.room.require()
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?{mode}",
             uri=True,
@@ -244,6 +248,8 @@ class Sqlite:
             if not self._looks:
                 # Opens the WAL: from here on it belongs to this connection, and is missed when it goes.
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
+            if maps:
+                self.room.take()
         except BaseException:
             connection.close()
             raise
@@ -276,18 +282,6 @@ def _begin(connection: Connection) -> None:
     # SQLite 3.40 compiles a statement whose trigger writes to FTS5 wrongly ("no such table") when another
     # connection changed the schema (`clear`). A plain statement first has it notice that in peace.
     connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").close()
-
-
-@contextmanager
-def _until(connection: Connection, deadline: float) -> Iterator[None]:
-    dbapi = connection.connection.driver_connection
-    if not isinstance(dbapi, sqlite3.Connection):  # pragma: no cover - the engine is ours
-        raise TypeError(type(dbapi))
-    dbapi.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
-    try:
-        yield
-    finally:
-        dbapi.set_progress_handler(None, 0)
 
 
 def is_broken(error: BaseException) -> bool:

@@ -8,10 +8,11 @@ import random
 import secrets
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -156,8 +157,98 @@ def test_what_a_dead_process_staged_is_removed_from_a_full_disk(home: Path) -> N
     backend.close()
 
 
-@pytest.mark.parametrize("home", ["tmpfs"], indirect=True)
-def test_a_disk_that_is_full_again_and_again(home: Path, tried: Callable[[str], None]) -> None:
+CACHES = """
+import os, sys
+from pathlib import Path
+from artstore.errors import Unavailable
+from artstore.spi import Context
+from artstore_sql.cache import SqlCache
+
+home = Path(sys.argv[1])
+
+def told(call):
+    try:
+        call()
+        print("done", flush=True)
+    except Unavailable as e:
+        print(e.detail, flush=True)
+
+def live():
+    cache = SqlCache(SqlCache.Settings(), Context(home=home, files=home / "files", state=home / "state"))
+    told(cache.totals)
+    while sys.stdin.readline() == "write\\n":
+        told(lambda: cache.set_stamp(os.urandom(8).hex()))
+    cache.close()
+
+while sys.stdin.readline():
+    child = os.fork()
+    if not child:
+        live()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@contextmanager
+def caches(home: Path) -> Iterator[Callable[[str], str]]:
+    """One cache after the other, each in a process of its own: `begin`, `write`, `end`, and what becomes of it."""
+    arguments = [sys.executable, "-c", CACHES, str(home)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def hear(say: str) -> str:
+            assert process.stdin
+            assert process.stdout
+            print(say, file=process.stdin, flush=True)
+            return process.stdout.readline().strip()
+
+        yield hear
+    assert process.returncode == 0
+
+
+def leave(home: Path, room: int) -> None:
+    """As many bytes, and not one more."""
+    to_the_last_page(home)
+    filler = home / "filler"
+    os.truncate(filler, filler.stat().st_size - room)
+
+
+def empty(home: Path) -> None:
+    (home / "filler").unlink()
+    for path in home.glob("directory-*"):
+        path.rmdir()
+
+
+@pytest.mark.parametrize("home", ["ext4"], indirect=True)
+def test_a_cache_that_finds_no_room_says_so_and_its_process_lives(
+    home: Path, tried: Callable[[str], None]
+) -> None:
+    """SQLite maps the index of its WAL: a page of it that finds no block would be SIGBUS."""
+    told: Counter[str] = Counter()
+    with caches(home) as hear:
+        for room in (8 << 20, 0, 8192, 10240, 131072, 300000):
+            leave(home, room)
+            told[f"open: {hear('begin')}"] += 1
+            empty(home)
+            if not room:
+                until(lambda: hear("write") == "done", "the cache is in use")
+            assert hear("end") == "0"
+        for room in (0, 5120, 6144, 8192, 12288):  # taken by its WAL, and then by the index
+            assert hear("begin") == "done"
+            leave(home, room)
+            told[f"write: {hear('write')}"] += 1
+            empty(home)
+            assert hear("write") == "done"
+            assert hear("end") == "0"
+    full = "The cache does not answer: database or disk is full."
+    nothing_left = "The cache does not answer: No space left on device."
+    assert told.keys() == {"open: done", f"open: {nothing_left}", "write: done", f"write: {full}"}
+    tried(", ".join(f"{times} {what}" for what, times in sorted(told.items())))
+
+
+@pytest.mark.parametrize(
+    ("home", "rounds"), [("tmpfs", range(ROUNDS)), ("ext4", range(1, ROUNDS))], indirect=["home"]
+)
+def test_a_disk_that_is_full_again_and_again(home: Path, rounds: range, tried: Callable[[str], None]) -> None:
     settings = {"LIMITS__MIN_FREE": "0"}
     clients = [Client(n) for n in range(CLIENTS)]
     everybody = ThreadPoolExecutor(CLIENTS)
@@ -176,7 +267,7 @@ def test_a_disk_that_is_full_again_and_again(home: Path, tried: Callable[[str], 
 
     element = start()
     try:
-        for number in range(ROUNDS):
+        for number in rounds:
             all_do(Client.fill, element)
             to_the_last_page(home)
             all_do(Client.go_on, element)
@@ -209,5 +300,5 @@ def test_a_disk_that_is_full_again_and_again(home: Path, tried: Callable[[str], 
     assert {i: a["sha256"] for i, a in found.items()} == {i: h for c in clients for i, h in c.there.items()}
     assert open_intents(home) == []
     told = sum((client.told for client in clients), Counter())
-    assert told["upload 507"] >= CLIENTS * ROUNDS
+    assert told["upload 507"] >= CLIENTS * len(rounds)
     tried(", ".join(f"{what}: {times}" for what, times in sorted(told.items())))

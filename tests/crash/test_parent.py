@@ -26,6 +26,8 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("adapter", ["starlette", "falcon"])
 def test_workers_end_with_the_process_that_serves(adapter: str, tmp_path: Path) -> None:
     element = start(adapter, tmp_path / "home", workers=2)
+    os.kill(element.workers()[0], signal.SIGBUS)
+    until(lambda: "Fatal Python error: Bus error" in element.log.read_text(), "last words")
     workers = children(element.process.pid)
     element.process.send_signal(signal.SIGKILL)
     element.process.wait()
