@@ -32,6 +32,13 @@ class Index:
         self._require_known()
         return totals
 
+    def key(self, file_id: str) -> tuple[str | None, bool]:
+        """The key that is said to be the file's; and whether the cache was there to be asked."""
+        try:
+            return self._kernel.keeper.owed_key(file_id) or self._kernel.cache.key(file_id), True
+        except Unavailable:
+            return None, False
+
     def where(self, file_id: str) -> tuple[str | None, bool]:
         """The key that is said to be the file's; and, when there is none, whether that proves that there is no file."""
         keeper = self._kernel.keeper

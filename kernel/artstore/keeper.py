@@ -40,6 +40,8 @@ class Keeper:
         self._rebuilds = 0
         self._graves: list[str] = []
         self._changed = False
+        self._told = False
+        """Whether other nodes may have heard that this process owes rows."""
         self.distrusted = False
         """Whether rows may be missing that nobody knows of."""
         self._stop = threading.Event()
@@ -50,8 +52,11 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
-    def owe(self, file_id: str, key: str, intent: Intent | None) -> None:
-        """The cache row of `file_id` does not say what the tree says. `intent` stays open until it does."""
+    def owe(self, file_id: str, key: str, intent: Intent | None) -> bool:
+        """The cache row of `file_id` does not say what the tree says. `intent` stays open until it does.
+
+        False when other nodes could not be told.
+        """
         if intent is not None:
             try:
                 intent.sync()  # the checkpoint may move on without this row
@@ -61,6 +66,7 @@ class Keeper:
             self._debts.mark()
             _, intents = self._owed.get(file_id, (key, ()))
             self._owed[file_id] = (key, (*intents, intent) if intent is not None else intents)
+        return self._tell_nodes()
 
     def doubt(self, file_id: str, key: str, intent: Intent | None) -> None:
         """Whether the upload of `key` took place is not known: it is settled once the store answers."""
@@ -88,8 +94,15 @@ class Keeper:
         return owed[0] if owed else None
 
     def is_whole(self) -> bool:
-        """Whether the cache has a row for each file, as far as the processes of this node know."""
-        return not (self.distrusted or self._owed or self._doubts or self._rebuilds or self._debts.anybody())
+        """Whether the cache has a row for each file, as far as the processes of this node and the log know."""
+        here = self.distrusted or self._owed or self._doubts or self._rebuilds or self._debts.anybody()
+        return not (here or self._elsewhere())
+
+    def _elsewhere(self) -> bool:
+        try:
+            return self._kernel.wal.owing()
+        except Unavailable:
+            return True
 
     def distrust(self) -> None:
         """The cache is not whole: until `trust` a missing row proves nothing, to no process."""
@@ -110,11 +123,14 @@ class Keeper:
             self._rebuilds += 1
             self._debts.mark()
         try:
+            if not self._tell_nodes():
+                raise Unavailable("Other nodes cannot be told that the index is being repaired.")
             yield
         finally:
             with self._lock:
                 self._rebuilds -= 1
                 self._unmark()
+            _guarded(self._all_clear)
 
     def changed(self) -> None:
         """Something was done since the last flush."""
@@ -183,6 +199,30 @@ class Keeper:
             tell_again(self._kernel, key, file_id)  # an update or a deletion that seemed to fail, perhaps
             for intent in intents:
                 intent.commit()
+        self._all_clear()
+
+    def _tell_nodes(self) -> bool:
+        try:
+            self._kernel.wal.owe()
+        except Unavailable as e:
+            log.warning("other nodes cannot be told that a row is owed: %s", e.detail)
+            return False
+        finally:
+            self._told = True
+        return True
+
+    def _all_clear(self) -> None:
+        """Tell the other nodes when nothing is owed any more."""
+        told, self._told = self._told, False
+        try:
+            if told:
+                marks = self._kernel.wal.marks()  # before the look, so that what is owed later stays
+                if not (self._owed or self._rebuilds):
+                    self._kernel.wal.paid(marks)
+                    told = False
+        finally:
+            if told:
+                self._told = True
 
     def _unmark(self) -> None:
         if not (self._owed or self._doubts or self._rebuilds or self.distrusted):

@@ -15,6 +15,7 @@ from typing import Any
 
 from artstore.attr import Attr, decode, revised
 from artstore.debts import Debts
+from artstore.download import Download
 from artstore.element import Element, ElementRecord
 from artstore.errors import (
     ArtstoreError,
@@ -45,10 +46,7 @@ from artstore.spi import (
     Page,
     Principal,
     Query,
-    Reader,
-    Span,
     Status,
-    SupportsRedirect,
     Transaction,
 )
 
@@ -58,30 +56,6 @@ _NAME_TRIES = 64
 """Of an id that somebody chose and deletes again and again: each name is taken until its tombstone goes."""
 
 Announce = Callable[[Change, Attr], None]
-
-
-class Download:
-    """A file held open for reading."""
-
-    def __init__(self, attr: Attr, reader: Reader, backend: Backend) -> None:
-        self.attr = attr
-        self._backend = backend
-        self._reader = reader
-        self.path = reader.path
-
-    def pieces(self, span: Span) -> Iterable[bytes]:
-        return self._reader.pieces(span)
-
-    def redirect(self, disposition: str) -> str | None:
-        """An address in the store from which the client may fetch it instead, or None."""
-        if not isinstance(self._backend, SupportsRedirect):
-            return None
-        return self._backend.redirect(
-            self.attr.key, content_type=self.attr.content_type, disposition=disposition
-        )
-
-    def close(self) -> None:
-        self._reader.close()
 
 
 class Kernel:
@@ -206,13 +180,15 @@ class Kernel:
 
     def _find(self, file_id: str) -> tuple[Attr, bytes]:
         """A file's sidecar, decoded and as it is. The cache says where; the tree says whether."""
-        key, whole = self.index.where(file_id)
-        if key is not None:
-            try:
-                return self._believe(key, file_id)
-            except NotFound:
-                pass  # a stale row, or deleted a moment ago
-        elif whole and not self.backend.capabilities.shared:
+        key, whole = self.index.key(file_id)
+        found = self._at(key, file_id)
+        if found is None and whole:
+            # Asked only now, since other nodes may have to be asked as well.
+            key, whole = self.index.where(file_id)
+            found = self._at(key, file_id)
+        if found is not None:
+            return found
+        if key is None and whole and not self.backend.capabilities.shared:
             raise NotFound(f"There is no file {file_id}.")
         directory = self.naming.directory(file_id)
         # The id tells the directory; only an id that somebody chose, with no cache to believe, costs a walk.
@@ -227,6 +203,14 @@ class Kernel:
                     except NotFound:
                         continue
         raise NotFound(f"There is no file {file_id}.")
+
+    def _at(self, key: str | None, file_id: str) -> tuple[Attr, bytes] | None:
+        if key is None:
+            return None
+        try:
+            return self._believe(key, file_id)
+        except NotFound:  # a stale row, or deleted a moment ago
+            return None
 
     def _believe(self, key: str, file_id: str) -> tuple[Attr, bytes]:
         sidecar = self.backend.sidecar(key)
@@ -251,6 +235,7 @@ class Kernel:
                 # Whoever made it so may have failed to make it durable, and this is an acknowledgement.
                 with self.element.gate(Operation.UPDATE):
                     self.backend.replace_sidecar(old.key, old_sidecar, old_sidecar)
+                self.write_row(None, old)
                 return old
             sidecar = attr.encode(self.backend.capabilities.sidecar_limit)
             intent = self.wal.begin(
@@ -298,13 +283,24 @@ class Kernel:
                     intent.fail(e.detail)
                 self.keeper.owe(file_id, attr.key, None)  # it may have happened all the same
                 raise
-            self.settle_row(intent, attr, gone=True)
-        self.keeper.bury(attr.key)
+            try:
+                self.settle_row(intent, attr, gone=True)
+            finally:
+                self.keeper.bury(attr.key)
         self.announce("delete", attr)
 
     def settle_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> None:
-        """The last steps of a change. It has succeeded whatever the cache says: a row that cannot be
-        written now is owed, and the intent stays open until it is paid."""
+        """The last steps of a change; raises what `write_row` does."""
+        written = self.write_row(intent, attr, gone=gone)
+        # Before the intent ends: until then the log remembers.
+        self.observers.tell(change_of(attr, gone=gone))
+        if written and intent is not None:
+            intent.commit()
+
+    def write_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> bool:
+        """A change has succeeded whatever the cache says: a row that cannot be written now (False) is owed, and the
+        intent stays open until it is paid. Raises `Unavailable` when other nodes cannot be told of that: they take
+        their index for whole, so the change must not be acknowledged."""
         try:
             if gone:
                 self.cache.remove([attr.file_id])
@@ -312,13 +308,12 @@ class Kernel:
                 self.cache.put([attr])
         except Exception as e:
             log.warning("the cache row of %s is owed: %s", attr.file_id, e)
-            self.keeper.owe(attr.file_id, attr.key, intent)
-            intent = None
-        self.keeper.changed()
-        # Before the intent ends: until then the log remembers.
-        self.observers.tell(change_of(attr, gone=gone))
-        if intent is not None:
-            intent.commit()
+            if not self.keeper.owe(attr.file_id, attr.key, intent):
+                raise Unavailable("It was done, but the index cannot be told of it now; ask again.") from e
+            return False
+        finally:
+            self.keeper.changed()
+        return True
 
     # --- the element --------------------------------------------------------------------------------------
 

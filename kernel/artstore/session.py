@@ -118,6 +118,7 @@ class Session:
                     if there is not None:
                         # Its writer may have died before it was durable, and this is an acknowledgement.
                         kernel.backend.settle(there.key)
+                        kernel.write_row(None, there)
                         self.abort("the same file was there already")
                         return there, False
                 if self._intent is None:

@@ -531,6 +531,18 @@ class Log(Protocol):
     def flushed(self, marks: Any) -> None:
         """What ended before `marks` was taken is durable in the cache; the old may go."""
 
+    def owe(self) -> None:
+        """Rows are owed by this process: the nodes that share the log know on return. Raises `Unavailable`."""
+
+    def paid(self, marks: Any) -> None:
+        """Of what was owed before `marks` was taken nothing is owed any more. Raises `Unavailable`."""
+
+    def owing(self) -> bool:
+        """Whether any process, alive or dead, owes rows; what a dead one owed is owed until it is settled.
+
+        Of the processes of one node this need not tell: they know of each other. Raises `Unavailable`.
+        """
+
     def abandoned(self) -> Iterator[Abandoned]:
         """What dead processes left. Each is held, and can end nothing any more, before it is given."""
 

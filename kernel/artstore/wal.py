@@ -318,6 +318,15 @@ class Wal:
             except FileNotFoundError:
                 continue
 
+    def owe(self) -> None:
+        """There is no other node to be told."""
+
+    def paid(self, marks: list[tuple[Segment, int]]) -> None:
+        """Likewise."""
+
+    def owing(self) -> bool:
+        return False
+
     def abandoned(self) -> Iterator[Abandoned]:
         with translated("The log of a dead process cannot be read"):
             yield from self._abandoned()

@@ -182,6 +182,20 @@ class SqlLog:
         ).bindparams(oldest=oldest, most=_PRUNED)
         self._database.write(lambda c: c.execute(old))
 
+    def owe(self) -> None:
+        owes = next(self._count)
+        while not self._alive().owe(owes):  # what one that was fenced owed is for those who settle it
+            pass
+
+    def paid(self, marks: int) -> None:
+        if self._owner is not None:
+            self._owner.paid(marks)
+
+    def owing(self) -> bool:
+        self._require()
+        anybody = text(f"SELECT EXISTS (SELECT 1 FROM {self._owners} WHERE owes > 0)")
+        return bool(self._database.read(lambda c: c.execute(anybody).scalar_one()))
+
     def abandoned(self) -> Iterator[Left]:
         self._require()
         me = 0 if self._owner is None else self._owner.id

@@ -56,6 +56,21 @@ class Owner:
         )
         self._database.write(lambda c: c.execute(change))
 
+    def owe(self, mark: int) -> bool:
+        """False for one that was fenced."""
+        change = text(f"UPDATE {self._table} SET owes = :mark WHERE id = :id AND NOT fenced").bindparams(
+            mark=mark, id=self.id
+        )
+        self.fenced = self._database.write(lambda c: c.execute(change).rowcount) == 0
+        return not self.fenced
+
+    def paid(self, upto: int) -> None:
+        """What it owed before `upto` it owes no more."""
+        change = text(f"UPDATE {self._table} SET owes = 0 WHERE id = :id AND owes <= :upto").bindparams(
+            upto=upto, id=self.id
+        )
+        self._database.write(lambda c: c.execute(change))
+
     def leave(self, wal: str) -> None:
         """Go, and leave to others at once what is not settled."""
         self._stop.set()

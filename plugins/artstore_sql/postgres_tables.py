@@ -58,4 +58,5 @@ class Tables:
             Column("lease", DateTime(timezone=True)),
             Column("fenced", Boolean),
             Column("flushed", BigInteger),
+            Column("owes", BigInteger),
         )

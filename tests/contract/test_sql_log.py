@@ -281,6 +281,35 @@ def test_threads_exclude_each_other(opened: Open) -> None:
     assert most == 1
 
 
+def test_what_one_owes_all_know_until_it_is_paid(opened: Open) -> None:
+    one, two = opened(lease=3600), opened(lease=3600)
+    assert not two.owing()
+    one.owe()
+    marks = one.marks()
+    assert one.owing()
+    assert two.owing()
+    one.owe()
+    one.paid(marks)
+    assert two.owing()
+    one.paid(one.marks())
+    assert not one.owing()
+    assert not two.owing()
+    two.paid(two.marks())  # who has begun nothing owes nothing
+
+
+def test_what_the_dead_owed_is_owed_until_it_is_settled(opened: Open) -> None:
+    one, two = opened(lease=3600), opened(lease=3600)
+    one.begin("upload", by="ivanov", file_id="1", key="a/1")
+    one.owe()
+    one.close()
+    (found,) = two.abandoned()
+    found.settle()  # something of it is still open
+    assert two.owing()
+    found.end(found.pending[0], "committed")
+    found.settle()
+    assert not two.owing()
+
+
 def test_old_transactions_go(opened: Open) -> None:
     log = opened(keep_hours=0)
     log.begin("upload", by="ivanov", file_id="1").commit()

@@ -98,8 +98,8 @@ def test_the_schema_is_shown_and_moved(artstore: Command) -> None:
         return found
 
     assert revision("current") is None
-    assert revision("upgrade") == "r3"
-    assert revision("downgrade") == "r2"
+    assert revision("upgrade") == "r4"
+    assert revision("downgrade") == "r3"
     wrong = artstore("db", "upgrade", "r9")
     assert (wrong.returncode, "r9" in wrong.stderr) == (78, True)
 

@@ -16,6 +16,7 @@ import pytest
 
 import s3
 import servers
+from between import TcpProxy
 from postgres import Postgres
 from servers import Element, file_path, until
 
@@ -139,6 +140,38 @@ def test_two_nodes_act_as_one_until_one_is_killed(start: Start, s3_server: Any, 
         assert two.download(file_id).status == 200
     data = {f"{a['storage_path']}/{a['storage_filename']}" for a in there.values()}
     assert data <= keys(s3_server, bucket)
+
+
+def test_what_one_node_owes_the_other_knows(start: Start, postgres: Postgres) -> None:
+    """A row that is owed is a row that no node may do without: a search is whole, or 503."""
+    proxy = TcpProxy(postgres.port)
+    one = start("one", CACHE__SQL__URL=postgres.url(port=proxy.port), CACHE__SQL__TIMEOUT="1")
+    two = start("two")
+    chosen = "00000000-0000-4000-8000-00000000000a"
+    try:
+        kept, gone = one.upload(b"kept"), one.upload(b"gone")
+        proxy.turn("refuse")
+        made = one.upload(b"made")
+        two.get("/api/v1/files").problem(503)
+        two.get("/api/v1/capacity").problem(503)
+        assert one.put(chosen, b"chosen").status == 201
+        assert one.ask("DELETE", file_path(gone["file_id"])).status == 204
+        two.get("/api/v1/files").problem(503)
+        assert two.download(chosen).body == b"chosen"
+        assert two.put(chosen, b"other").status == 409
+        proxy.turn("fine")
+        until(lambda: two.get("/api/v1/files").status == 200, "the debts to be paid")
+        assert set(listed(two)) == {kept["file_id"], made["file_id"], chosen}
+        # One that dies in debt leaves it to the other.
+        proxy.turn("refuse")
+        late = one.upload(b"late")
+        two.get("/api/v1/files").problem(503)
+        kill(one)
+        until(lambda: two.get("/api/v1/files").status == 200, "the debts of the dead to be paid", deadline=60)
+        assert set(listed(two)) == {kept["file_id"], made["file_id"], chosen, late["file_id"]}
+        kill(two)  # its log tells of each search that it refused
+    finally:
+        proxy.close()
 
 
 def test_a_node_that_was_paused_past_its_lease_publishes_nothing(start: Start) -> None:
