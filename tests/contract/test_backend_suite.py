@@ -195,16 +195,15 @@ class TestS3Backend(BackendSuite):
         return opened()
 
     @pytest.fixture
-    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Iterator[Plant]:
-        client = s3_server.client()
+    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Plant:
+        client = s3_server.client
 
         def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
             for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
                 if content is not None:
                     client.put_object(Bucket=bucket, Key=f"se-01/{name}", Body=content)
 
-        yield plant
-        client.close()
+        return plant
 
     @pytest.fixture
     def reopen(self, backend: Backend, opened: Callable[[], S3Backend]) -> Callable[[], Backend]:

@@ -113,16 +113,15 @@ class OverS3:
         return opened()
 
     @pytest.fixture
-    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Iterator[Plant]:
-        client = s3_server.client()
+    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Plant:
+        client = s3_server.client
 
         def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
             for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
                 if content is not None:
                     client.put_object(Bucket=bucket, Key=f"se-01/{name}", Body=content)
 
-        yield plant
-        client.close()
+        return plant
 
     @pytest.fixture
     def reopen(self, backend: Backend, opened: Callable[[], Backend]) -> Callable[[], Backend]:
@@ -141,7 +140,7 @@ class TestCryptOverS3(OverS3):
     ) -> None:
         data = plain(3 * PIECE + 77)
         put(backend, data=data, sidecar=sidecar(size=len(data)))
-        client = s3_server.client()
+        client = s3_server.client
         lies = client.get_object(Bucket=bucket, Key=f"se-01/{KEY}")["Body"].read()
         assert len(lies) == sealed_size(len(data))
         assert data[:64] not in lies
@@ -157,7 +156,6 @@ class TestCryptOverS3(OverS3):
         with pytest.raises(Damaged, match=key_id(NEXT)):
             get(other)
         client.put_object(Bucket=bucket, Key=f"se-01/{KEY}", Body=lies[:-1] + bytes([lies[-1] ^ 1]))
-        client.close()
         assert get(backend, span=Span(0, PIECE)) == data[:PIECE]
         with pytest.raises(Damaged):
             get(backend)

@@ -42,10 +42,8 @@ def bucket(s3_server: s3.Seaweed) -> str:
 
 
 @pytest.fixture
-def client(s3_server: s3.Seaweed) -> Iterator[Any]:
-    made = s3_server.client()
-    yield made
-    made.close()
+def client(s3_server: s3.Seaweed) -> Any:
+    return s3_server.client
 
 
 @pytest.fixture

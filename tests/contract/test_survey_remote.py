@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Remote:
 
     def __init__(self, home: Path, server: s3.Seaweed, postgres: Postgres) -> None:
         self.home, self._postgres = home, postgres
-        self.bucket, self.client = server.bucket(), server.client()
+        self.bucket, self.client = server.bucket(), server.client
         self.prefix = self.bucket.replace("-", "_") + "_"
         shared = {"URL": postgres.url(), "TABLE_PREFIX": self.prefix}
         told = s3.environment(s3.settings(server, self.bucket)) | {"ELEMENT_ID": "se-01", "WAL": "sql"}
@@ -71,13 +71,12 @@ class Remote:
 @pytest.fixture
 def remote(
     tmp_path: Path, s3_server: s3.Seaweed, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Remote]:
+) -> Remote:
     monkeypatch.setattr("artstore.survey.PAUSE", 0.05)
     made = Remote(tmp_path / "home", s3_server, postgres)
     for name, value in made.settings.items():
         monkeypatch.setenv(name, value)
-    yield made
-    made.client.close()
+    return made
 
 
 @pytest.fixture

@@ -187,12 +187,9 @@ def check(case: Case, step: str) -> None:
 
 def _names(case: Case) -> set[str]:
     """Every object of the store that is not the element's own; no parts of anything on the way."""
-    client = case.server.client()
-    try:
-        assert not client.list_multipart_uploads(Bucket=case.bucket, Prefix=case.prefix).get("Uploads")
-        page = client.list_objects_v2(Bucket=case.bucket, Prefix=f"{case.prefix}/")
-    finally:
-        client.close()
+    client = case.server.client
+    assert not client.list_multipart_uploads(Bucket=case.bucket, Prefix=case.prefix).get("Uploads")
+    page = client.list_objects_v2(Bucket=case.bucket, Prefix=f"{case.prefix}/")
     names = {found["Key"].removeprefix(f"{case.prefix}/") for found in page.get("Contents", ())}
     return names - {f".artstore/{name}" for name in OURS}
 

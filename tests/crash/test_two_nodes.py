@@ -78,10 +78,8 @@ def listed(element: Element) -> dict[str, dict[str, Any]]:
 
 def keys(server: Any, bucket: str) -> set[str]:
     """What lies in the tree of the store."""
-    client = server.client()
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    pages = server.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     found = {one["Key"] for page in pages for one in page.get("Contents", [])}
-    client.close()
     return {key for key in found if not key.startswith(".artstore/")}
 
 

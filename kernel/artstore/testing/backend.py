@@ -981,7 +981,7 @@ class BackendSuite:
             def between(*_: object) -> None:
                 if not looks or looks[-1].done():
                     looks.append(pool.submit(look))
-                    wait(looks[-1:], timeout=0.02)  # it may be that it has to wait for the replacement
+                    wait(looks[-1:], timeout=0.3)  # it may be that it has to wait for the replacement
 
             for old, new in pairwise(versions):
                 sys.setprofile(between)
