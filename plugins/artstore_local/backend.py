@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
 from artstore.errors import ConfigError, Conflict, NotFound, PreconditionFailed, Unavailable
 from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space
-from artstore_local import disk, staging
+from artstore_local import disk, reaping, staging
 from artstore_local.health import Health
 from artstore_local.occupancy import occupy
 from artstore_local.reader import LocalReader
@@ -241,12 +241,15 @@ class LocalBackend:
 
     def reap(self) -> Iterator[Settled]:
         with disk.translated("the staging area"):
-            yield from staging.reap(self._staging, self._tree)
+            yield from reaping.reap(self._staging, self._tree)
 
     def settle(self, key: str) -> bool:
-        # `reap` ended what was staged: without its token nobody publishes. What was published by one that died
-        # before its fsync is there for now: make it so for good.
+        # Without its token nobody publishes. What was published by one that died before its fsync is there for now:
+        # make it so for good.
         directory, name = split(key)
+        if not os.path.lexists(f"{self._path}/{key}{SIDECAR_SUFFIX}"):
+            with disk.translated("the staging area"):
+                reaping.revoke(self._staging, self._tree, key)
         try:
             with disk.translated(key), self._tree.open(directory) as fd:
                 data, sidecar = _halves(name, fd)
@@ -267,7 +270,7 @@ class LocalBackend:
 
     def lonely(self) -> bool:
         with disk.translated("the staging area"):
-            return not any(staging.alive(owner) for owner in self._staging.others())
+            return not any(reaping.alive(owner) for owner in self._staging.others())
 
     def record(self, name: str) -> bytes | None:
         if self._internal < 0:

@@ -22,7 +22,7 @@ from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
 from artstore.kernel import Kernel
 from artstore.testing.memory_cache import MemoryCache
-from artstore_local import backend, disk, health, staging, tree, writer
+from artstore_local import backend, disk, health, reaping, staging, tree, writer
 
 Patch = pytest.MonkeyPatch
 
@@ -267,7 +267,7 @@ def recovery_reaps_the_living(patch: Patch) -> None:
     def seize(owner: Any) -> int:
         return os.open(owner / "lock", os.O_RDWR | os.O_CREAT, 0o640)
 
-    patch.setattr(staging, "_seize", seize)
+    patch.setattr(reaping, "_seize", seize)
 
 
 @planted("a_damaged_pair")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import servers
 from audit import audit
+from postgres import Postgres
 from servers import ARTSTORE, Answer, Element, until
 
 BODY = b"slow " * 300_000
@@ -87,6 +88,40 @@ def test_a_worker_whose_staging_was_taken_away_fails_cleanly(tmp_path: Path) -> 
         assert element.upload(b"again")["size"] == 5
         element.stop()
         assert len(audit(element.home)) == 2
+    finally:
+        element.process.kill()
+        element.process.wait(30)
+
+
+def test_a_worker_paused_past_its_lease_publishes_nothing(tmp_path: Path, postgres: Postgres) -> None:
+    """Workers on a local store whose log is in PostgreSQL: there a lease ends, though the lock in the store is held."""
+    settings = {
+        "WAL": "sql",
+        "WAL__SQL__LEASE": "2",
+        "WAL__SQL__URL": postgres.url(),
+        "WAL__SQL__TABLE_PREFIX": "paused_",
+    }
+    element = servers.start("starlette", tmp_path / "home", workers=2, settings=settings)
+    told = "SELECT status FROM paused_wal WHERE op = 'upload'"
+    try:
+        answers: list[Answer] = []
+        go, thread = slow_upload(element, answers)
+        until(element.staged, "a staged upload")
+        (owner,) = {Path(path).parent.parent.name for path in element.staged()}
+        worker = int(owner.partition("-")[0])
+        os.kill(worker, signal.SIGSTOP)
+        until(lambda: postgres.ask(told) == [("rolled_back",)], "the other to settle it", 60)
+        os.kill(worker, signal.SIGCONT)
+        go.set()
+        thread.join()
+        answers[0].problem(503, "unavailable")
+        assert postgres.ask(told) == [("rolled_back",)]
+        until(lambda: not element.staged(), "nothing staged")
+        assert element.get("/api/v1/files").json()["items"] == []
+        assert element.upload(b"again")["size"] == 5
+        os.killpg(element.process.pid, signal.SIGTERM)
+        element.process.wait(30)
+        assert len(audit(element.home)) == 1
     finally:
         element.process.kill()
         element.process.wait(30)

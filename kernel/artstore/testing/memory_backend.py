@@ -61,7 +61,7 @@ class MemoryWriter:
     def publish(self, sidecar: bytes) -> None:
         try:
             with self._backend.opened() as store:
-                if self._over:
+                if self._over or self._key not in store.staged[self._backend.owner]:
                     raise Unavailable("The upload is over.")
                 if store.taken(self._key):
                     raise Conflict(f"The key {self._key} is taken.")
@@ -73,8 +73,9 @@ class MemoryWriter:
     def abort(self) -> None:
         store = self._backend.store
         with store.lock:
-            if not self._over and self._backend.owner in store.alive:
-                store.staged[self._backend.owner].remove(self._key)
+            mine = store.staged.get(self._backend.owner, [])
+            if not self._over and self._backend.owner in store.alive and self._key in mine:
+                mine.remove(self._key)
             self._over = True
             self._pieces.clear()
 
@@ -218,6 +219,8 @@ class MemoryBackend:
 
     def settle(self, key: str) -> bool:
         with self.opened() as store:
+            for keys in store.staged.values():
+                keys[:] = [k for k in keys if k != key]
             return key in store.sidecars
 
     def lonely(self) -> bool:
