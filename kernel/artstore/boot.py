@@ -239,7 +239,7 @@ def open_node(configuration: Configuration) -> Node:
             announce=announce,
             observers=observers,
         )
-        jobs = Jobs(told.state / "jobs")
+        jobs = Jobs(told.state / "jobs", wal)
         report = recovery.recover(kernel)
         if report.rebuilt:
             jobs.set_position("")  # of another cache than this

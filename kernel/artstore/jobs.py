@@ -1,4 +1,6 @@
-"""Long work that outlives the request that asked for it: one job at a time on a node, told to every process.
+"""Long work that outlives the request that asked for it: one job at a time, also among nodes that share a log.
+
+Every process of a node can tell of the jobs of that node.
 
 <home>/state/jobs/lock              held by `flock` as long as a job runs; it dies with its process
 <home>/state/jobs/<id>.json         what is known of a job: small, replaced whole, the oldest go
@@ -13,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from artstore.attr import timestamp
 from artstore.errors import ArtstoreError, Conflict, NotFound, Unavailable
 from artstore.ids import now, parse_id, uuid7
+from artstore.spi import Log
 
 log = logging.getLogger("artstore.jobs")
 
@@ -128,15 +132,16 @@ def _plain(text: str) -> str:
 class Jobs:
     """The jobs of one home. `directory` is made when the first job needs it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wal: Log) -> None:
         self._directory = directory
         self._lock = directory / "lock"
+        self._wal = wal
         self._running: tuple[Job, threading.Thread] | None = None
 
     def start(self, task: Task, *, by: str, digests: bool, work: Callable[[Job], None]) -> Record:
         """Begin `work` on a thread of its own. Raises `Conflict` while another job runs, `Unavailable`."""
-        job, fd = self._begin(task, by, digests)
-        thread = threading.Thread(target=self._run, args=(job, fd, work), name="job", daemon=True)
+        job, held = self._begin(task, by, digests)
+        thread = threading.Thread(target=self._run, args=(job, held, work), name="job", daemon=True)
         self._running = (job, thread)
         begun = job.record.model_copy(deep=True)
         thread.start()
@@ -144,8 +149,8 @@ class Jobs:
 
     def run(self, task: Task, *, by: str, digests: bool, work: Callable[[Job], None]) -> Record:
         """Do `work` now; what became of it. Raises `Conflict` while another job runs, and what `work` raises."""
-        job, fd = self._begin(task, by, digests)
-        error = self._run(job, fd, work)
+        job, held = self._begin(task, by, digests)
+        error = self._run(job, held, work)
         if error is not None:
             raise error
         return job.record
@@ -201,29 +206,24 @@ class Jobs:
         else:
             path.unlink(missing_ok=True)
 
-    def _begin(self, task: Task, by: str, digests: bool) -> tuple[Job, int]:
-        try:
-            self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            fd = self._take()
-        except OSError as e:
-            raise Unavailable(f"A job cannot begin: {e.strerror}.") from e
-        try:
-            at = now()
-            job = Job(
-                Record(id=uuid7(at), task=task, digests=digests, by=by, started=timestamp(at)), self._write
-            )
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, job.record.id.encode(), 0)
-            self._forget()
-            self._replace(self._path(job.record.id), job.record.model_dump_json().encode())
-        except BaseException as e:
-            os.close(fd)
-            if isinstance(e, OSError):
+    def _begin(self, task: Task, by: str, digests: bool) -> tuple[Job, ExitStack]:
+        with ExitStack() as stack:
+            try:
+                self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+                fd = self._take()
+                stack.callback(os.close, fd)
+                stack.enter_context(self._wal.exclusive("job", wait=False))
+                at = now()
+                record = Record(id=uuid7(at), task=task, digests=digests, by=by, started=timestamp(at))
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, record.id.encode(), 0)
+                self._forget()
+                self._replace(self._path(record.id), record.model_dump_json().encode())
+            except OSError as e:
                 raise Unavailable(f"A job cannot begin: {e.strerror}.") from e
-            raise
-        return job, fd
+            return Job(record, self._write), stack.pop_all()
 
-    def _run(self, job: Job, fd: int, work: Callable[[Job], None]) -> Exception | None:
+    def _run(self, job: Job, held: ExitStack, work: Callable[[Job], None]) -> Exception | None:
         error: Exception | None = None
         try:
             work(job)
@@ -233,14 +233,14 @@ class Jobs:
                 log.exception("job %s failed", job.record.id)
         except BaseException:  # Ctrl-C at a command
             job.end("interrupted")
-            os.close(fd)
+            held.close()
             raise
         # The record first: who finds the lock free may read that it is over.
         told = None if error is None else "it failed; the log says why"
         if isinstance(error, ArtstoreError):
             told = error.detail
         job.end(told)
-        os.close(fd)
+        held.close()
         return error
 
     def _take(self) -> int:

@@ -551,10 +551,10 @@ class Log(Protocol):
     ) -> list[Transaction]:
         """The newest `limit` transactions with ids below `before`, newest first."""
 
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
+    def exclusive(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
         """Alone among the nodes that share the log; processes of one node exclude each other already.
 
-        Waits for its turn. Raises `Unavailable`.
+        Entered and left by any thread. Raises `Unavailable`, and `Conflict` when it is not to `wait` for its turn.
         """
 
     def check(self) -> None:

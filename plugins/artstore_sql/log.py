@@ -234,9 +234,9 @@ class SqlLog:
         return [_transaction(row) for row in self._database.read(lambda c: c.execute(wanted).all())]
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str, *, wait: bool = True) -> Iterator[None]:
         self._require()
-        with self._locks.exclusive(name):
+        with self._locks.exclusive(name, wait=wait):
             yield
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, Conflict, Unavailable
 from artstore_sql.postgres import Postgres
 
 log = logging.getLogger("artstore.sql")
@@ -37,13 +37,15 @@ class Locks:
         self._stop = threading.Event()
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
-        """Alone; waits for its turn as long as the server answers. Raises `Unavailable`."""
+    def exclusive(self, name: str, *, wait: bool) -> Iterator[None]:
+        """Alone; waits for its turn as long as the server answers. Raises `Unavailable`, `Conflict`."""
         name = f"artstore {self._prefix} {name}"
         with self._database.held() as connection:
             self._ask(connection, _LIMIT, str(int(self._lease * 1000)))
             pause, longest = _PAUSES
             while not self._ask(connection, _TAKE, name):
+                if not wait:
+                    raise Conflict("Another node is at it; one at a time.")
                 time.sleep(pause)
                 pause = min(pause * 1.5, longest)
             try:

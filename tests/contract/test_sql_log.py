@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, Conflict, Unavailable
+from artstore.jobs import Job, Jobs, Record
 from artstore.testing import make_context
 from artstore_sql.log import LogSettings, SqlLog
 from postgres import Postgres
@@ -264,6 +265,32 @@ def test_a_paused_holder_loses_its_lock(opened: Open, node: Callable[..., Node])
     holder.tell()
     holder.hear()
     assert holder.hear() == "over"
+
+
+def test_one_job_at_a_time_on_all_nodes(opened: Open, tmp_path: Path) -> None:
+    homes = [Jobs(tmp_path / name, opened()) for name in ("one", "two")]
+    over = threading.Event()
+
+    def wait(_: Job) -> None:
+        assert over.wait(60)
+
+    first = homes[0].start("check", by="ivanov", digests=False, work=wait)
+    for _ in range(2):  # refused, it holds nothing
+        with pytest.raises(Conflict, match="one at a time"):
+            homes[1].start("rebuild", by="petrov", digests=False, work=wait)
+    over.set()
+    until(lambda: homes[0].get(first.id).status == "done", "the job to end")
+    second = until(lambda: tried(homes[1], wait), "the lock to be free")
+    until(lambda: homes[1].get(second.id).status == "done", "the next to end")
+    for home in homes:
+        home.close()
+
+
+def tried(home: Jobs, work: Callable[[Job], None]) -> Record | None:
+    try:
+        return home.start("rebuild", by="petrov", digests=False, work=work)
+    except Conflict:
+        return None
 
 
 def test_threads_exclude_each_other(opened: Open) -> None:
