@@ -16,7 +16,7 @@ from artstore import recovery
 from artstore.announcer import announcer
 from artstore.debts import Debts
 from artstore.element import RECORD, Element, recognise
-from artstore.errors import ConfigError, NotFound, PluginError, ProviderFault, Unavailable
+from artstore.errors import ConfigError, NotFound, PluginError, ProviderFault, StorageFull, Unavailable
 from artstore.ids import now
 from artstore.jobs import Jobs
 from artstore.kernel import Kernel
@@ -28,6 +28,7 @@ from artstore.seam import guarded
 from artstore.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
 from artstore.spi import Auth, Backend, Cache, Context, Log, Naming, SupportsMigration, SupportsOwner
 from artstore.survey import Survey
+from artstore.system import usable
 from artstore.wal import Wal
 
 
@@ -73,14 +74,8 @@ def context(configuration: Configuration) -> Context:
     """What providers are told; makes the home."""
     home = configuration.home
     made = Context(home=home, files=home / "files", state=home / "state")
-    try:
+    with usable(home, "home"):
         made.state.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(
-            f"The home {home} cannot be used: {e.strerror}.",
-            place="--home or ARTSTORE_HOME",
-            cure="Make it a directory that this user may read and write.",
-        ) from e
     return made
 
 
@@ -139,7 +134,7 @@ def _build(role: str, name: str, settings: BaseModel, registry: Registry, told: 
         return guarded(provider, role, f"The {role} '{name}' of {registry.offer(role, name).plugin}")
     except ProviderFault as e:
         raise PluginError(e.detail, place=f"{role}.{name}") from e
-    except (ConfigError, NotFound, Unavailable):
+    except (ConfigError, NotFound, StorageFull, Unavailable):
         raise
     except (Exception, SystemExit) as e:
         raise _faulty(registry, role, name, "failed to build", e) from e
@@ -212,6 +207,7 @@ def open_node(configuration: Configuration) -> Node:
         built.append(wal)
         locks = Locks(told.state / "locks")
         element = Element(backend, locks)
+        built.append(element)
         with wal.exclusive("element"):
             element.open(
                 element_id=settings.element_id,

@@ -13,7 +13,7 @@ import os
 import secrets
 from pathlib import Path
 
-from artstore.system import translated
+from artstore.system import translated, usable
 
 log = logging.getLogger("artstore.debts")
 
@@ -22,7 +22,8 @@ class Debts:
     """The mark of this process, and those of all."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with usable(directory):
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
         self._mine = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
         self._fd = -1

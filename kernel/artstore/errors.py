@@ -18,7 +18,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import ClassVar
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_THE_OPERATOR_S = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
+)
 
 
 class ArtstoreError(Exception):
@@ -148,3 +156,12 @@ class PluginError(ConfigError):
     """A plugin or an offer cannot be used."""
 
     code = "plugin"
+
+
+def unusable(error: OSError, what: str, *, place: str, cure: str) -> ArtstoreError:
+    """A call of the system that failed at a start: it is wrong as it is set (`ConfigError`), there is no space
+    (`StorageFull`), or a disk or a machine may answer later (`Unavailable`)."""
+    detail = f"{what}: {os.strerror(error.errno) if error.errno else error}."
+    if not error.errno or error.errno in _THE_OPERATOR_S:
+        return ConfigError(detail, place=place, cure=cure)
+    return StorageFull(detail) if error.errno in _FULL else Unavailable(detail)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from artstore.system import translated
+from artstore.system import translated, usable
 
 log = logging.getLogger("artstore.locks")
 
@@ -24,11 +24,12 @@ class Locks:
     """Named locks. Each use opens the file anew, so threads exclude each other as processes do."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
-        # Made ahead, so that a full disk cannot keep anybody from deleting.
-        for name in ("element", "mode", "recovery", *(f"file-{n:02x}" for n in range(_BUCKETS))):
-            os.close(self._open(name))
+        with usable(directory):
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            # Made ahead, so that a full disk cannot keep anybody from deleting.
+            for name in ("element", "mode", "recovery", *(f"file-{n:02x}" for n in range(_BUCKETS))):
+                os.close(self._open(name))
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -37,7 +38,8 @@ class Locks:
 
     def joint(self, name: str) -> Joint:
         """A shared lock for all threads of this process together."""
-        return Joint(self._open(name))
+        with usable(self._directory):
+            return Joint(self._open(name))
 
     @contextmanager
     def file(self, file_id: str) -> Iterator[None]:

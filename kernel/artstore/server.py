@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from artstore.boot import Node, open_node
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, StorageFull, Unavailable
 from artstore.settings import Configuration, Server, load
 
 ADAPTERS = {"starlette": "artstore_starlette.app", "falcon": "artstore_falcon.app"}
@@ -57,7 +57,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     _check_adapter(server)
     _check_address(server)
     logging.config.dictConfig(logging_config(configuration.settings.log.level))
-    faulthandler.enable()  # nobody dies of SIGBUS or SIGSEGV without a word
+    faulthandler.enable(2)  # nobody dies of SIGBUS or SIGSEGV without a word
     node = open_node(configuration)
     made_keys = bool(getattr(node.auth, "generated", False))
     record = node.kernel.element.record()
@@ -100,7 +100,7 @@ def worker_app() -> Any:
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid != os.getppid():  # gone before we asked to be told
         raise SystemExit(1)
-    faulthandler.enable()
+    faulthandler.enable(2)
     try:
         configuration = load()
         _settle_on_a_cpu(configuration)
@@ -117,7 +117,7 @@ def _open_when_it_answers(configuration: Configuration) -> Node:
     while True:
         try:
             return open_node(configuration)
-        except Unavailable as e:
+        except (StorageFull, Unavailable) as e:
             log.error("a worker waits: %s", e)
             time.sleep(PAUSE)
 

@@ -6,8 +6,9 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from artstore.errors import StorageFull, Unavailable
+from artstore.errors import StorageFull, Unavailable, unusable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -20,3 +21,17 @@ def translated(what: str) -> Iterator[None]:
     except OSError as e:
         kind = StorageFull if e.errno in _FULL else Unavailable
         raise kind(f"{what}: {os.strerror(e.errno or 0)}.") from e
+
+
+@contextmanager
+def usable(directory: Path, name: str = "directory") -> Iterator[None]:
+    """The same for a directory of the home at start: what the operator can mend is a `ConfigError`."""
+    try:
+        yield
+    except OSError as e:
+        raise unusable(
+            e,
+            f"The {name} {directory} cannot be used",
+            place="--home or ARTSTORE_HOME",
+            cure="Make it a directory that this user may read and write.",
+        ) from e

@@ -34,7 +34,7 @@ from artstore.attr import timestamp
 from artstore.errors import StorageFull, Unavailable
 from artstore.ids import now, uuid7
 from artstore.spi import API, STATUSES, NoSettings, Status, Transaction
-from artstore.system import translated
+from artstore.system import translated, usable
 
 log = logging.getLogger("artstore.wal")
 
@@ -236,7 +236,8 @@ class Wal:
     def __init__(
         self, directory: Path, *, keep_hours: float, max_size: int, segment_size: int = 4 << 20
     ) -> None:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with usable(directory):
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
         self._keep = keep_hours * 3600
         self._max_size = max_size

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, Unavailable, unusable
 from artstore_jwt.parsing import VerifyKey
 
 log = logging.getLogger("artstore.jwt")
@@ -69,11 +69,8 @@ class FileKeys:
             self._raw = self._read()
             self._keys = KeySet(parse(self._raw))
         except OSError as e:
-            raise ConfigError(
-                f"{self._path} cannot be read: {e.strerror or e}.",
-                place=place,
-                cure="Name a file that the element may read.",
-            ) from None
+            cure = "Name a file that the element may read."
+            raise unusable(e, f"{self._path} cannot be read", place=place, cure=cure) from None
         except ValueError as e:
             raise ConfigError(
                 f"{self._path} {e}.", place=place, cure="Name a file with an RSA public key."

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import RSAKey
 
-from artstore.errors import ConfigError
+from artstore.errors import ConfigError, unusable
 from artstore_jwt.parsing import pem_private_key
 
 _BITS = 3072
@@ -33,11 +33,8 @@ def ensure_pair(directory: Path) -> bool:
             made = _put(private, RSAKey.generate_key(_BITS, auto_kid=False).as_pem(private=True))
         _put(public, _public_half(private))
     except OSError as e:
-        raise ConfigError(
-            f"The key pair cannot be made: {e}.",
-            place=_PLACE,
-            cure=f"Make {directory} writable, or set public_key_file, jwks_url or jwks_file.",
-        ) from None
+        cure = f"Make {directory} writable, or set public_key_file, jwks_url or jwks_file."
+        raise unusable(e, f"The key pair cannot be made in {directory}", place=_PLACE, cure=cure) from None
     return made
 
 

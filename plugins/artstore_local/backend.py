@@ -15,7 +15,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
-from artstore.errors import ConfigError, Conflict, NotFound, PreconditionFailed, Unavailable
+from artstore.errors import Conflict, NotFound, PreconditionFailed, Unavailable, unusable
 from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space
 from artstore_local import disk, reaping, staging
 from artstore_local.health import Health
@@ -62,10 +62,9 @@ class LocalBackend:
             self._reserve = Reserve(-1 if context.reading else self._internal)
             self._staging = Staging(root, claim=not context.reading)
         except OSError as e:
-            raise ConfigError(
-                f"The store {root} cannot be used: {os.strerror(e.errno or 0)}.",
-                place="backend.local.root",
-                cure="Make it a directory that this user may read and write.",
+            cure = "Make it a directory that this user may read and write."
+            raise unusable(
+                e, f"The store {root} cannot be used", place="backend.local.root", cure=cure
             ) from e
         self._root = root
         self._path = os.fspath(root)

@@ -135,7 +135,7 @@ class Sqlite:
                 finally:
                     os.close(fd)
         except OSError as e:
-            self._never_again(f"The cache could not be made durable: {e}.")
+            self._never_again(f"The cache could not be made durable: {os.strerror(e.errno or 0)}.")
             raise Unavailable(self._unsynced) from e
         self._checkpoint()
 

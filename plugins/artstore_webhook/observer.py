@@ -15,7 +15,7 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from artstore.attr import Attr
-from artstore.errors import ConfigError
+from artstore.errors import ConfigError, unusable
 from artstore.hookspecs import Change
 from artstore.spi import API, Context
 from artstore_webhook import event
@@ -58,7 +58,10 @@ class WebhookObserver:
         try:
             self._outbox = Outbox(context.state / "webhook")
         except OSError as e:
-            raise ConfigError(f"The outbox cannot be used: {e}.", place=str(context.state / "webhook")) from e
+            cure = "Make it a directory that this user may read and write."
+            raise unusable(
+                e, "The outbox cannot be used", place=str(context.state / "webhook"), cure=cure
+            ) from e
         dead = self._outbox.dead()
         if dead:
             log.warning("%d event(s) were given up and lie in %s", dead, context.state / "webhook" / "dead")

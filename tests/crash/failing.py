@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import errno
 import fcntl
+import io
 import json
 import os
 import random
@@ -54,13 +55,16 @@ ERRORS: dict[str, tuple[int, ...]] = {
     "listdir": (errno.EIO, errno.EMFILE),
     "scandir": (errno.EIO, errno.EMFILE),
     "flock": (errno.EIO,),
+    "posix_fallocate": (errno.EIO, *FULL),
 }
 
 
 class Faults:
     """Between the store and the system. One call, the `at`-th since `arm`, fails with its `kind`-th error."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: Path | None = None) -> None:
+        """`within`: calls that touch anything else are not counted."""
+        self._within = None if within is None else str(within)
         self._lock = threading.Lock()
         self._real = {name: getattr(os, name) for name in ERRORS if hasattr(os, name)}
         self._at = self._kind = self._count = 0
@@ -73,7 +77,7 @@ class Faults:
         for name, real in self._real.items():
             setattr(os, name, self._wrapped(name, real))
         fcntl.flock = self._wrapped("flock", fcntl.flock)  # type: ignore[assignment]
-        builtins.open = self._wrapped("open", builtins.open)
+        builtins.open = io.open = self._wrapped("open", builtins.open)
         assert disk._renameat2 is not None
         self._renameat2 = disk._renameat2
         disk._renameat2 = self._wrapped("renameat2", disk._renameat2)  # type: ignore[assignment]
@@ -86,7 +90,7 @@ class Faults:
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
-            error = self._due(name)
+            error = self._due(name) if self._counts(name, args, kwargs) else None
             if name in ("fsync", "fdatasync"):
                 self._watch(args[0], error)
             if error == SHORT:
@@ -104,6 +108,17 @@ class Faults:
             return done
 
         return called
+
+    def _counts(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        if self._within is None or not self._at:
+            return True
+        place = args[0] if args else "."
+        where = kwargs.get("src_dir_fd", kwargs.get("dir_fd"))
+        if where is None or (isinstance(place, str) and place.startswith("/")):
+            where = place.fileno() if hasattr(place, "fileno") else place
+        if isinstance(where, int):
+            where = os.readlink(f"/proc/self/fd/{where}")
+        return os.fsdecode(where).startswith(self._within)
 
     def _due(self, name: str) -> int | None:
         with self._lock:

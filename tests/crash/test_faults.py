@@ -1,4 +1,5 @@
-"""Every call of every change fails once: the right answer, nothing acknowledged wrongly, no litter, and it goes on."""
+"""Every call of every change, and of recovery, fails once: the right answer, nothing acknowledged wrongly, no litter,
+and it goes on."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from artstore.spi import SCOPES, Principal
 from audit import audit, open_intents
 
 FAILING = Path(__file__).with_name("failing.py")
+RELAPSING = Path(__file__).with_name("relapsing.py")
 pytestmark = pytest.mark.timeout(300)
 LONG = bool(os.environ.get("FAULTS_FULL"))
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
@@ -90,3 +92,68 @@ def test_every_call_fails_once(
     assert len(faults) * every >= end["calls"] > 10
     failed = sum(told["status"] != DONE[script] for told in faults)
     tried(f"{script}: {len(faults)} faults in {end['calls']} calls; {failed} refused, the others borne")
+
+
+def relapsed(script: str, told: dict[str, Any], old: list[str]) -> bool:
+    """Judge what one fault left; whether the start, or the settling, was given up for it."""
+    said: dict[str, list[Any]] = {"refused": [], "still": [], "answers": [], "there": [], "gone": []}
+    for what, value in told["said"]:
+        said.setdefault(what, []).append(value)
+    assert told["code"] == 0, told
+    assert "Traceback" not in told["stderr"], told
+    assert "Errno" not in told["stderr"], told  # a sentence, not an exception
+    assert said["fault"][0][2] == [], told  # nothing is fsynced after an fsync that failed
+    wrong = 1 if told["error"] in ("ENOSPC", "EDQUOT", "short") else 7
+    allowed = {"start": [[wrong], [78]] if told["error"] == "EROFS" else [[wrong]], "settle": [[True]]}
+    assert said["refused"] in [[], *allowed.get(script, [])], told
+    assert not said["still"] or (told["error"] == "EROFS" and "until a restart" in said["still"][0]), told
+    (first, seen), (second, again) = told["looks"]
+    assert (first, second) == (0, 0), told
+    answers, home = dict(seen), Path(told["home"])
+    there = audit(home)
+    assert answers["files"] == answers["by id"] == there, told
+    assert dict(again) == answers | {"report": "nothing to do"}, told
+    assert open_intents(home) == [], told
+    assert list((home / "state" / "owed").iterdir()) == [], told
+    for made in said["there"]:
+        assert there[made["file_id"]] == made, told
+    # The third was buried, and nobody was told; the fourth was let be.
+    gone = {*said["gone"], *([] if script == "close" else [old[2]])}
+    assert there.keys().isdisjoint(gone), told
+    assert old[3] in there, told
+    assert sorted(attr["original_filename"] for attr in there.values()) == FILES[script], told
+    known = {*old[:3], *(made["file_id"] for made in said["there"])}
+    for by_id, found in said["answers"]:
+        assert by_id == {i: attr for i, attr in there.items() if i in known}, told
+        assert found in (None, there), told
+    if said["answers"] and not said["still"]:
+        assert said["answers"][-1][1] == there, told
+    return bool(said["refused"])
+
+
+FILES = {
+    "start": ["late.txt", "old-0.txt", "old-3.txt", "whole.txt"],
+    "settle": ["late.txt", "old-0.txt", "old-3.txt", "whole.txt"],
+    "close": ["last.txt", "old-1.txt", "old-2.txt", "old-3.txt"],
+}
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+@pytest.mark.parametrize(("script", "every"), [("start", 20), ("settle", 20), ("close", 10)])
+def test_every_call_of_recovery_fails_once(
+    home: Path, script: str, every: int, tried: Callable[[str], None]
+) -> None:
+    every = 1 if LONG else every
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(RELAPSING), str(home), script, str(every)],
+        capture_output=True, text=True, check=False, timeout=3600 if LONG else 280,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-4000:]
+    begun, *faults, end = [json.loads(line) for line in run.stdout.splitlines()]
+    for told in faults:
+        told["said"] = begun["said"] + told["said"]
+    refused = sum(relapsed(script, told, begun["old"]) for told in faults)
+    assert len(faults) >= end["calls"] // every > 2
+    tried(
+        f"recovery, {script}: {len(faults)} faults in {end['calls']} calls; {refused} refused, the others borne"
+    )
