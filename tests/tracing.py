@@ -1,4 +1,4 @@
-"""System calls of a process, seen and counted, or answered with SIGKILL, by strace.
+"""System calls of a process, seen and counted, or answered with SIGKILL or an error, by strace.
 
 strace counts `when=N` for each thread and each system call. So a death is named by a thread, a call and a number,
 and where the threads are known strace attaches to that one thread alone: then every call can be reached.
@@ -121,3 +121,13 @@ def doomed(
     inject = f"inject={call.name}:signal=KILL:when={call.number}"
     with _strace(log, "-y", "-s", "0", "-e", f"trace={call.name}", "-e", inject, *only, *whom):
         yield
+
+
+@contextmanager
+def failing(pid: int, names: str, error: str, log: Path, *, path: Path | None = None) -> Iterator[None]:
+    """Let the first call of each thread fail that is one of `names`; counting what touches `path` alone."""
+    only = [] if path is None else ["-P", str(path)]
+    inject = f"inject={names}:error={error}:when=1"
+    with _strace(log, "-f", "-y", "-s", "0", "-e", f"trace={names}", "-e", inject, *only, "-p", str(pid)):
+        yield
+    assert "(INJECTED)" in log.read_text(errors="replace"), f"no {names} touches {path or 'anything'}"

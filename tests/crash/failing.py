@@ -88,6 +88,11 @@ class Faults:
     def disarm(self) -> None:
         self._at = 0
 
+    def reborn(self) -> None:
+        """What comes now is another process, which cannot know what failed in this one."""
+        with self._lock:
+            self._poisoned.clear()
+
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
             error = self._due(name) if self._counts(name, args, kwargs) else None
@@ -263,6 +268,7 @@ def main(home: Path, script: str, old: str, every: int) -> None:
         print(json.dumps(told), flush=True)
         if name in ("fsync", "fdatasync") or error == errno.EROFS:
             client.node.close()  # a second failure within ten minutes would be another story
+            faults.reborn()
             client.open()
         kind += 1
         if kind >= faults.kinds:

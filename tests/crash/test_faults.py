@@ -42,8 +42,7 @@ def judge(script: str, told: dict[str, Any]) -> None:
     allowed |= {503} if script == "keeper" else set()
     assert status in allowed, told
     assert status == DONE[script] or told["retry"], told
-    # The cache is no truth: what its files hold after a failure is not believed.
-    assert [n for n in told["synced again"] if not n.startswith("cache.db")] == [], told
+    assert told["synced again"] == [], told
     closed = error == "EROFS" and told["call"] == "fsync"
     # What a closed store refused may have happened, for all the kernel knows: its row is owed until the next tick.
     assert told["search"] == 200 or closed, told
