@@ -103,6 +103,9 @@ class S3Element(Element):
         content: bytes = self._ask(lambda c: c.get_object(Bucket=self.bucket, Key=name)["Body"].read())
         return content
 
+    def begun(self) -> bool:
+        return bool(self.pending())  # the first bytes wait in memory until there are enough for a part
+
     def staged(self) -> list[str]:
         uploads = self._ask(lambda c: c.list_multipart_uploads(Bucket=self.bucket)).get("Uploads", ())
         return [upload["Key"] for upload in uploads]

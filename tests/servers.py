@@ -260,6 +260,10 @@ class Element:
         staging = os.walk(self.home / "files/.artstore/staging")  # directories come and go meanwhile
         return [os.path.join(at, name) for at, _, names in staging for name in names if name != "lock"]
 
+    def begun(self) -> bool:
+        """Whether bytes of an upload are being kept."""
+        return bool(self.staged())
+
     def pending(self) -> list[Any]:
         items: list[Any] = self.get("/api/v1/transactions?status=pending").json()["items"]
         return items

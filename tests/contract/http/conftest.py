@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,24 +15,6 @@ import servers
 from servers import Element
 
 ADAPTERS = ("starlette", "falcon")
-
-
-ON_S3 = {"test_downloads", "test_races"}
-"""What is tried on S3 and PostgreSQL as well; with ARTSTORE_HTTP=all everything is."""
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A store is no matter of HTTP: most of it is tried on the local one alone."""
-    if os.environ.get("ARTSTORE_HTTP") == "all":
-        return
-    here = Path(__file__).parent
-    left = [
-        item
-        for item in items
-        if item.path.parent == here and "-s3" in item.name and item.path.stem not in ON_S3
-    ]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(scope="session", params=[*ADAPTERS, *(f"{adapter}-s3" for adapter in ADAPTERS)])
@@ -55,7 +36,8 @@ def element(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield made
         made.settled()
         command = [servers.ARTSTORE, "wal", "--home", str(made.home), "--json", "--status", "pending"]
-        given = os.environ | {f"ARTSTORE_{name}": value for name, value in settings.items()}
+        given = {n: v for n, v in os.environ.items() if not n.startswith("ARTSTORE_")}
+        given |= {f"ARTSTORE_{name}": value for name, value in settings.items()}
         assert json.loads(subprocess.run(command, check=True, capture_output=True, env=given).stdout) == []
     finally:
         made.stop()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from s3 import S3Element
 from servers import JSON, Element, file_path, token
 
 READER, USER, OPERATOR = token("reader"), token("user"), token("operator")
@@ -47,7 +48,8 @@ def test_capacity(element: Element) -> None:
 def test_plugins(element: Element) -> None:
     page = element.get("/api/v1/plugins").json()
     chosen = {p["role"]: p["name"] for p in page["items"] if p["chosen"]}
-    assert chosen == {"backend": "local", "naming": "dated", "cache": "sql", "auth": "jwt"}
+    backend = "s3" if isinstance(element, S3Element) else "local"
+    assert chosen == {"backend": backend, "naming": "dated", "cache": "sql", "auth": "jwt"}
     assert page["next_cursor"] is None
 
 
