@@ -58,6 +58,9 @@ def rebuild(kernel: Kernel, job: Job, jobs: Jobs) -> None:
     for finding in _watched(survey, job):
         if survey.directory != reached:
             repairs.flush()
+            if repairs.wrote:  # what a power cut would take is not behind us
+                kernel.cache.flush()
+                repairs.wrote = False
             reached = survey.directory
             jobs.set_position(reached)
         repairs.take_row(finding)
@@ -88,6 +91,8 @@ class Repairs:
         self._kernel = kernel
         self._job = job
         self._rows: list[Attr] = []
+        self.wrote = False
+        """Whether rows were changed."""
 
     def take(self, finding: Finding) -> str:
         """Repair what one finding tells of; what was done."""
@@ -129,6 +134,8 @@ class Repairs:
                     self._kernel.keeper.owe(attr.file_id, key, None)
                     raise
         else:
+            if self._rows and self._rows[-1].storage_path != attr.storage_path:
+                self.flush()  # what lies long may be deleted meanwhile
             self._rows.append(attr)
             if len(self._rows) >= BATCH:
                 self.flush()
@@ -141,5 +148,6 @@ class Repairs:
             self._rows.clear()
 
     def _did(self, what: str) -> str:
+        self.wrote = True
         self._job.repaired(what)
         return what

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from artstore.attr import Attr, decode
 from artstore.errors import Damaged, NotFound
+from artstore.ids import now
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("artstore.rows")
 
 BATCH = 500
+RECENT = timedelta(hours=24)
+"""Longer than anybody takes from a look at a sidecar to its row."""
 
 
 def believe(kernel: Kernel, key: str) -> Attr | None:
@@ -57,6 +61,18 @@ def put_rows(kernel: Kernel, attrs: Sequence[Attr], *, lonely: bool) -> None:
     kernel.cache.put(attrs)
     kernel.keeper.changed()
     for attr in () if lonely else attrs:
-        # Whoever deleted it between our look and our row removed a row that was not there yet.
+        # Whoever deleted it between our look and our row removed a row that was not there yet; and may have uploaded
+        # it again since, under another key, whose row ours has hidden.
         if believe(kernel, attr.key) is None:
-            repair_row(kernel, attr.key, attr.file_id)
+            with kernel.keeper.doubting():
+                repair_row(kernel, attr.key, attr.file_id)
+                for key in _young(kernel, attr.file_id):
+                    repair_row(kernel, key, attr.file_id)
+
+
+def _young(kernel: Kernel, file_id: str) -> Iterator[str]:
+    """Where a file may lie that was uploaded a moment ago."""
+    for directory in kernel.backend.directories(kernel.naming.directory_at(now() - RECENT)):
+        for entry in kernel.backend.scan(directory):
+            if entry.sidecar and kernel.naming.carries(entry.key.rpartition("/")[2], file_id):
+                yield entry.key

@@ -36,6 +36,7 @@ from artstore.ids import now
 from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.modes import Mode
+from artstore.rows import put_rows
 from artstore.session import Session
 from artstore.settings import Limits
 from artstore.spi import SCOPES, Backend, Cache, Page, Principal, Query, Span
@@ -904,3 +905,18 @@ def test_a_retry_settles_an_upload_whose_outcome_nobody_knows(
     with pytest.raises(NotFound):
         kernel.attr(attr.file_id)
     ground.close()
+
+
+def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None:
+    """A rebuild has read a sidecar; before its row is there the file is deleted, and its id used again elsewhere."""
+    put(kernel)
+    old = kernel.update(BY, CHOSEN, change(description="old"))
+    for _ in range(2):
+        kernel.delete(BY, CHOSEN, anyway)
+        put_rows(kernel, [old], lonely=False)  # deleted, and nothing else
+        assert everything(kernel) == {}
+        new, _ = put(kernel, b"new")
+        assert new.key != old.key
+        put_rows(kernel, [old], lonely=False)
+        assert everything(kernel) == {CHOSEN: new}
+    assert kernel.keeper.is_whole()

@@ -594,6 +594,28 @@ def test_a_rebuild_goes_on_where_a_killed_one_stopped(house: House) -> None:
     assert house.job("check").found == {"ok": 3}
 
 
+def test_a_rebuild_passes_by_no_row_that_a_power_cut_would_take(house: House) -> None:
+    make_old(house, house.upload())
+    node = house.node
+    assert node is not None
+    empty(node)
+    flush, positions = node.kernel.cache.flush, node.jobs.set_position
+    done: list[str] = []
+
+    def flushed() -> None:
+        flush()
+        done.append("flushed")
+
+    def moved(directory: str) -> None:
+        positions(directory)
+        done.append(f"at {directory}" if directory else "over")
+
+    node.kernel.cache.flush, node.jobs.set_position = flushed, moved  # type: ignore[method-assign]
+    node.jobs.run("rebuild", by="test", digests=False, work=lambda job: rebuild(node.kernel, job, node.jobs))
+    (second,) = (a.storage_path for a in every(node) if a.storage_path != "2020/01/01/00")
+    assert done == ["at 2020/01/01/00", "flushed", f"at {second}", "flushed", "over"]
+
+
 def make_old(house: House, attr: Attr) -> Attr:
     """A file of 2020, as if it had been uploaded then."""
     old = attr.model_copy(
