@@ -61,7 +61,14 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     node = open_node(configuration)
     made_keys = bool(getattr(node.auth, "generated", False))
     record = node.kernel.element.record()
+    alone = not node.kernel.backend.capabilities.processes
     node.close()
+    if alone and server.workers > 1:
+        raise ConfigError(
+            f"Each of {server.workers} workers would have a store of its own: this backend shares none.",
+            place="server.workers",
+            cure="Serve it with one worker, or take another backend.",
+        )
     _tell_workers(configuration, overrides)
     _allow_many_files()
     _greet(configuration, record.element_id, record.mode.value, made_keys)

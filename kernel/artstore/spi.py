@@ -125,6 +125,8 @@ class Capabilities:
     """A reader sees the old sidecar or the new one, whole."""
     shared: bool
     """Several machines may serve this store at once."""
+    processes: bool = True
+    """Several processes of one home serve the same store; where not, each has one of its own."""
     sidecar_limit: int = SIDECAR_LIMIT
     """Bytes that a sidecar may have; fewer than 4,096 where a wrapper keeps something of its own in it."""
     traces: bool = True

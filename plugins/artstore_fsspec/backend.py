@@ -68,8 +68,9 @@ class FsspecBackend(ObjectBackend):
         protocol = url.partition("://")[0] if "://" in url else "file"
         facts = _FACTS.get(protocol, _UNKNOWN)
         self.capabilities = Capabilities(
-            durable=facts.durable, atomic_sidecar=facts.whole, shared=False, traces=False, reuses_keys=False
-        )
+            durable=facts.durable, atomic_sidecar=facts.whole, shared=False, processes=protocol != "memory",
+            traces=False, reuses_keys=False,
+        )  # fmt: skip
         weaker = self.capabilities.weaker()
         if weaker and not settings.accept_weaker:
             raise ConfigError(

@@ -108,7 +108,7 @@ class MemoryBackend:
 
     API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = NoSettings
-    capabilities = Capabilities(durable=False, atomic_sidecar=True, shared=False)
+    capabilities = Capabilities(durable=False, atomic_sidecar=True, shared=False, processes=False)
 
     def __init__(
         self,

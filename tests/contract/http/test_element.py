@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import servers
 from s3 import S3Element
 from servers import JSON, Element, file_path, token
 
@@ -222,6 +226,21 @@ def test_edit_is_closed(element: Element) -> None:
         element.mode(target, confirm=True).problem(409, "conflict")
     wish = b'{"target_mode": "ro"}'
     element.ask("POST", "/api/v1/mode/transition", None, wish).problem(415, "unsupported-media-type")
+
+
+def test_workers_that_would_each_have_a_store_are_refused(tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ARTSTORE_")}
+    given = {
+        "BACKEND": "fsspec",
+        "BACKEND__FSSPEC__URL": "memory://many",
+        "BACKEND__FSSPEC__ACCEPT_WEAKER": "true",
+    }
+    run = subprocess.run(
+        [servers.ARTSTORE, "serve", "--home", str(tmp_path), "--workers", "2", "--port", str(servers.free_port())],
+        env=kept | {f"ARTSTORE_{name}": value for name, value in given.items()},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (run.returncode, "one worker" in run.stderr, "Traceback" in run.stderr) == (78, True, False), run
 
 
 def test_a_store_that_promises_less_serves_and_says_so(start: Callable[..., Element]) -> None:
