@@ -171,6 +171,20 @@ def _configuration(args: argparse.Namespace, overrides: dict[str, Any] | None = 
     return load(home=home, config=config, overrides=overrides)
 
 
+def _standing(args: argparse.Namespace) -> Configuration:
+    """Of a home that is there: only `serve` makes one, so that a slip of the pen makes none."""
+    from artstore.errors import ConfigError
+
+    configuration = _configuration(args)
+    if not configuration.home.is_dir():
+        raise ConfigError(
+            f"There is no home {configuration.home}.",
+            place="--home or ARTSTORE_HOME",
+            cure="Name the home of an element; artstore serve makes a new one.",
+        )
+    return configuration
+
+
 def _serve(args: argparse.Namespace) -> int:
     from artstore.server import serve
 
@@ -187,7 +201,7 @@ def _token(args: argparse.Namespace) -> int:
 
     if args.ttl < 1:
         raise ConfigError("A token is valid for at least a second.", place="--ttl")
-    auth = open_auth(_configuration(args))
+    auth = open_auth(_standing(args))
     try:
         if not isinstance(auth, SupportsIssue):
             raise ConfigError("This auth makes no tokens.", place="auth", cure="Get one where its users do.")
@@ -227,7 +241,7 @@ def _config(args: argparse.Namespace) -> int:
 
 def _over(step: Callable[[argparse.Namespace, Configuration], int]) -> Command:
     """A command that looks after a whole store."""
-    return lambda args: step(args, _configuration(args))
+    return lambda args: step(args, _standing(args))
 
 
 def _db(args: argparse.Namespace) -> int:
@@ -247,7 +261,7 @@ def _mode(args: argparse.Namespace) -> int:
     from artstore.modes import Mode
     from artstore.spi import ROLES, Principal
 
-    node = open_node(_configuration(args))
+    node = open_node(_standing(args))
     try:
         record = node.kernel.element.record()
         if args.target is not None:

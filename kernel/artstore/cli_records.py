@@ -8,12 +8,12 @@ from contextlib import closing
 from dataclasses import asdict
 
 from artstore.boot import migrate, open_log
-from artstore.cli import OK, _configuration, _print_table
+from artstore.cli import OK, _print_table, _standing
 
 
 def wal(args: argparse.Namespace) -> int:
     """`artstore wal`"""
-    with closing(open_log(_configuration(args))) as log:
+    with closing(open_log(_standing(args))) as log:
         found = log.transactions(status=args.status, limit=args.limit)
     if args.json:
         print(json.dumps([asdict(t) for t in found], indent=2))
@@ -27,6 +27,6 @@ def wal(args: argparse.Namespace) -> int:
 def db(args: argparse.Namespace) -> int:
     """`artstore db`"""
     targets = {"current": None, "upgrade": args.revision or "head", "downgrade": args.revision or "-1"}
-    there = migrate(_configuration(args), targets[args.what])
+    there = migrate(_standing(args), targets[args.what])
     print(json.dumps({"revision": there}) if args.json else there or "nothing is there yet")
     return OK

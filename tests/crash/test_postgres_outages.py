@@ -73,6 +73,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def artstore(tmp_path: Path, own: Postgres) -> Command:
     kept = {n: v for n, v in os.environ.items() if not n.startswith("ARTSTORE_")}
+    (tmp_path / "home").mkdir()
 
     def run(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
         given = {

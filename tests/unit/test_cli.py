@@ -41,6 +41,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
 
@@ -221,7 +222,7 @@ def test_what_is_missing_is_named(command: str, capsys: pytest.CaptureFixture[st
 ])  # fmt: skip
 @pytest.mark.parametrize("command", [["config", "check"], ["config", "show"], ["recover"], ["serve"]])
 def test_a_wrong_configuration_is_78(cli: Cli, home: Path, toml: str, command: list[str]) -> None:
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     (home / "artstore.toml").write_text(toml)
     code, out, err = cli(*command)
     assert (code, out) == (78, "")
@@ -230,10 +231,24 @@ def test_a_wrong_configuration_is_78(cli: Cli, home: Path, toml: str, command: l
 
 
 def test_a_home_that_cannot_be_is_78(cli: Cli, home: Path) -> None:
+    home.rmdir()
     home.write_text("a file")
     code, _, err = cli("recover")
     assert code == 78
     assert "--home" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["token", "--user", "a", "--role", "user"], ["verify"], ["rebuild"], ["recover"], ["wal"], ["mode"],
+     ["mode", "ro"], ["db", "current"], ["db", "upgrade"], ["rekey"]],
+)  # fmt: skip
+def test_a_mistyped_home_is_told_and_not_made(cli: Cli, home: Path, command: list[str]) -> None:
+    home.rmdir()
+    code, out, err = cli(*command)
+    assert (code, out) == (78, "")
+    assert f"There is no home {home}." in err
+    assert not home.exists()
 
 
 def test_recover_wal_and_mode(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

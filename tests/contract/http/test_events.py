@@ -133,7 +133,7 @@ def test_a_wrong_setting_is_told_with_its_place(
     sound = {"OBSERVER__WEBHOOK__URL": "https://example.org/", "OBSERVER__WEBHOOK__SECRET": SECRET}
     for name, value in (settings if "OBSERVER" in settings else sound | settings).items():
         monkeypatch.setenv(f"ARTSTORE_{name}", value)
-    assert main(["recover", "--home", str(tmp_path / "home")]) == 78
+    assert main(["recover", "--home", str(tmp_path)]) == 78
     said = capsys.readouterr().err
     assert told in said
     assert "hunter2" not in said
