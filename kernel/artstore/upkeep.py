@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from artstore.errors import ArtstoreError
     from artstore.jobs import Record
     from artstore.settings import Configuration
     from artstore.survey import Finding, Survey
@@ -27,6 +28,7 @@ def date(text: str) -> datetime:
 def verify(args: argparse.Namespace, configuration: Configuration) -> int:
     """Hold tree, sidecars and cache against each other; change nothing."""
     from artstore.boot import surveying
+    from artstore.errors import ArtstoreError
     from artstore.progress import Bar
     from artstore.survey import SOUND, Kind
 
@@ -36,12 +38,17 @@ def verify(args: argparse.Namespace, configuration: Configuration) -> int:
         began, total = time.monotonic(), survey.total()
         survey.pulse = lambda: bar.draw(survey.files, total, survey.size)
         report = _Json() if args.json else _Text()
-        for finding in survey.findings():
-            counts[finding.kind] += 1
-            if finding.kind is not Kind.OK:
-                bar.clear()
-                report.tell(finding)
-        bar.clear()
+        try:
+            for finding in survey.findings():
+                counts[finding.kind] += 1
+                if finding.kind is not Kind.OK:
+                    bar.clear()
+                    report.tell(finding)
+        except ArtstoreError as e:
+            report.break_off(e)
+            raise
+        finally:
+            bar.clear()
         sound = all(not n for kind, n in counts.items() if kind not in SOUND)
         report.end(counts, survey, time.monotonic() - began, sound=sound)
     if not sound:
@@ -60,6 +67,9 @@ class _Json:
         print(self._before + json.dumps(told), end="")
         self._before = ",\n "
 
+    def break_off(self, error: ArtstoreError) -> None:
+        self._close({"error": error.detail})
+
     def end(self, counts: dict[Any, int], survey: Survey, seconds: float, *, sound: bool) -> None:
         rest = {
             "counts": {kind.value: n for kind, n in counts.items()},
@@ -69,6 +79,9 @@ class _Json:
             "bytes": survey.size,
             "seconds": round(seconds, 3),
         }
+        self._close(rest)
+
+    def _close(self, rest: dict[str, Any]) -> None:
         begun = '{"findings": [' if self._before.startswith("{") else ""
         print(f"{begun}], {json.dumps(rest)[1:]}")
 
@@ -80,6 +93,9 @@ class _Text:
         print(
             f"{finding.kind.value:<14}  {_shown(finding.key)}{_shown('  ' + finding.detail if finding.detail else '')}"
         )
+
+    def break_off(self, error: ArtstoreError) -> None:
+        """What was found stands there, and the error goes where errors go."""
 
     def end(self, counts: dict[Any, int], survey: Survey, seconds: float, *, sound: bool) -> None:
         found = ", ".join(f"{n:,} {kind.value}" for kind, n in counts.items() if n) or "nothing there"

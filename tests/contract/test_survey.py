@@ -25,11 +25,12 @@ from artstore.errors import ArtstoreError, Conflict, Damaged, NotFound, Unavaila
 from artstore.jobs import Job
 from artstore.repairs import rebuild, reconcile
 from artstore.settings import load
-from artstore.spi import SCOPES, Principal, Query, Span
+from artstore.spi import SCOPES, Entry, Principal, Query, Span
 from artstore.survey import Kind, Survey
 from artstore.testing import MemoryBackend, make_context
 from artstore.testing.memory_backend import Kept
 from artstore.wal import Wal
+from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
 
 LONGER = int(os.environ.get("SURVEY_LONGER", "1"))
@@ -560,6 +561,29 @@ def test_a_rebuild_mends_every_kind_of_false_row(house: House) -> None:
     house.job("rebuild")
     assert answers(node) == before
     assert house.job("check").found == {"ok": 12}
+
+
+def test_a_store_that_stops_answering_half_way_leaves_whole_json(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attr = house.upload()
+    path(house, make_old(house, attr)).unlink()
+    house.close()
+    scan = LocalBackend.scan
+
+    def failing(self: LocalBackend, directory: str) -> Iterator[Entry]:
+        if directory == attr.storage_path:
+            raise Unavailable("The disk failed.")
+        yield from scan(self, directory)
+
+    monkeypatch.setattr(LocalBackend, "scan", failing)
+    capsys.readouterr()
+    assert cli.main(["--home", str(house.home), "verify", "--json"]) == 7
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["error"] == "The disk failed."
+    assert [finding["kind"] for finding in told["findings"]] in ([], ["orphan sidecar"])
+    assert err == "artstore: The disk failed.\n"
 
 
 def test_a_rebuild_goes_on_where_a_killed_one_stopped(house: House) -> None:
