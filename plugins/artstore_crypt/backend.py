@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
-from artstore.errors import ConfigError, Damaged, NotFound, PreconditionFailed
+from artstore.errors import ConfigError, Damaged, NotFound, PreconditionFailed, Unavailable
 from artstore.spi import API, Backend, Context, Entry, Reader, Rekeyed, Settled, Space
 from artstore_crypt import envelope
 from artstore_crypt.frames import CryptReader, CryptWriter, sealed_size
@@ -82,8 +82,6 @@ class CryptBackend:
                 place="backend.crypt.allow_plain",
                 cure="Set it to true to serve them, too; or give the encrypted files a store of their own.",
             )
-        if self._keys.present not in needed and not context.reading:
-            self._need(needed | {self._keys.present})
 
     def _begins_plain(self) -> bool:
         """Whether the first file of the store has no key in its sidecar."""
@@ -114,7 +112,17 @@ class CryptBackend:
     # --- what is encrypted ---
 
     def create(self, key: str) -> CryptWriter:
+        # Each time: a rekey elsewhere may have dropped a key that this process, not restarted, still wraps with.
+        self._bind()
         return CryptWriter(self._inner.create(key), key, self._keys)
+
+    def _bind(self) -> None:
+        try:
+            needed = self._needed()
+        except ConfigError as e:  # not at start: somebody spoilt it while we serve
+            raise Unavailable(e.detail) from e
+        if self._keys.present not in needed:
+            self._need(needed | {self._keys.present})
 
     def read(self, key: str) -> Reader:
         try:
@@ -155,7 +163,8 @@ class CryptBackend:
                 continue  # perhaps only the key was wrapped anew
 
     def rekey(self) -> Iterator[Rekeyed]:
-        sound = True
+        self._bind()
+        done = True
         for directory in self._inner.directories():
             for entry in self._inner.scan(directory):
                 if entry.sidecar:
@@ -165,9 +174,11 @@ class CryptBackend:
                         continue
                     except Damaged as e:
                         log.error("%s", e.detail)
-                        outcome, sound = "damaged", False
+                        outcome = "damaged"
+                    # One that was wrapped anew may not have been the last: the next run tells.
+                    done = done and outcome in ("present", "plain")
                     yield outcome
-        if sound:
+        if done:
             self._need(frozenset({self._keys.present}))
 
     def _rekey(self, key: str) -> Rekeyed:

@@ -372,7 +372,9 @@ def test_plain_files_are_served_only_where_that_is_allowed(
     put(MemoryBackend(store=store), sidecar=sidecar())
     with pytest.raises(ConfigError, match="not encrypted"):  # a repair would take every file for damaged
         opened()
-    lax, strict = opened(allow_plain=True), opened()
+    lax = opened(allow_plain=True)
+    put(lax, key(2), sidecar=sidecar(key(2)))
+    strict = opened()
     with pytest.raises(Damaged, match="allow_plain"):
         get(strict)
     assert get(lax) == DATA
@@ -430,7 +432,7 @@ def test_rotation_wraps_sidecars_anew_and_leaves_the_data(
     data, before = dict(store.data), dict(store.sidecars)
     new = opened(NEXT, old_keys=[text(MASTER)])
     assert isinstance(new, SupportsRekey)
-    assert needed(store) == sorted([key_id(MASTER), key_id(NEXT)])
+    assert needed(store) == [key_id(MASTER)]
     assert get(new, key(3)) == DATA
     put(new, key(20), sidecar=sidecar(key(20)))
     half = new.rekey()
@@ -440,6 +442,8 @@ def test_rotation_wraps_sidecars_anew_and_leaves_the_data(
     rest = list(new.rekey())
     assert len(rest) == 21
     assert set(rest) == {"renewed", "present"}
+    assert needed(store) == sorted([key_id(MASTER), key_id(NEXT)])  # another may still wrap with the old one
+    assert set(new.rekey()) == {"present"}
     assert needed(store) == [key_id(NEXT)]
     assert {k: v for k, v in store.data.items() if k != key(20)} == data
     assert not any(store.sidecars[k].content == v.content for k, v in before.items())
@@ -449,6 +453,32 @@ def test_rotation_wraps_sidecars_anew_and_leaves_the_data(
         assert alone.sidecar(key(n)) == sidecar(key(n))
     with pytest.raises(ConfigError):
         opened(MASTER)
+
+
+def test_who_was_not_restarted_keeps_the_old_key_in_use(
+    store: MemoryStore, opened: Callable[..., CryptBackend]
+) -> None:
+    old = opened()
+    put(old, sidecar=sidecar())
+    new = opened(NEXT, old_keys=[text(MASTER)])
+    put(new, key(1), sidecar=sidecar(key(1)))
+    for _ in range(2):
+        list(new.rekey())
+    assert needed(store) == [key_id(NEXT)]
+    put(old, key(2), sidecar=sidecar(key(2)))
+    assert needed(store) == sorted([key_id(MASTER), key_id(NEXT)])
+    with pytest.raises(ConfigError, match=key_id(MASTER)):
+        opened(NEXT)
+    assert sorted(new.rekey()) == ["present", "present", "renewed"]
+    assert get(new, key(2)) == DATA
+
+
+def test_a_store_that_is_only_opened_needs_no_key(
+    store: MemoryStore, opened: Callable[..., CryptBackend]
+) -> None:
+    opened()
+    opened(NEXT)
+    assert not store.records
 
 
 def test_rotation_tells_what_it_cannot_open_and_keeps_the_old_key_in_use(

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 import servers
+from artstore.boot import open_node
 from artstore.cli import main
+from artstore.settings import load
+from artstore.spi import Principal
 from servers import Element
 
 Start = Callable[..., Element]
@@ -123,7 +126,12 @@ def test_a_wrong_setting_is_told_with_its_cure(
                 patch.setenv(f"ARTSTORE_{name}", value)
             return main(["recover", "--home", str(tmp_path / "home")])
 
+    (tmp_path / "home").mkdir()
     assert recover(crypt(OLD)) == 0
+    begun = {f"ARTSTORE_{name}": value for name, value in crypt(OLD).items()}
+    node = open_node(load(home=tmp_path / "home", environ=begun))
+    node.kernel.begin(Principal(id="u-1", name="ivanov"), filename="a.txt").abort()
+    node.close()
     if "BACKEND__CRYPT__KEY_FILE" in settings:
         settings = {n: v for n, v in settings.items() if n != "BACKEND__CRYPT__KEY"}
     capsys.readouterr()
@@ -158,5 +166,5 @@ def test_the_master_key_is_changed_while_the_element_serves(start: Start, tmp_pa
 
 
 def test_rekey_where_nothing_is_encrypted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rekey", "--home", str(tmp_path / "home")]) == 78
+    assert main(["rekey", "--home", str(tmp_path)]) == 78
     assert "This backend encrypts nothing." in capsys.readouterr().err
