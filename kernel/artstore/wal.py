@@ -12,11 +12,8 @@ skipped. It does not depend on the cache, and it may be deleted while the elemen
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import heapq
 import itertools
-import json
 import logging
 import os
 import secrets
@@ -33,20 +30,11 @@ from pydantic import BaseModel
 from artstore.attr import timestamp
 from artstore.errors import StorageFull, Unavailable
 from artstore.ids import now, uuid7
-from artstore.spi import API, STATUSES, NoSettings, Status, Transaction
+from artstore.segment import OPEN, SETTLED, Segment, Written, hold, read
+from artstore.spi import API, NoSettings, Status, Transaction
 from artstore.system import translated, usable
 
 log = logging.getLogger("artstore.wal")
-
-_OPEN = ".jsonl"
-_SETTLED = ".settled.jsonl"
-
-
-@dataclass(slots=True, kw_only=True)
-class Written(Transaction):
-    """A transaction in a segment. `offset`: where its last record begins."""
-
-    offset: int
 
 
 class Intent:
@@ -76,132 +64,6 @@ class Intent:
         if error:
             record["error"] = error[:500]
         self._segment.end(self.tx, record)
-
-
-class Segment:
-    """One file of the log, held by this process: its own, or a dead one's that it settles."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self._fd = fd
-        self._lock = threading.Lock()
-        self._size = os.fstat(fd).st_size
-        self._flushed = self._size
-        self._named = False
-        # A dead process's last line may be torn: what we add begins on a line of its own.
-        self._torn = self._size > 0 and os.pread(fd, 1, self._size - 1) != b"\n"
-        self.spoiled = False
-        """An fsync of it failed: what was written before may be lost whatever a later one says."""
-        self.open: set[str] = set()
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def begin(self, tx: str, record: dict[str, Any]) -> None:
-        self._append(record, opens=tx)
-
-    def end(self, tx: str, record: dict[str, Any]) -> None:
-        """Ends an intent. A log that cannot be written (a full disk) must not undo what is done:
-        the intent stays open and recovery looks at it again."""
-        try:
-            self._append(record)
-        except (StorageFull, Unavailable):
-            with self._lock:
-                self.open.add(tx)
-        else:
-            with self._lock:
-                self.open.discard(tx)
-
-    def flushed(self, upto: int) -> None:
-        """Note that everything before `upto` is durable elsewhere."""
-        if upto > self._flushed:
-            size = self._append({"at": timestamp(now()), "flushed": upto})
-            with self._lock:
-                # What others wrote between the mark and this record is not flushed.
-                self._flushed = self._size if size == upto else upto
-
-    @property
-    def unflushed(self) -> bool:
-        return self._size > self._flushed
-
-    def sync(self) -> None:
-        # A second fsync would say yes while the disk holds the old bytes.
-        if self.spoiled:
-            raise Unavailable("This part of the log cannot be made durable any more.")
-        try:
-            os.fdatasync(self._fd)
-            if not self._named:
-                for directory in (self.path.parent, self.path.parent.parent):
-                    _fsync_directory(directory)
-                self._named = True
-        except OSError as e:
-            self.spoiled = True
-            kind = StorageFull if e.errno in (28, 122) else Unavailable
-            raise kind(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
-
-    def settle(self) -> None:
-        """Nothing in it is of concern any more: give it its final name, and let it go."""
-        if self._size:
-            try:
-                if self.spoiled:
-                    self._copy()
-                # Or its last lines might be lost and its name kept: intents that nobody would ever end.
-                os.fdatasync(self._fd)
-            except OSError as e:
-                log.warning("%s stays as it is: %s", self.path.name, os.strerror(e.errno or 0))
-                self.spoiled = True
-                self.release()
-                return
-            self.path.rename(self.path.with_name(self.path.name.removesuffix(_OPEN) + _SETTLED))
-        else:
-            self.path.unlink(missing_ok=True)
-        self.release()
-
-    def _copy(self) -> None:
-        """Into another file of this name: of the one that failed, a second fsync would say yes and mean nothing."""
-        copy = self.path.with_suffix(".copy")
-        copy.unlink(missing_ok=True)
-        fd = os.open(copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            content = self.path.read_bytes()
-            if os.write(fd, content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            copy.rename(self.path)
-        except OSError:
-            os.close(fd)
-            raise
-        with self._lock:
-            os.close(self._fd)
-            self._fd, self.spoiled = fd, False
-
-    def release(self) -> None:
-        with self._lock:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def _append(self, record: dict[str, Any], opens: str | None = None) -> int:
-        """Where the record begins."""
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-        with self._lock:
-            if self._torn:  # the disk filled up within the line before: end that one first
-                line = b"\n" + line
-            begins = self._size
-            try:
-                written = os.write(self._fd, line)
-                self._size += written
-                self._torn = written < len(line)
-                if self._torn:
-                    raise StorageFull("There is no space left for the log.")
-            except OSError as e:
-                if e.errno in (28, 122):  # ENOSPC, EDQUOT
-                    raise StorageFull("There is no space left for the log.") from e
-                raise Unavailable(f"The log cannot be written: {os.strerror(e.errno or 0)}.") from e
-            if opens:
-                self.open.add(opens)
-            return begins
 
 
 @dataclass(slots=True)
@@ -272,7 +134,7 @@ class Wal:
         while True:
             # The number orders what one process begins within a millisecond.
             number = f"{next(self._numbers):06d}"
-            name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{number}-{secrets.token_hex(4)}{_OPEN}"
+            name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{number}-{secrets.token_hex(4)}{OPEN}"
             path = self._directory / name
             try:
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -281,7 +143,7 @@ class Wal:
                 raise kind(f"The log cannot be begun: {os.strerror(e.errno or 0)}.") from e
             try:
                 with translated("The log cannot be begun"):
-                    if _hold(fd, path):
+                    if hold(fd, path):
                         return Segment(path, fd)
             except BaseException:
                 os.close(fd)
@@ -292,7 +154,9 @@ class Wal:
     def marks(self) -> list[tuple[Segment, int]]:
         with self._lock:
             segments = [*self._full, *([self._current] if self._current else [])]
-            return [(s, s.size) for s in segments]
+        for segment in segments:
+            segment.say_unsaid()
+        return [(s, s.size) for s in segments]
 
     def flushed(self, marks: list[tuple[Segment, int]]) -> None:
         for segment, upto in marks:
@@ -310,7 +174,7 @@ class Wal:
 
     def _prune(self) -> None:
         kept = 0
-        for path in sorted(self._directory.glob("*" + _SETTLED), reverse=True):
+        for path in sorted(self._directory.glob("*" + SETTLED), reverse=True):
             try:
                 stat = path.stat()
                 kept += stat.st_size
@@ -333,19 +197,19 @@ class Wal:
             yield from self._abandoned()
 
     def _abandoned(self) -> Iterator[Abandoned]:
-        for path in sorted(self._directory.glob("*" + _OPEN)):
-            if path.name.endswith(_SETTLED):
+        for path in sorted(self._directory.glob("*" + OPEN)):
+            if path.name.endswith(SETTLED):
                 continue
             try:
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
-            if not _hold(fd, path):
+            if not hold(fd, path):
                 os.close(fd)
                 continue
             found = Abandoned(Segment(path, fd))
             try:
-                transactions, flushed = _read(path)
+                transactions, flushed = read(path)
             except OSError:
                 found.release()
                 raise
@@ -361,7 +225,7 @@ class Wal:
     ) -> list[Transaction]:
         newest: list[Transaction] = []
         segments: list[tuple[float, Path]] = []
-        for path in self._directory.glob("*" + _OPEN):
+        for path in self._directory.glob("*" + OPEN):
             try:
                 segments.append((path.stat().st_mtime, path))
             except FileNotFoundError:
@@ -375,7 +239,7 @@ class Wal:
             ):
                 break
             try:
-                found, _ = _read(path)
+                found, _ = read(path)
             except FileNotFoundError:
                 continue
             wanted = (t for t in found if (status in (None, t.status)) and (before is None or t.id < before))
@@ -395,54 +259,8 @@ class Wal:
             segments = [*self._full, *([self._current] if self._current else [])]
             self._full, self._current = [], None
         for segment in segments:
+            segment.say_unsaid()
             if segment.open or segment.unflushed:
                 segment.release()
             else:
                 segment.settle()
-
-
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _hold(fd: int, path: Path) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return path.stat().st_ino == os.fstat(fd).st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
-
-
-def _read(path: Path) -> tuple[list[Written], int]:
-    """The transactions of a segment, and how much of it was flushed."""
-    found: dict[str, Written] = {}
-    flushed = offset = 0
-    with path.open("rb") as lines:
-        for line in lines:
-            here, offset = offset, offset + len(line)
-            try:
-                record = json.loads(line)
-                if "flushed" in record:
-                    flushed = int(record["flushed"])
-                elif record["status"] == "pending":
-                    found[record["tx"]] = Written(
-                        id=record["tx"],
-                        operation=record["op"],
-                        file_id=record.get("file_id"),
-                        key=record.get("key"),
-                        by=record["by"],
-                        status="pending",
-                        started=record["at"],
-                        offset=here,
-                    )
-                elif record["status"] in STATUSES and record["tx"] in found:
-                    t = found[record["tx"]]
-                    t.status, t.finished, t.error = record["status"], record["at"], record.get("error")
-                    t.offset = here
-            except (ValueError, KeyError, TypeError):  # torn by a crash
-                continue
-    return list(found.values()), flushed

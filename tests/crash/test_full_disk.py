@@ -284,11 +284,10 @@ def test_a_disk_that_is_full_again_and_again(home: Path, rounds: range, tried: C
             (home / "filler").unlink()
             all_do(Client.make_room, element)
             recovers(element)
-        # Whose end found no room in the log is looked at again when its process has ended.
-        os.killpg(element.process.pid, signal.SIGTERM)
-        element.process.wait(30)
-        element = start()
-        until(lambda: not element.pending(), "nothing pending")
+        # Each worker says at its next upload what found no room in the log before.
+        until(
+            lambda: clients[0].upload(element, 50_000) == 201 and not element.pending(), "nothing is pending"
+        )
     finally:
         everybody.shutdown()
         with suppress(ProcessLookupError):

@@ -88,7 +88,6 @@ MAKES_PROVIDERS = {"artstore.announcer", "artstore.boot", "artstore.cli_plugins"
 LONG = {
     "kernel/artstore/kernel.py": 360,  # one protocol, read top to bottom
     "kernel/artstore/spi.py": 680,  # prose
-    "kernel/artstore/wal.py": 450,
     "kernel/artstore/cli.py": 320,
     "kernel/artstore/plugins.py": 320,
     "kernel/artstore/settings.py": 320,  # what may be set is prose too

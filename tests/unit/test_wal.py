@@ -131,12 +131,48 @@ def test_an_end_that_cannot_be_written_leaves_the_intent_open(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         intent.commit()
-    wal.close()
+        wal.close()
     found = list(make(tmp_path / "wal").abandoned())
     assert [[t.file_id for t in a.pending] for a in found] == [["1"]]
     found[0].end(found[0].pending[0], "committed")
     found[0].segment.settle()
     assert [t.status for t in wal.transactions()] == ["committed"]
+
+
+@pytest.mark.parametrize("later", ["begin", "end", "flush", "close"])
+def test_an_end_that_found_no_room_is_said_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str
+) -> None:
+    wal = make(tmp_path / "wal")
+    intents = [wal.begin("upload", by="a", file_id=str(n), key=f"k/{n}") for n in range(4)]
+    write, room = os.write, [40]
+
+    def full(fd: int, line: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        written, room[0] = write(fd, line[: room[0]]), 0
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        intents[0].commit()
+        intents[1].roll_back("the client went away")
+        intents[2].commit()
+        wal.marks()
+    assert [t.status for t in wal.transactions()] == ["pending"] * 4
+    if later == "begin":
+        wal.begin("upload", by="a", file_id="4", key="k/4").commit()
+    if later == "end":
+        intents[3].commit()
+    if later == "flush":
+        wal.flushed(wal.marks())
+    if later == "close":
+        wal.close()
+    told = {t.file_id: (t.status, t.error) for t in wal.transactions()}
+    expected = [("committed", None), ("rolled_back", "the client went away"), ("committed", None)]
+    assert [told[str(n)] for n in range(3)] == expected
+    assert told["3"][0] == ("committed" if later == "end" else "pending")
+    wal.close()
 
 
 def test_a_closed_log_is_settled_and_an_open_intent_is_not(tmp_path: Path) -> None:
