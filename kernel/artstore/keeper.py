@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ log = logging.getLogger("artstore.keeper")
 
 TICK = 5.0
 """Seconds between two looks at debts and dead neighbours."""
+SOON = 0.1
+"""Seconds until a row that is owed is first tried again; then twice as many each time, up to a tick."""
 FLUSH_EVERY = 12
 """Ticks between two flushes of the cache."""
 
@@ -34,6 +37,8 @@ class Keeper:
         self._kernel = kernel
         self._debts = debts
         self._lock = threading.Lock()
+        self._woken = threading.Condition(self._lock)
+        self._due = self._patience = 0.0
         self._deciding = threading.Lock()
         self._owed: dict[str, tuple[str, tuple[Intent, ...]]] = {}
         self._doubts: dict[str, tuple[str, Intent | None]] = {}
@@ -44,11 +49,14 @@ class Keeper:
         """Whether other nodes may have heard that this process owes rows."""
         self.distrusted = False
         """Whether rows may be missing that nobody knows of."""
-        self._stop = threading.Event()
+        self._over = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to look after things every few seconds."""
+        """Begin to look after things every few seconds, and soon after a row is owed."""
+        with self._lock:
+            self._patience = SOON
+            self._due = time.monotonic() + (SOON if self._owed else TICK)
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
@@ -66,6 +74,8 @@ class Keeper:
             self._debts.mark()
             _, intents = self._owed.get(file_id, (key, ()))
             self._owed[file_id] = (key, (*intents, intent) if intent is not None else intents)
+            self._due = min(self._due, time.monotonic() + self._patience)
+            self._woken.notify()
         return self._tell_nodes()
 
     def doubt(self, file_id: str, key: str, intent: Intent | None) -> None:
@@ -230,7 +240,9 @@ class Keeper:
 
     def close(self) -> None:
         """Stop, and leave everything durable that can be."""
-        self._stop.set()
+        with self._lock:
+            self._over = True
+            self._woken.notify()
         if self._thread is not None:
             self._thread.join()
         for step in (self.decide, self.pay, self.flush):
@@ -238,14 +250,24 @@ class Keeper:
         self._debts.close()
 
     def _run(self) -> None:
-        ticks = 0
-        while not self._stop.wait(TICK):
-            ticks += 1
+        flushed = time.monotonic()
+        while self._wait():
             _guarded(self.decide)
             _guarded(self.pay)
             _guarded(self._settle_neighbours)
-            if ticks % FLUSH_EVERY == 0:
+            if time.monotonic() - flushed >= FLUSH_EVERY * TICK:
+                flushed = time.monotonic()
                 _guarded(self.flush)
+            with self._lock:
+                self._patience = min(2 * self._patience, TICK) if self._owed else SOON
+                self._due = time.monotonic() + (self._patience if self._owed else TICK)
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False when it is to stop."""
+        with self._lock:
+            while not self._over and (left := self._due - time.monotonic()) > 0:
+                self._woken.wait(left)
+            return not self._over
 
     def _settle_neighbours(self) -> None:
         recovery.settle(self._kernel)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from artstore import checkpoint, recovery
+from artstore import checkpoint, keeper, recovery
 from artstore.attr import Attr
 from artstore.debts import Debts
 from artstore.element import Element
@@ -46,6 +48,7 @@ from artstore.wal import Wal
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
 from artstore_sql.cache import SqlCache
+from servers import until
 
 BY = Principal(id="42", name="ivanov", scopes=SCOPES)
 CHOSEN = "00000000-0000-4000-8000-0000000000aa"
@@ -519,6 +522,36 @@ def test_everything_but_search_works_without_a_cache(ground: Ground) -> None:
     cache.down = False
     kernel.keeper.pay()
     assert everything(kernel) == {a.file_id: a for a in (changed, new, also)}
+    assert {status for _, status in statuses(kernel)} == {"committed"}
+
+
+def test_the_keeper_pays_soon_and_ever_less_often_while_the_cache_is_away(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "TICK", 1e6)
+    monkeypatch.setattr(keeper, "SOON", 0.002)
+    cache = Moody()
+    kernel = ground.open(cache=cache)
+    tries: list[float] = []
+    pay = kernel.keeper.pay
+
+    def counted() -> None:
+        tries.append(time.monotonic())
+        pay()
+
+    monkeypatch.setattr(kernel.keeper, "pay", counted)
+    kernel.keeper.start()
+    for _ in range(2):
+        tries.clear()
+        cache.down = True
+        known = {a.file_id: a for a in (upload(kernel), upload(kernel))}
+        while len(tries) < 4:  # more and more is owed, and nobody tries the sooner for it
+            known |= {a.file_id: a for a in (upload(kernel),)}
+        pauses = [b - a for a, b in itertools.pairwise(tries)]
+        assert all(pause >= 0.002 * 2**n for n, pause in enumerate(pauses, 1))
+        cache.down = False
+        until(kernel.keeper.is_whole, "all rows are paid")
+        assert known.items() <= everything(kernel).items()
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
 
