@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from artstore import recovery
 from artstore.debts import Debts
-from artstore.errors import ArtstoreError, Unavailable
+from artstore.errors import ArtstoreError, StorageFull, Unavailable
 from artstore.ids import now
 from artstore.observers import tell_again
 from artstore.rows import repair_row
@@ -68,7 +68,7 @@ class Keeper:
         if intent is not None:
             try:
                 intent.sync()  # the checkpoint may move on without this row
-            except Unavailable as e:
+            except (StorageFull, Unavailable) as e:
                 log.warning("%s", e.detail)
         with self._lock:
             self._debts.mark()

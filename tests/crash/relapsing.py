@@ -158,7 +158,7 @@ def prepare(home: Path, script: str) -> list[str]:
 
 
 def main(place: Path, script: str, every: int) -> None:
-    keeper.TICK, inuse.PAUSE = 1e6, 0.0  # its ticks are a script of their own
+    keeper.TICK, keeper.SOON, inuse.PAUSE = 1e6, 1e6, 0.0  # its ticks are a script of their own
     prepared, work = place / "prepared", place / "work"
     work.mkdir(parents=True)
     home = work / "home"
