@@ -23,7 +23,7 @@ from artstore_sql.inuse import InUse
 from artstore_sql.mounts import UNSAFE, file_system
 from artstore_sql.opening import PATIENCE, look_into
 from artstore_sql.schema import has_trigram, renew
-from artstore_sql.search import possible, statement
+from artstore_sql.search import found, possible
 from artstore_sql.sqlite import Sqlite
 from artstore_sql.tables import Tables, consistent, row, sort_value
 from artstore_sql.writer import BATCH, Row, Step, Writer
@@ -95,10 +95,9 @@ class SqlCache:
         if not possible(query):
             return Page(items=(), next=None)
         with self._reading() as connection:
-            wanted = statement(connection, self._tables, query, indexed=self._indexed)
-            rows = [found.attr for found in connection.execute(wanted)]
-        items = [self._attr(text) for text in rows[: query.limit]]
-        if len(rows) <= query.limit or not items:
+            texts = found(connection, self._tables, query, indexed=self._indexed)
+        items = [self._attr(text) for text in texts[: query.limit]]
+        if len(texts) <= query.limit or not items:
             return Page(items=items, next=None)
         last = Position(sort_value(items[-1], query.sort), items[-1].file_id)
         return Page(items=items, next=last)

@@ -16,10 +16,18 @@ def grams(text: str) -> list[int]:
     return _numbers(text[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(text) - n + 1))
 
 
+def cover(word: str) -> list[str]:
+    """Parts of three letters, or a shorter word itself, in which each letter of `word` is.
+
+    Those between them would hardly find less: a part costs as much as what it is found in is common.
+    """
+    n = min(LONGEST, len(word))
+    return [word[i : i + n] for i in sorted({*range(0, len(word) - n + 1, n), len(word) - n})]
+
+
 def probes(word: str) -> list[int]:
     """What every text that holds `word` has among its grams."""
-    n = min(LONGEST, len(word))
-    return _numbers(word[i : i + n] for i in range(len(word) - n + 1))
+    return _numbers(cover(word))
 
 
 def _numbers(parts: Iterable[str]) -> list[int]:

@@ -28,6 +28,9 @@ log = logging.getLogger("artstore.sql")
 PATIENCE = 0.3
 """Seconds that a call waits to hear from the one that tries a silent server again."""
 
+MEMORY = "16MB"
+"""For the rows that a search has found by its indexes: where it is too little they are all looked at again."""
+
 T = TypeVar("T")
 
 
@@ -67,10 +70,11 @@ class Postgres:
         self._trying = threading.Lock()
         milliseconds = ceil(timeout * 1000)
         self._conninfo = _conninfo(self._url, timeout)
-        self._options = {
+        self._options: dict[str, int | str] = {
             "statement_timeout": milliseconds,
             "lock_timeout": milliseconds,
             "idle_in_transaction_session_timeout": 2 * milliseconds,
+            "work_mem": MEMORY,
         }
         self._engine = create_engine(
             "postgresql+psycopg://", creator=self._connect, poolclass=QueuePool, pool_size=size, max_overflow=0,

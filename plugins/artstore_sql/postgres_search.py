@@ -22,7 +22,7 @@ from artstore_sql.words import wanted
 
 WALK = 5000
 """Rows that are walked through in a few milliseconds: where 100 of them do not meet the conditions, 2 % do."""
-_FURTHER = 8
+_FURTHER = 4
 """How much further a second walk goes, when the first one makes us believe that it will fill the page."""
 _PROBED = 64
 """Parts of words that are looked for in the index; what it finds is looked at again anyway."""
@@ -63,7 +63,7 @@ def _page(
 ) -> Select[Any]:
     order = order or [files.c[query.sort], files.c.file_id]
     if query.after is not None:
-        here, there = tuple_(*order), position(query)
+        here, there = tuple_(*order), position(query, query.after)
         rows = rows.where(here < there if query.descending else here > there)
     return _ordered(rows, order, query).limit(query.limit + 1)
 
@@ -73,11 +73,13 @@ def _ordered(rows: Select[Any], order: list[ColumnElement[Any]], query: Query) -
 
 
 def _bounds(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:
-    """The conditions that say where a walk begins and ends."""
+    """The conditions that say where a walk begins and ends; not where it goes on from, which says more."""
+    below = query.after is None or query.descending
+    above = query.after is None or not query.descending
     if query.sort == "size":
-        yield from _sizes(files, query)
+        yield from _sizes(files, query, below=below, above=above)
     elif query.sort == "uploaded_at":
-        yield from _times(files, query)
+        yield from _times(files, query, below=below, above=above)
     elif query.filename is not None:
         yield files.c.original_filename == query.filename
 
@@ -104,15 +106,19 @@ def _conditions(files: FromClause, query: Query, *, indexed: bool = True) -> Ite
         yield func.strpos(column.words, word) > 0
 
 
-def _sizes(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:
-    if query.min_size is not None:
+def _sizes(
+    files: FromClause, query: Query, *, below: bool = True, above: bool = True
+) -> Iterator[ColumnElement[bool]]:
+    if query.min_size is not None and below:
         yield files.c.size >= max(query.min_size, 0)
-    if query.max_size is not None:
+    if query.max_size is not None and above:
         yield files.c.size <= min(query.max_size, LARGEST)
 
 
-def _times(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:
-    if query.uploaded_after is not None:
+def _times(
+    files: FromClause, query: Query, *, below: bool = True, above: bool = True
+) -> Iterator[ColumnElement[bool]]:
+    if query.uploaded_after is not None and below:
         yield files.c.uploaded_at > query.uploaded_after
-    if query.uploaded_before is not None:
+    if query.uploaded_before is not None and above:
         yield files.c.uploaded_at < query.uploaded_before

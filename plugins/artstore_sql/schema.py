@@ -5,26 +5,30 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert
 
 from artstore_sql import migration
 from artstore_sql.tables import SCHEMA, Tables
 
-# External content: the text stays in `files` alone. detail=none: trigrams without their places are a
-# third of the size; what they let through is looked at again anyway.
-_PARTS = """CREATE VIRTUAL TABLE {p}parts USING fts5(words, content='{p}files', content_rowid='id',
+# No content: the text stays in `files` alone. detail=none: trigrams without their places are a third of the
+# size; what they let through is looked at again anyway. The two letters behind each text, which are in none,
+# have every letter of it begin a trigram: so the trigrams in order tell of words of one and two letters, too.
+_PARTS = """CREATE VIRTUAL TABLE {p}parts USING fts5(words, content='',
     tokenize='trigram case_sensitive 1', detail=none, columnsize=0)"""
+_TRIGRAMS = "CREATE VIRTUAL TABLE {p}trigrams USING fts5vocab({p}parts, instance)"
 
 _PARTS_TRIGGERS = (
     """CREATE TRIGGER {p}parts_insert AFTER INSERT ON {p}files BEGIN
-        INSERT INTO {p}parts (rowid, words) VALUES (new.id, new.words);
+        INSERT INTO {p}parts (rowid, words) VALUES (new.id, new.words || char(64977, 64977));
     END""",
     """CREATE TRIGGER {p}parts_delete AFTER DELETE ON {p}files BEGIN
-        INSERT INTO {p}parts ({p}parts, rowid, words) VALUES ('delete', old.id, old.words);
+        INSERT INTO {p}parts ({p}parts, rowid, words)
+            VALUES ('delete', old.id, old.words || char(64977, 64977));
     END""",
     """CREATE TRIGGER {p}parts_update AFTER UPDATE ON {p}files WHEN old.words <> new.words BEGIN
-        INSERT INTO {p}parts ({p}parts, rowid, words) VALUES ('delete', old.id, old.words);
-        INSERT INTO {p}parts (rowid, words) VALUES (new.id, new.words);
+        INSERT INTO {p}parts ({p}parts, rowid, words)
+            VALUES ('delete', old.id, old.words || char(64977, 64977));
+        INSERT INTO {p}parts (rowid, words) VALUES (new.id, new.words || char(64977, 64977));
     END""",
 )
 
@@ -59,43 +63,20 @@ def has_trigram() -> bool:
 
 
 def renew(connection: Connection, tables: Tables, *, trigram: bool) -> None:
-    """Make an empty cache without a stamp, whatever was there."""
-    drop(connection, tables)
-    create(connection, tables)
-    if trigram:
-        index_words(connection, tables)
+    """Make an empty cache without a stamp, whatever was there: what all revisions together make."""
+    _drop(connection, tables)
+    tables.metadata.create_all(connection)
+    for statement in (*_TRIGGERS, *((_PARTS, _TRIGRAMS, *_PARTS_TRIGGERS) if trigram else ())):
+        connection.exec_driver_sql(statement.format(p=tables.prefix))
+    connection.execute(insert(tables.totals).values(files=0, size=0))
+    facts = {"schema": str(SCHEMA), "words": "trigram" if trigram else "none"}
+    connection.execute(insert(tables.meta), [{"name": name, "value": value} for name, value in facts.items()])
     migration.mark(connection, tables.prefix)
 
 
-def create(connection: Connection, tables: Tables) -> None:
-    """The tables, without an index of words."""
-    tables.metadata.create_all(connection)
-    for statement in _TRIGGERS:
-        connection.exec_driver_sql(statement.format(p=tables.prefix))
-    connection.execute(insert(tables.totals).values(files=0, size=0))
-    facts = {"schema": str(SCHEMA), "words": "none"}
-    connection.execute(insert(tables.meta), [{"name": name, "value": value} for name, value in facts.items()])
-
-
-def index_words(connection: Connection, tables: Tables) -> None:
-    """Index the words of whatever rows there are."""
-    p = tables.prefix
-    for statement in (_PARTS, *_PARTS_TRIGGERS):
-        connection.exec_driver_sql(statement.format(p=p))
-    connection.exec_driver_sql(f"INSERT INTO {p}parts ({p}parts) VALUES ('rebuild')")
-    connection.execute(update(tables.meta).where(tables.meta.c.name == "words").values(value="trigram"))
-
-
-def unindex_words(connection: Connection, tables: Tables) -> None:
-    """Drop that index, if there is one."""
-    for name in ("insert", "delete", "update"):
-        connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {tables.prefix}parts_{name}")
-    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {tables.prefix}parts")
-    connection.execute(update(tables.meta).where(tables.meta.c.name == "words").values(value="none"))
-
-
-def drop(connection: Connection, tables: Tables) -> None:
+def _drop(connection: Connection, tables: Tables) -> None:
     """Drop the tables of a cache, whichever are there; their triggers go with them."""
-    # The virtual table first, while the one its content lies in is still there.
-    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {tables.prefix}parts")
+    # Virtual tables first, while what they speak of is still there.
+    for name in ("trigrams", "parts"):
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {tables.prefix}{name}")
     tables.metadata.drop_all(connection)

@@ -1,83 +1,156 @@
 """From a `Query` to SQL.
 
 SQLite knows nothing of how common a value is, and guesses badly: it sorts a million rows to show a hundred
-of them, or walks through a million to find one. So we ask first: where few rows meet a condition, the search
-starts from those and sorts them; where every condition is met by many, the index in the order of the page is
-walked until the page is full. A unary plus keeps SQLite from using any other index.
+of them, or walks through a million to find one. So the index in the order of the page is walked for a short
+while. Where many rows meet the conditions that fills the page, or tells that it will. Otherwise we ask how many
+rows meet each condition, and the search starts from those of the rarest and sorts them; where even those are very
+many, it walks on and fetches no others. A unary plus keeps SQLite from using any other index.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from math import isqrt
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Integer,
-    Select,
-    and_,
-    column,
-    func,
-    literal_column,
-    select,
-    table,
-    true,
-    tuple_,
-)
-from sqlalchemy.sql.elements import UnaryExpression
-from sqlalchemy.sql.operators import custom_op
+from sqlalchemy import ColumnElement, Connection, Select, func, not_, select, tuple_
 
 from artstore.errors import InvalidField
 from artstore.spi import Position, Query
+from artstore_sql.conditions import Condition, conditions, plus
 from artstore_sql.tables import LARGEST, Tables
-from artstore_sql.words import wanted
 
-FEW = 4000
-"""Rows that are quicker fetched and sorted than waited for on a walk through a million."""
-_TRIGRAMS = 16
-_PROBED_TAGS = 8
-_TOGETHER = 50
-"""Words in one expression: SQLite bounds both the depth of a condition and a function's arguments."""
+_NEAR = 8
+"""Of the fewest rows, the part that is walked through at first."""
+_ENTRIES = 16
+"""Entries of an index that are read while one row is fetched."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Condition:
-    """What rows must meet.
-
-    `ids` selects the rows that do (and perhaps some more) by an index. `bound` is the same condition in
-    a form that limits a walk along the order of the page.
-    """
-
-    test: ColumnElement[bool]
-    ids: Select[tuple[int]] | None = None
-    bound: ColumnElement[bool] | None = None
-
-
-def statement(connection: Connection, tables: Tables, query: Query, *, indexed: bool) -> Select[tuple[str]]:
-    """What selects the rows of the page, and one more when there is a next page."""
-    files = tables.files
-    conditions = list(_conditions(tables, query, indexed=indexed))
-    narrow = next((c.ids for c in conditions if c.ids is not None and _few(connection, c.ids)), None)
-    order: list[ColumnElement[Any]] = [files.c[query.sort], files.c.file_id]
-    where = [c.test for c in conditions]
-    if narrow is None:
-        where += [c.bound for c in conditions if c.bound is not None]
+def found(connection: Connection, tables: Tables, query: Query, *, indexed: bool) -> list[str]:
+    """The attrs of the page as JSON, and one more when there is a next page."""
+    must = list(conditions(tables, query, indexed=indexed))
+    if not must:
+        return _run(connection, walk(tables, query, must, query.after))
+    files = connection.execute(select(tables.totals.c.files)).scalar_one()
+    few = fewest(files, query)
+    page, end = _stage(connection, tables, query, must, query.after, few // _NEAR, query.limit + 1)
+    if len(page) > query.limit or end is None:
+        return page
+    sets = [one.ids for one in must if one.ids is not None]
+    rarest = _rarest(connection, [one.ids for one in must if one.ids is not None and one.quick], few, few)
+    if rarest is None and len(page) * _NEAR >= query.limit:
+        further = 2 * (few // _NEAR) * query.limit // len(page)
+        more, end = _stage(connection, tables, query, must, end, further, query.limit + 1 - len(page))
+        if len(page) + len(more) > query.limit or end is None:
+            return page + more
+    rarest = rarest or _rarest(connection, sets, few, max(few, files // _ENTRIES))
+    if rarest is None:
+        rows = walk(tables, query, must, query.after, among=sets[0] if sets else None)
     else:
-        where.append(files.c.id.in_(narrow))
-        order = [_plus(column) for column in order]
-    if query.after is not None:
-        here, there = tuple_(*order), position(query)
-        where.append(here < there if query.descending else here > there)
-    return (
-        select(files.c.attr)
-        .where(*where)
-        .order_by(*(column.desc() if query.descending else column.asc() for column in order))
-        .limit(query.limit + 1)
+        rows = narrow(tables, query, must, rarest)
+    return _run(connection, rows)
+
+
+def fewest(files: int, query: Query) -> int:
+    """Rows among `files` that are fetched and sorted as quickly as a walk that meets so many fills the page."""
+    return max(_NEAR, isqrt(query.limit * files))
+
+
+def _rarest(connection: Connection, sets: list[Select[tuple[int]]], few: int, many: int) -> str | None:
+    """The first set that has at most `few` ids, else the smallest that has at most `many`, as a JSON array."""
+    least, smallest = many, None
+    for ids in sets:
+        some = ids.limit(many + 1).subquery()
+        wanted = select(func.count(), func.json_group_array(some.c[0])).select_from(some)
+        size, found_ids = connection.execute(wanted).one()
+        if size <= least:
+            least, smallest = size, str(found_ids)
+        if size <= few:
+            break
+    return smallest
+
+
+def _run(connection: Connection, rows: Select[tuple[str]]) -> list[str]:
+    return [row.attr for row in connection.execute(rows)]
+
+
+def _stage(
+    connection: Connection,
+    tables: Tables,
+    query: Query,
+    must: list[Condition],
+    start: Position | None,
+    reach: int,
+    wanted: int,
+) -> tuple[list[str], Position | None]:
+    """What is `wanted` among the `reach` rows behind `start`, and where these end unless all rows do."""
+    order = _order(tables, query)
+    ahead = select(*order).where(*_stretch(order, query, must, start))
+    last = connection.execute(_ordered(ahead, order, query).offset(reach - 1).limit(1)).one_or_none()
+    end = None if last is None else Position(*last)
+    return _run(connection, walk(tables, query, must, start, end).limit(wanted)), end
+
+
+def walk(
+    tables: Tables,
+    query: Query,
+    must: list[Condition],
+    start: Position | None,
+    end: Position | None = None,
+    among: Select[tuple[int]] | None = None,
+) -> Select[tuple[str]]:
+    """The page, from the rows in order: behind `start`, up to `end`, with ids `among` those."""
+    order = _order(tables, query)
+    rows = select(tables.files.c.attr).where(
+        *(one.test for one in must), *_stretch(order, query, must, start, end)
     )
+    if among is not None:
+        rows = rows.where(plus(tables.files.c.id).in_(among))
+    return _ordered(rows, order, query).limit(query.limit + 1)
+
+
+def narrow(tables: Tables, query: Query, must: list[Condition], ids: str) -> Select[tuple[str]]:
+    """The page, from the rows with these `ids`, a JSON array."""
+    files = tables.files
+    order = [plus(column) for column in _order(tables, query)]
+    those = func.json_each(ids).table_valued("value")
+    rows = select(files.c.attr).where(*(one.test for one in must), files.c.id.in_(select(those.c.value)))
+    if query.after is not None:
+        rows = rows.where(_behind(order, query, query.after))
+    return _ordered(rows, order, query).limit(query.limit + 1)
+
+
+def _order(tables: Tables, query: Query) -> list[ColumnElement[Any]]:
+    return [tables.files.c[query.sort], tables.files.c.file_id]
+
+
+def _ordered(rows: Select[Any], order: list[ColumnElement[Any]], query: Query) -> Select[Any]:
+    return rows.order_by(*(column.desc() if query.descending else column.asc() for column in order))
+
+
+def _stretch(
+    order: list[ColumnElement[Any]],
+    query: Query,
+    must: list[Condition],
+    start: Position | None,
+    end: Position | None = None,
+) -> Iterator[ColumnElement[bool]]:
+    """Where a walk begins, and where it ends: one limit each, since SQLite would take either of two."""
+    for one in must:
+        if (end if not query.descending else start) is None:
+            yield from one.high
+        if (start if not query.descending else end) is None:
+            yield from one.low
+    if start is not None:
+        yield _behind(order, query, start)
+    if end is not None:
+        yield not_(_behind(order, query, end))
+
+
+def _behind(order: list[ColumnElement[Any]], query: Query, start: Position) -> ColumnElement[bool]:
+    here, there = tuple_(*order), position(query, start)
+    behind: ColumnElement[bool] = here < there if query.descending else here > there
+    return behind
 
 
 def possible(query: Query) -> bool:
@@ -93,8 +166,8 @@ def possible(query: Query) -> bool:
     return (query.min_size or 0) < LARGEST and (query.max_size is None or query.max_size >= 0)
 
 
-def position(query: Query) -> Any:
-    value, file_id = query.after or Position("", "")
+def position(query: Query, at: Position) -> Any:
+    value, file_id = at
     number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     try:
         fits = number if query.sort == "size" else isinstance(value, str) and bool(value.encode() or True)
@@ -104,88 +177,3 @@ def position(query: Query) -> Any:
     if not fits:
         raise InvalidField("cursor", "The position does not belong to this order.")
     return tuple_(value, file_id)
-
-
-def _few(connection: Connection, ids: Select[tuple[int]]) -> bool:
-    some = ids.limit(FEW + 1).subquery()
-    return connection.execute(select(func.count()).select_from(some)).scalar_one() <= FEW
-
-
-def _conditions(tables: Tables, query: Query, *, indexed: bool) -> Iterator[_Condition]:
-    """The conditions, those that few rows are likely to meet first."""
-
-    def condition(name: str, meets: Callable[[ColumnElement[Any]], ColumnElement[bool]]) -> _Condition:
-        column, other = tables.files.c[name], tables.files.alias()
-        return _Condition(
-            test=meets(_plus(column)),
-            ids=select(other.c.id).where(meets(other.c[name])),
-            bound=meets(column) if name == query.sort else None,
-        )
-
-    if query.sha256 is not None:
-        yield condition("sha256", lambda column: column == query.sha256)
-    if query.filename is not None:
-        yield condition("original_filename", lambda column: column == query.filename)
-    yield from _tags(tables, query)
-    yield from _words(tables, query, indexed=indexed)
-    if query.uploaded_by is not None:
-        yield condition("uploaded_by", lambda column: column == query.uploaded_by)
-    if query.content_type is not None:
-        yield condition("content_type", lambda column: column == query.content_type)
-    sizes = (
-        None if query.min_size is None else max(query.min_size, 0),
-        None if query.max_size is None else min(query.max_size, LARGEST),
-    )
-    if sizes != (None, None):
-        yield condition("size", partial(_between, operator.ge, operator.le, *sizes))
-    times = (query.uploaded_after, query.uploaded_before)
-    if times != (None, None):
-        yield condition("uploaded_at", partial(_between, operator.gt, operator.lt, *times))
-
-
-def _between(
-    above: Callable[[Any, Any], Any],
-    below: Callable[[Any, Any], Any],
-    low: str | int | None,
-    high: str | int | None,
-    column: ColumnElement[Any],
-) -> ColumnElement[bool]:
-    bounds = [] if low is None else [above(column, low)]
-    bounds += [] if high is None else [below(column, high)]
-    return and_(*bounds)
-
-
-def _tags(tables: Tables, query: Query) -> Iterator[_Condition]:
-    wanted_tags = sorted(set(query.tags))
-    tags = tables.tags.c
-    if wanted_tags:
-        held = select(func.count()).where(tags.file == tables.files.c.id, tags.tag.in_(wanted_tags))
-        test = held.correlate(tables.files).scalar_subquery() == len(wanted_tags)
-        yield _Condition(test, select(tags.file).where(tags.tag == wanted_tags[0]))
-    for tag in wanted_tags[1:_PROBED_TAGS]:
-        yield _Condition(true(), select(tags.file).where(tags.tag == tag))
-
-
-def _words(tables: Tables, query: Query, *, indexed: bool) -> Iterator[_Condition]:
-    words = wanted(query.words)
-    for start in range(0, len(words), _TOGETHER):
-        places = [func.instr(tables.files.c.words, word) for word in words[start : start + _TOGETHER]]
-        # min() of one argument would be the aggregate.
-        place = func.min(*places) if len(places) > 1 else places[0]
-        ids = _by_trigrams(tables, words) if indexed and start == 0 else None
-        yield _Condition(place > 0, ids)
-
-
-def _by_trigrams(tables: Tables, words: list[str]) -> Select[tuple[int]] | None:
-    parts: dict[str, None] = {}
-    for word in words[:_TRIGRAMS]:
-        parts.update(dict.fromkeys(word[i : i + 3] for i in range(min(len(word) - 2, _TRIGRAMS))))
-    if not parts:
-        return None
-    match = " AND ".join('"' + part.replace('"', '""') + '"' for part in parts)
-    index = table(f"{tables.prefix}parts", column("rowid", Integer))
-    return select(index.c.rowid).where(literal_column(f"{tables.prefix}parts").op("MATCH")(match))
-
-
-def _plus(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)

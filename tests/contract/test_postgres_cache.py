@@ -189,7 +189,7 @@ def test_down_and_up_again_on_data(postgres: Postgres, opened: Open, prefix: str
     attrs = [make_attr(size=n, tags=(f"t{n % 3}",), description=f"договор {n}") for n in range(1200)]
     cache.put(attrs)
     cache.set_stamp("kept")
-    assert move(cache, prefix, "-1") == "r3"
+    assert move(cache, prefix, "-1") == "r4"
     assert move(cache, prefix, "r1") == "r1"
     assert postgres.ask(f"SELECT count(*) FROM {prefix}file_metadata") == [(1200,)]
     again = opened()

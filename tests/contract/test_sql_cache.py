@@ -22,20 +22,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sqlalchemy import text
+from sqlalchemy import Connection, Select, create_engine, text
 
 from artstore.errors import ConfigError, NotFound, Unavailable
 from artstore.spi import Context, Position, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
-from artstore.testing.cache import SORTS, ids, pages
+from artstore.testing.cache import SORTS, ids, pages, place
 from artstore.testing.memory_cache import MemoryCache
 from artstore_sql import migration
 from artstore_sql.cache import SqlCache
+from artstore_sql.conditions import conditions
 from artstore_sql.look import Look
 from artstore_sql.mounts import file_system
 from artstore_sql.provider import Sql
 from artstore_sql.schema import has_trigram
-from artstore_sql.search import FEW, statement
+from artstore_sql.search import fewest, narrow, walk
 from artstore_sql.sqlite import LONG_WAL, READERS, Sqlite
 from artstore_sql.tables import SCHEMA, Tables
 
@@ -89,6 +90,7 @@ from artstore.spi import Context, Query
 from artstore.testing.attrs import make_attr
 from artstore_sql import migration
 from artstore_sql.cache import SqlCache
+from artstore_sql.conditions import conditions
 
 home, name = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
@@ -585,6 +587,14 @@ def test_down_and_up_again_on_data(tmp_path: Path, path: Path, opened: Open) -> 
     cache.set_stamp("kept")
     cache.close()
     assert moved(tmp_path, None) == migration.HEAD
+    assert moved(tmp_path, "r3") == "r3"
+    assert raw(path, "SELECT count(*) FROM sqlite_master WHERE name = 'trigrams'") == [[(0,)]]
+    older = opened()
+    for word in ("77", "7", "договор 7"):
+        assert ids(older.search(Query(words=(word,), sort="size")).items) == ids(
+            sorted((a for a in attrs if word in a.description), key=lambda a: -a.size)[:100]
+        )
+    older.close()
     assert moved(tmp_path, "r1") == "r1"
     assert moved(tmp_path, None) == "r1"
     assert raw(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE 'parts%'") == [[(0,)]]
@@ -603,6 +613,23 @@ def test_down_and_up_again_on_data(tmp_path: Path, path: Path, opened: Open) -> 
     left = "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '%alembic%'"
     assert raw(path, left) == [[]]
     assert opened().stamp() is None
+
+
+def test_the_revisions_together_make_what_a_new_cache_is_made_of(
+    tmp_path: Path, path: Path, opened: Open
+) -> None:
+    def made(of: Path) -> set[tuple[str, str]]:
+        (rows,) = raw(of, "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return {(name, "".join(sql.split())) for name, sql in rows if name != "alembic_version"}
+
+    opened().close()
+    engine = create_engine(f"sqlite:///{tmp_path / 'steps.db'}")
+    with engine.begin() as connection:
+        assert migration.move(connection, "", "head") == migration.HEAD
+    engine.dispose()
+    assert made(tmp_path / "steps.db") == made(path)
+    facts = ("SELECT * FROM meta ORDER BY name", "SELECT * FROM totals", "SELECT * FROM alembic_version")
+    assert raw(path, *facts) == raw(tmp_path / "steps.db", *facts)
 
 
 def test_a_cache_made_before_revisions_were_counted_stays(path: Path, opened: Open) -> None:
@@ -699,71 +726,141 @@ def test_one_refused_row_does_not_fail_its_neighbours(path: Path, opened: Open) 
     assert cache.totals().files == 56
 
 
+def plan(connection: Connection, rows: Select[tuple[str]]) -> str:
+    sql = rows.compile(connection.engine, compile_kwargs={"literal_binds": True})
+    return str(connection.execute(text(f"EXPLAIN QUERY PLAN {sql}".replace(":", r"\:"))).all())
+
+
 def test_common_and_rare_conditions_find_the_same_rows(path: Path, opened: Open) -> None:
     cache, memory = opened(timeout=60), MemoryCache()
     attrs = [
         make_attr(
-            description="common" + (" seldom" if n % 900 == 0 else ""),
+            description="common"
+            + (" seldom" if n % 900 == 0 else "")
+            + (" low" if n % 60 < 15 else "")
+            + (" bottom" if n % 60 == 0 and n % 97 < 60 else ""),
             tags=("all", "some") if n % 1000 == 0 else ("all",),
             size=n % 97,
-            original_filename=f"{n % 89}.txt",
-            uploaded_by="rare" if n % 1500 == 0 else "most",
+            original_filename=f"{n % 89:02}.txt",
+            uploaded_by="rare" if n % 1500 == 0 else "most" if n % 5 else "some",
             uploaded_at=f"2025-01-11T15:30:{n % 60:02}.000Z",
         )
-        for n in range(FEW + 500)
+        for n in range(3000)
     ]
     cache.put(attrs)
     memory.put(attrs)
-    conditions: list[dict[str, Any]] = [
+    looked_for: list[dict[str, Any]] = [
         {},
         {"words": ("common",)},
         {"words": ("seldom", "common")},
         {"words": ("om",)},
+        {"words": ("low",)},
+        {"words": ("bottom",)},
+        {"words": ("w", "zz")},
+        {"words": ("m", "lo"), "uploaded_by": "some"},
         {"tags": ("all",)},
         {"tags": ("all", "some")},
         {"uploaded_by": "most", "words": ("common",), "tags": ("all",), "min_size": 0},
         {"uploaded_by": "rare"},
+        {"uploaded_by": "some", "max_size": 20},
         {"min_size": 0, "uploaded_after": "2025-01-11T15:30:00.000Z"},
+        {"uploaded_after": "2025-01-11T15:30:10.000Z", "uploaded_before": "2025-01-11T15:30:40.000Z"},
         {"min_size": 3, "max_size": 3, "content_type": "application/pdf"},
-        {"filename": "5.txt", "sha256": "0" * 64},
+        {"filename": "05.txt"},
+        {"filename": "05.txt", "sha256": "0" * 64},
     ]
     database, tables = Sqlite(path, 60), Tables("")
-    for condition in conditions:
+    for condition in looked_for:
         for sort in SORTS:
-            for descending in (True, False):
-                query: dict[str, Any] = {"sort": sort, "descending": descending, **condition}
-                found = cache.search(Query(**query, limit=60))
-                wanted = memory.search(Query(**query, limit=60))
+            for descending, limit in ((True, 60), (False, 3)):
+                query: dict[str, Any] = {"sort": sort, "descending": descending, "limit": limit, **condition}
+                found = cache.search(Query(**query))
+                wanted = memory.search(Query(**query))
                 assert (ids(found.items), found.next) == (ids(wanted.items), wanted.next), query
                 if found.next is None:
                     continue
-                rest = Query(**query, limit=60, after=found.next)
+                rest = Query(**query, after=found.next)
                 assert ids(cache.search(rest).items) == ids(memory.search(rest).items), query
+                must = list(conditions(tables, rest, indexed=has_trigram()))
                 with database.reading() as connection:
-                    wide = statement(connection, tables, rest, indexed=has_trigram())
-                    sql = wide.compile(connection.engine, compile_kwargs={"literal_binds": True})
-                    plan = str(
-                        connection.execute(text(f"EXPLAIN QUERY PLAN {sql}".replace(":", r"\:"))).all()
-                    )
-                assert f"files_{sort} (" in plan, query
-                assert "TEMP B-TREE FOR" not in plan, query
+                    for end in (None, Position(50 if sort == "size" else "2025", attrs[0].file_id)):
+                        told = plan(connection, walk(tables, rest, must, rest.after, end))
+                        assert f"files_{sort} (" in told, query
+                        assert "TEMP B-TREE FOR" not in told, query
     database.close()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.06, 0.5])
+@pytest.mark.parametrize("where", ["first", "last", "everywhere"])
+def test_where_in_the_order_the_rows_lie_makes_no_difference(opened: Open, where: str, share: float) -> None:
+    """Few or many, near or far: each way to search is taken by one of these."""
+    cache, rows = opened(timeout=60), 2000
+    some = int(rows * share)
+    chosen = {
+        "first": range(some),
+        "last": range(rows - some, rows),
+        "everywhere": range(0, rows, rows // some),
+    }
+    names = [f"{n:04} {'it' if n in chosen[where] else 'is'}" for n in range(rows)]
+    attrs = [make_attr(original_filename=name, size=n // 7) for n, name in enumerate(names)]
+    cache.put(attrs)
+    for words in (("it",), ("it", "0"), (" it", "i")):
+        wanted = [a for a in attrs if all(word in a.original_filename for word in words)]
+        for sort in ("original_filename", "size"):
+            for at, limit in ((0, 2), (0, 40), (len(wanted) // 2, 2), (len(wanted) // 2, 40)):
+                after = place(wanted[at], sort)
+                query = Query(words=words, sort=sort, descending=False, limit=limit, after=after)
+                assert cache.search(query).items == wanted[at + 1 : at + 1 + limit], query
 
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_a_narrow_search_starts_from_the_few(path: Path, opened: Open, sort: Sort) -> None:
     opened().put([make_attr(tags=("t",), description="needle") for _ in range(20)])
-    database = Sqlite(path, 60)
-    for condition in ({"tags": ("t",)}, {"words": ("needle",)}, {"uploaded_by": "ivanov"}):
+    database, tables = Sqlite(path, 60), Tables("")
+    assert fewest(1_000_000, Query(limit=100)) == 10_000
+    for condition in (
+        {"tags": ("t",)},
+        {"words": ("needle",)},
+        {"words": ("ne",)},
+        {"uploaded_by": "ivanov"},
+    ):
         after = Position(5 if sort == "size" else "2025", make_attr().file_id)
+        query = Query(sort=sort, after=after, **condition)
+        must = list(conditions(tables, query, indexed=has_trigram()))
         with database.reading() as connection:
-            narrow = statement(
-                connection, Tables(""), Query(sort=sort, after=after, **condition), indexed=has_trigram()
-            )
-            sql = narrow.compile(connection.engine, compile_kwargs={"literal_binds": True})
-            plan = str(connection.execute(text(f"EXPLAIN QUERY PLAN {sql}".replace(":", r"\:"))).all())
-        if has_trigram() or "words" not in condition:
-            assert "SEARCH files USING INTEGER PRIMARY KEY" in plan
+            told = plan(connection, narrow(tables, query, must, "[1, 2]"))
+        assert "SEARCH files USING INTEGER PRIMARY KEY" in told
+    database.close()
+
+
+@pytest.mark.skipif(not has_trigram(), reason="this SQLite lacks FTS5")
+def test_a_word_of_any_length_that_occurs_nowhere_is_known_by_the_index(path: Path, opened: Open) -> None:
+    cache = opened()
+    cache.put([make_attr(original_filename="ab", description="", tags=("cd", "e"))])
+    cache.put([make_attr(original_filename="fg")])
+    database, tables = Sqlite(path, 60), Tables("")
+
+    def known(word: str) -> int:
+        must = conditions(tables, Query(words=(word,)), indexed=True)
+        (ids_,) = [one.ids for one in must if one.ids is not None]
+        with database.reading() as connection:
+            return len({row.doc for row in connection.execute(ids_)})
+
+    for word, rows in {
+        "a": 1,
+        "ab": 1,
+        "b": 1,
+        "cd": 1,
+        "e": 1,
+        "d": 1,
+        "bc": 0,
+        "z": 0,
+        "ba": 0,
+        "g": 1,
+    }.items():
+        assert known(word) == rows, word
+    cache.put([make_attr(original_filename="g")])
+    assert known("g") == 2
     database.close()
 
 

@@ -381,6 +381,45 @@ class CacheSuite:
             for word in (f"c{between}d", f"abc{between}def", f"def{between}ghi", f"ghi{between}jkl"):
                 assert cache.search(Query(words=(word,))).items == []
 
+    def test_short_words_are_found_wherever_they_stand(self, cache: Cache) -> None:
+        names = (
+            "ab",
+            "a",
+            "счёт_07.pdf",
+            "07_ж",
+            "合同",
+            "同",
+            "合",
+            "😀",
+            "x😀",
+            "é",
+            "plan_0",
+            "\ufffe9",
+            "q\uffff",
+        )
+        attrs = [make_attr(original_filename=name, description="", size=n) for n, name in enumerate(names)]
+        attrs.append(make_attr(original_filename="-", description="-", tags=("яб", "ю"), size=99))
+        cache.put(attrs)
+        words = {"b", "07", "ъ", "я", "б", "яб", "бю", "ю", "zz", "_0", "\ufffe", "\uffff", "e", *names}
+        words |= {name[-2:] for name in names} | {name[-1:] for name in names}
+
+        def holding(*wanted: str) -> list[Attr]:
+            texts = {a.file_id: (a.original_filename, *a.tags) for a in attrs}
+            return [
+                a for a in attrs if all(any(word in text for text in texts[a.file_id]) for word in wanted)
+            ]
+
+        def found(*wanted: str) -> list[Attr]:
+            return list(cache.search(Query(words=wanted, sort="size", descending=False)).items)
+
+        for word in words:
+            assert found(word) == holding(word), word
+            assert found(word, "0") == holding(word, "0"), word
+        cache.remove([attr.file_id for attr in attrs[::2]])
+        attrs = attrs[1::2]
+        for word in words:
+            assert found(word) == holding(word), word
+
     def test_many_words_and_long_ones(self, cache: Cache) -> None:
         texts = [f"{n}q" for n in range(700)]
         attr = make_attr(description=" ".join(texts))
@@ -455,6 +494,33 @@ class CacheSuite:
         seen = ids(pages(cache, between, sort=sort, descending=descending, limit=3))
         assert len(seen) == len(set(seen))
         assert set(ids(staying)) <= set(seen)
+
+    @pytest.mark.parametrize("descending", [True, False])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            {"sort": "size", "min_size": 3, "max_size": 9},
+            {"sort": "size", "min_size": 3},
+            {"sort": "size", "max_size": 9},
+            {"uploaded_after": "2025-01-11T15:30:00.500Z", "uploaded_before": "2025-01-11T15:30:02.500Z"},
+            {"uploaded_after": "2025-01-11T15:30:00.500Z"},
+            {"uploaded_before": "2025-01-11T15:30:02.500Z", "min_size": 1},
+            {"sort": "original_filename", "filename": "é"},
+        ],
+    )
+    def test_pages_stay_within_the_bounds_of_what_they_are_sorted_by(
+        self, cache: Cache, query: dict[str, Any], descending: bool
+    ) -> None:
+        cache.put(self.rows_with_ties())
+        whole = cache.search(Query(**query, descending=descending))
+        assert whole.next is None
+        assert len(whole.items) >= 3
+        assert pages(cache, **query, descending=descending, limit=1) == list(whole.items)
+        # A position from anywhere else, such as a client may send, opens nothing beyond them.
+        for attr in self.rows_with_ties()[:12]:
+            end = place(attr, query.get("sort", "uploaded_at"))
+            beyond = cache.search(Query(**query, descending=descending, after=end)).items
+            assert set(ids(beyond)) <= set(ids(whole.items))
 
     def test_a_position_whose_row_is_gone_still_holds(self, cache: Cache) -> None:
         rows = [make_attr(size=5) for _ in range(6)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from artstore_sql import schema
 from artstore_sql.revisions import run
 
 revision = "r1"
@@ -75,11 +74,57 @@ POSTGRESQL_DOWN = (
     "DROP TABLE {p}file_metadata, {p}totals, {p}meta",
     "DROP FUNCTION {p}count()",
 )
+SQLITE = (
+    """CREATE TABLE {p}files (
+        id INTEGER NOT NULL,
+        file_id TEXT NOT NULL,
+        storage_path TEXT NOT NULL,
+        storage_filename TEXT NOT NULL,
+        original_filename TEXT NOT NULL,
+        uploaded_by TEXT NOT NULL,
+        content_type TEXT NOT NULL,
+        size BIGINT NOT NULL,
+        sha256 TEXT NOT NULL,
+        uploaded_at TEXT NOT NULL,
+        revision BIGINT NOT NULL,
+        words TEXT NOT NULL,
+        attr TEXT NOT NULL,
+        PRIMARY KEY (id),
+        UNIQUE (file_id))""",
+    "CREATE INDEX {p}files_uploaded_at ON {p}files (uploaded_at, file_id)",
+    "CREATE INDEX {p}files_original_filename ON {p}files (original_filename, file_id)",
+    "CREATE INDEX {p}files_size ON {p}files (size, file_id)",
+    "CREATE INDEX {p}files_uploaded_by ON {p}files (uploaded_by)",
+    "CREATE INDEX {p}files_content_type ON {p}files (content_type)",
+    "CREATE INDEX {p}files_sha256 ON {p}files (sha256)",
+    "CREATE INDEX {p}files_storage_path ON {p}files (storage_path)",
+    "CREATE TABLE {p}tags (tag TEXT NOT NULL, file INTEGER NOT NULL, PRIMARY KEY (tag, file)) WITHOUT ROWID",
+    "CREATE TABLE {p}totals (files BIGINT NOT NULL, size BIGINT NOT NULL)",
+    "CREATE TABLE {p}meta (name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name))",
+    """CREATE TRIGGER {p}files_insert AFTER INSERT ON {p}files BEGIN
+        INSERT INTO {p}tags (tag, file) SELECT DISTINCT value, new.id FROM json_each(new.attr, '$.tags');
+        UPDATE {p}totals SET files = files + 1, size = size + new.size;
+    END""",
+    """CREATE TRIGGER {p}files_delete AFTER DELETE ON {p}files BEGIN
+        DELETE FROM {p}tags WHERE file = old.id
+            AND tag IN (SELECT value FROM json_each(old.attr, '$.tags'));
+        UPDATE {p}totals SET files = files - 1, size = size - old.size;
+    END""",
+    """CREATE TRIGGER {p}files_update AFTER UPDATE ON {p}files BEGIN
+        DELETE FROM {p}tags WHERE file = old.id
+            AND tag IN (SELECT value FROM json_each(old.attr, '$.tags'));
+        INSERT INTO {p}tags (tag, file) SELECT DISTINCT value, new.id FROM json_each(new.attr, '$.tags');
+        UPDATE {p}totals SET size = size - old.size + new.size;
+    END""",
+    "INSERT INTO {p}totals VALUES (0, 0)",
+    "INSERT INTO {p}meta VALUES ('schema', '1'), ('words', 'none')",
+)
+SQLITE_DOWN = ("DROP TABLE {p}files", "DROP TABLE {p}tags", "DROP TABLE {p}totals", "DROP TABLE {p}meta")
 
 
 def upgrade() -> None:
-    run(postgresql=POSTGRESQL, sqlite=schema.create)
+    run(postgresql=POSTGRESQL, sqlite=SQLITE)
 
 
 def downgrade() -> None:
-    run(postgresql=POSTGRESQL_DOWN, sqlite=schema.drop)
+    run(postgresql=POSTGRESQL_DOWN, sqlite=SQLITE_DOWN)

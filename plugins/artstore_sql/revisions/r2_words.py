@@ -5,9 +5,9 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import text
 
-from artstore_sql import schema
 from artstore_sql.grams import grams
 from artstore_sql.revisions import run
+from artstore_sql.schema import has_trigram
 
 revision = "r2"
 down_revision = "r1"
@@ -15,11 +15,36 @@ branch_labels = None
 depends_on = None
 
 _BATCH = 1000
+# External content: the text stays in `files` alone. detail=none: trigrams without their places are a
+# third of the size.
+SQLITE = (
+    """CREATE VIRTUAL TABLE {p}parts USING fts5(words, content='{p}files', content_rowid='id',
+        tokenize='trigram case_sensitive 1', detail=none, columnsize=0)""",
+    """CREATE TRIGGER {p}parts_insert AFTER INSERT ON {p}files BEGIN
+        INSERT INTO {p}parts (rowid, words) VALUES (new.id, new.words);
+    END""",
+    """CREATE TRIGGER {p}parts_delete AFTER DELETE ON {p}files BEGIN
+        INSERT INTO {p}parts ({p}parts, rowid, words) VALUES ('delete', old.id, old.words);
+    END""",
+    """CREATE TRIGGER {p}parts_update AFTER UPDATE ON {p}files WHEN old.words <> new.words BEGIN
+        INSERT INTO {p}parts ({p}parts, rowid, words) VALUES ('delete', old.id, old.words);
+        INSERT INTO {p}parts (rowid, words) VALUES (new.id, new.words);
+    END""",
+    "INSERT INTO {p}parts ({p}parts) VALUES ('rebuild')",
+    "UPDATE {p}meta SET value = 'trigram' WHERE name = 'words'",
+)
+SQLITE_DOWN = (
+    "DROP TRIGGER IF EXISTS {p}parts_insert",
+    "DROP TRIGGER IF EXISTS {p}parts_delete",
+    "DROP TRIGGER IF EXISTS {p}parts_update",
+    "DROP TABLE IF EXISTS {p}parts",
+    "UPDATE {p}meta SET value = 'none' WHERE name = 'words'",
+)
 
 
 def upgrade() -> None:
-    if schema.has_trigram():
-        run(sqlite=schema.index_words)
+    if has_trigram():
+        run(sqlite=SQLITE)
     run(postgresql=("ALTER TABLE {p}file_metadata ADD COLUMN parts int[]",))
     if op.get_context().dialect.name == "postgresql":
         _fill(f"{op.get_context().opts['artstore_prefix']}file_metadata")
@@ -32,7 +57,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    run(postgresql=("ALTER TABLE {p}file_metadata DROP COLUMN parts",), sqlite=schema.unindex_words)
+    run(postgresql=("ALTER TABLE {p}file_metadata DROP COLUMN parts",), sqlite=SQLITE_DOWN)
 
 
 def _fill(table: str) -> None:
