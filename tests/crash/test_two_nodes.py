@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import itertools
 import os
+import random
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from servers import Element, file_path, until
 
 PREFIXES = itertools.count()
 LEASE = 2
+ROUNDS = int(os.environ.get("NODES_LONGER", "1"))
 LOST = (OSError, http.client.HTTPException)
 
 Start = Callable[..., Element]
@@ -104,40 +107,95 @@ def act_as_one(one: Element, two: Element) -> None:
     assert len(listed(one)) == 4
 
 
-def test_two_nodes_act_as_one_until_one_is_killed(start: Start, s3_server: Any, bucket: str) -> None:
-    one, two = start("one"), start("two")
-    act_as_one(one, two)
-    made: dict[str, bytes] = {}
-    over = threading.Event()
+class Worked:
+    """What clients of two nodes know, each of a file of its own: what it may be by now."""
 
-    def upload(element: Element, name: str) -> None:
-        n = 0
-        while not over.is_set():
-            body = f"{name} {n}".encode() * 100
-            try:
-                made[element.upload(body, f"{name}.txt")["file_id"]] = body
-            except LOST:
-                return
-            n += 1
+    def __init__(self) -> None:
+        self.answers = 0
+        self.files: dict[str, set[str | None]] = {}
+        """Of each id the descriptions that it may have; None: it may be gone."""
+        self.over = threading.Event()
 
+    def client(self, element: Element, chance: random.Random) -> None:
+        """Upload, change and delete until the node is gone; what is not answered may be so or so."""
+        while not self.over.is_set():
+            file_id = str(uuid.UUID(int=chance.getrandbits(128), version=4))
+            before: str | None = None
+            for wanted in ("", "changed", None)[: chance.randint(1, 3)]:
+                self.files[file_id] = {before, wanted}
+                try:
+                    if wanted == "":
+                        answer = element.put(file_id, body_of(file_id))
+                    elif wanted is not None:
+                        answer = element.patch(file_id, {"description": wanted})
+                    else:
+                        answer = element.ask("DELETE", file_path(file_id))
+                except LOST:
+                    return
+                if answer.status >= 500:
+                    answer.problem(503)
+                    break
+                assert answer.status in (200, 201, 204), answer
+                self.answers += 1
+                before = wanted
+                self.files[file_id] = {wanted}
+
+
+def body_of(file_id: str) -> bytes:
+    return file_id.encode() * 50
+
+
+def test_two_nodes_act_as_one_until_one_is_killed(
+    start: Start, s3_server: Any, bucket: str, tried: Callable[[str], None]
+) -> None:
+    nodes = [start("one"), start("two")]
+    act_as_one(*nodes)
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    worked, moments = Worked(), []
+    for turn in range(ROUNDS):
+        victim, survivor = nodes if turn % 2 == 0 else reversed(nodes)
+        moments.append(chance.randint(1, 90))
+        kill_at(moments[-1], victim, survivor, worked, random.Random(f"{seed} {turn}"))
+        compare(survivor, worked, keys(s3_server, bucket))
+        nodes[nodes.index(victim)] = start(victim.home.name)
+        assert listed(nodes[0]) == listed(nodes[1])
+    tried(f"two nodes: killed after {moments} answers, {worked.answers} in all, seed {seed}")
+
+
+def kill_at(moment: int, victim: Element, survivor: Element, worked: Worked, chance: random.Random) -> None:
+    """Kill `victim` after that many answers, under load on both; the survivor settles."""
+    begun = worked.answers
+    worked.over.clear()
     with ThreadPoolExecutor(6) as pool:
-        work = [pool.submit(upload, e, f"{e.home.name}-{n}") for e in (one, two) for n in range(3)]
-        until(lambda: len(made) > 30, "some uploads")
-        kill(one)
-        until(lambda: len(made) > 60, "some more")
-        over.set()
+        clients = [
+            (element, random.Random(chance.random())) for element in (victim, survivor) for _ in range(3)
+        ]
+        work = [pool.submit(worked.client, *client) for client in clients]
+        until(lambda: worked.answers >= begun + moment, "some answers", 60)
+        kill(victim)
+        killed = worked.answers
+        until(lambda: worked.answers >= killed + 10, "some more", 60)
+        worked.over.set()
         for done in work:
             done.result()
-    until(lambda: not two.pending(), "the survivor to settle", deadline=60)
-    there = listed(two)
-    assert set(made) <= set(there)
-    for file_id, body in made.items():
-        assert two.download(file_id).body == body
-    # An upload whose answer was lost is whole or not there.
-    for file_id in set(there) - set(made):
-        assert two.download(file_id).status == 200
-    data = {f"{a['storage_path']}/{a['storage_filename']}" for a in there.values()}
-    assert data <= keys(s3_server, bucket)
+    until(lambda: not survivor.pending(), "the survivor to settle", deadline=60)
+    until(lambda: survivor.get("/api/v1/files?limit=1").status == 200, "the index to be whole", 60)
+
+
+def compare(node: Element, worked: Worked, names: set[str]) -> None:
+    there = {file_id: attr for file_id, attr in listed(node).items() if file_id in worked.files}
+    for file_id, may_be in worked.files.items():
+        found = there[file_id]["description"] if file_id in there else None
+        assert found in may_be, (file_id, may_be)
+        answer = node.download(file_id)
+        assert (
+            (answer.status, answer.body) == (200, body_of(file_id))
+            if found is not None
+            else answer.status == 404
+        )
+        worked.files[file_id] = {found}
+    assert {f"{a['storage_path']}/{a['storage_filename']}" for a in there.values()} <= names
 
 
 def test_what_one_node_owes_the_other_knows(start: Start, postgres: Postgres) -> None:
