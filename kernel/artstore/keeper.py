@@ -179,7 +179,7 @@ class Keeper:
             for key in graves:
                 kernel.backend.forget(key)
             graves = []
-            if kernel.observers.heard():
+            if not owed and kernel.observers.heard():  # the log tells of what is owed
                 kernel.wal.flushed(marks)
         finally:
             self._changed |= changed

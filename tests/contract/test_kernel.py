@@ -598,6 +598,31 @@ def test_a_row_owed_by_a_dead_process_is_paid_at_the_next_start(ground: Ground) 
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
 
+def test_the_log_tells_what_is_owed_for_an_update_that_seemed_to_fail(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Moody()
+    kernel = ground.open(cache=cache)
+    attr = upload(kernel)
+    kernel.keeper.flush()
+    swap = kernel.backend.replace_sidecar
+
+    def answer_lost(key: str, old: bytes, new: bytes) -> None:
+        swap(key, old, new)
+        raise Unavailable("No answer came.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.backend, "replace_sidecar", answer_lost)
+        cache.down = True
+        with pytest.raises(Unavailable):
+            kernel.update(BY, attr.file_id, change(description="new"))
+    kernel.keeper.flush()
+    ground.close()
+    (left,) = Wal(ground.home / "state" / "wal", keep_hours=1, max_size=1 << 20).abandoned()
+    assert [(t.operation, t.status) for t in left.unflushed][-1] == ("update", "failed")
+    left.release()
+
+
 # --- modes ---
 
 
