@@ -267,8 +267,9 @@ class Backend(Protocol):
     def settle(self, key: str) -> bool:
         """Make the unfinished upload of `key` committed (True) or undone (False), either durable on return.
 
-        The caller knows that its writer is dead, fenced off, done or has given up. After False its publication fails,
-        however late it comes, and what it left is gone, or goes by `reap`. Idempotent. Raises `Unavailable`.
+        The caller knows that its writer is dead, fenced off, done or has given up. After False its publication by
+        another process fails, however late it comes, and what it left is gone, or goes by `reap`. Idempotent. Raises
+        `Unavailable`.
         """
 
     def lonely(self) -> bool:

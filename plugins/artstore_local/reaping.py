@@ -53,13 +53,14 @@ def reap(mine: Staging, tree: Tree) -> Iterator[Settled]:
 
 
 def revoke(mine: Staging, tree: Tree, key: str) -> None:
-    """Take from the living as well, and from this very process, what is staged of `key`: its writer was fenced off.
+    """Take from the living as well what is staged of `key`: its writer was fenced off.
 
-    Nobody publishes it any more, unless somebody did by now.
+    Nobody publishes it any more, unless somebody did by now. What this process has staged is left: it may be a retry,
+    whose key has to be settled first.
     """
     data = staged_name(key)
     token = data + SIDECAR_SUFFIX
-    for owner in mine.everybody():
+    for owner in mine.others():
         for shard in (owner / str(n) for n in range(SHARDS)):
             try:
                 fd = os.open(shard, disk.DIRECTORY)
@@ -69,22 +70,15 @@ def revoke(mine: Staging, tree: Tree, key: str) -> None:
                 # Without its data a token is worth nothing; one that is made meanwhile is met in the next round.
                 while disk.exists(token, fd) or disk.exists(data, fd):
                     if disk.exists(token, fd):
-                        _take(token, key, fd, shard, mine, tree)
+                        own = _aside(shard, mine)
+                        try:
+                            list(_undo(token, key, fd, own, tree))
+                        finally:
+                            os.close(own)
                     else:
                         disk.unlink(data, fd)
             finally:
                 os.close(fd)
-
-
-def _take(token: str, key: str, fd: int, shard: Path, mine: Staging, tree: Tree) -> None:
-    own = _aside(shard, mine)
-    try:
-        while os.path.samestat(os.fstat(own), os.fstat(fd)):  # to its own place nobody takes it from anybody
-            os.close(own)
-            own = _aside(shard, mine)
-        list(_undo(token, key, fd, own, tree))
-    finally:
-        os.close(own)
 
 
 def _seize(owner: Path) -> int | None:

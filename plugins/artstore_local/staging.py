@@ -127,15 +127,9 @@ class Staging:
             return
         yield from (p for p in found if p.name != self.owner and p.is_dir() and not p.is_symlink())
 
-    def everybody(self) -> Iterator[Path]:
-        """The directories of all owners, dead and alive."""
-        yield from self.others()
-        if self._lock >= 0:
-            yield self.path
-
     def keys(self) -> Iterator[str]:
         """The keys of all that is staged as a new file, by whomever."""
-        for owner in self.everybody():
+        for owner in (*self.others(), *([self.path] if self._lock >= 0 else [])):
             for shard in range(SHARDS):
                 try:
                     names = os.listdir(owner / str(shard))

@@ -219,8 +219,9 @@ class MemoryBackend:
 
     def settle(self, key: str) -> bool:
         with self.opened() as store:
-            for keys in store.staged.values():
-                keys[:] = [k for k in keys if k != key]
+            for owner, keys in store.staged.items():
+                if owner != self.owner:
+                    keys[:] = [k for k in keys if k != key]
             return key in store.sidecars
 
     def lonely(self) -> bool:
