@@ -17,6 +17,7 @@ import struct
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger("artstore.metrics")
@@ -110,7 +111,8 @@ class Metrics:
         """Let the counters go: somebody else takes them over."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # the mapping has a descriptor of its own
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)  # the mapping has a descriptor of its own
             os.close(fd)
 
 

@@ -119,9 +119,13 @@ class Segment:
                 self.spoiled = True
                 self.release()
                 return
-            self.path.rename(self.path.with_name(self.path.name.removesuffix(OPEN) + SETTLED))
-        else:
-            self.path.unlink(missing_ok=True)
+        try:
+            if self._size:
+                self.path.rename(self.path.with_name(self.path.name.removesuffix(OPEN) + SETTLED))
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as e:  # it is looked at again
+            log.warning("%s keeps its name: %s", self.path.name, os.strerror(e.errno or 0))
         self.release()
 
     def _copy(self) -> None:

@@ -204,10 +204,15 @@ class Wal:
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
-            if not hold(fd, path):
+            try:
+                held = Segment(path, fd) if hold(fd, path) else None
+            except OSError:  # or nobody could settle it as long as this process lives
+                os.close(fd)
+                raise
+            if held is None:
                 os.close(fd)
                 continue
-            found = Abandoned(Segment(path, fd))
+            found = Abandoned(held)
             try:
                 transactions, flushed = read(path)
             except OSError:

@@ -15,18 +15,21 @@ def occupy(root: Path, home: Path) -> int:
     fd = os.open(root / INTERNAL / "home", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     mine = os.fsencode(home)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else: the store is ours
-        if os.pread(fd, 4096, 0) != mine:  # on a full disk what is given up is not had again
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, mine, 0)
-    except BlockingIOError:
-        pass
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    if (other := os.pread(fd, 4096, 0)) != mine:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else: the store is ours
+            if os.pread(fd, 4096, 0) != mine:  # on a full disk what is given up is not had again
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, mine, 0)
+        except BlockingIOError:
+            pass
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        if (other := os.pread(fd, 4096, 0)) != mine:
+            raise ConfigError(
+                f"The store {root} is in use by an element with home {os.fsdecode(other)}.",
+                place="backend.local.root",
+                cure="Stop that element, or serve this one with the same home.",
+            )
+    except BaseException:  # or the next try would wait for this one's lock
         os.close(fd)
-        raise ConfigError(
-            f"The store {root} is in use by an element with home {os.fsdecode(other)}.",
-            place="backend.local.root",
-            cure="Stop that element, or serve this one with the same home.",
-        )
+        raise
     return fd

@@ -48,10 +48,14 @@ class Alive:
         self._fd = _open(path, ".alive")
         self.alone = False
         """Whether nobody else used the database when this was made; ask under `exclusive` only."""
-        with suppress(BlockingIOError):
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.alone = True
-        fcntl.flock(self._fd, fcntl.LOCK_SH)
+        try:
+            with suppress(BlockingIOError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.alone = True
+            fcntl.flock(self._fd, fcntl.LOCK_SH)
+        except OSError:  # or the next try would wait for this one's lock
+            self.close()
+            raise
 
     def since_boot(self) -> bool:
         """Whether the database was last found sound since the machine started: then no power cut came between."""

@@ -121,9 +121,9 @@ def relapsed(script: str, told: dict[str, Any], old: list[str]) -> bool:
     assert there.keys().isdisjoint(gone), told
     assert old[3] in there, told
     assert sorted(attr["original_filename"] for attr in there.values()) == FILES[script], told
-    known = {*old[:3], *(made["file_id"] for made in said["there"])}
     for by_id, found in said["answers"]:
-        assert by_id == {i: attr for i, attr in there.items() if i in known}, told
+        asked = {*old[:3], *by_id}
+        assert by_id == {i: attr for i, attr in there.items() if i in asked}, told
         assert found in (None, there), told
     if said["answers"] and not said["still"]:
         assert said["answers"][-1][1] == there, told
