@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from artstore import checkpoint, keeper, locks, recovery, wal
+from artstore import checkpoint, keeper, locks, recovery, segment, wal
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
 from artstore.kernel import Kernel
@@ -180,7 +180,7 @@ def an_update_leaves_no_durable_trace(patch: Patch) -> None:
 
 @planted("update_old")
 def the_name_of_the_log_is_not_durable(patch: Patch) -> None:
-    patch.setattr(wal, "_fsync_directory", lambda path: None)
+    patch.setattr(segment, "_fsync_directory", lambda path: None)
 
 
 @planted("two_change_one")

@@ -126,6 +126,7 @@ def test_one_cache_is_of_one_element(artstore: Command, own: Postgres, tmp_path:
     assert first.returncode == 0, first.stderr
     again = artstore("recover", CACHE__SQL__TABLE_PREFIX="both_", ELEMENT_ID="se-01")
     assert again.returncode == 0, again.stderr
+    (tmp_path / "second").mkdir()
     given = {"HOME": str(tmp_path / "second"), "CACHE__SQL__TABLE_PREFIX": "both_", "ELEMENT_ID": "se-02"}
     second = artstore("recover", **given)
     assert second.returncode == 78, second.stderr
