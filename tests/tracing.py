@@ -68,7 +68,11 @@ def _strace(log: Path, *options: str) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             tracer.send_signal(signal.SIGINT)
-        tracer.communicate(timeout=30)
+        try:
+            tracer.communicate(timeout=30)
+        except subprocess.TimeoutExpired:  # seen once in hundreds: it waits for threads that it killed itself
+            tracer.kill()
+            tracer.communicate(timeout=30)
 
 
 @dataclass

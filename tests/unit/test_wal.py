@@ -339,3 +339,28 @@ def test_a_segment_whose_fsync_failed_takes_no_more_intents(
     wal.close()
     assert {t.file_id: t.status for t in wal.transactions()} == {"1": "failed", "2": "committed"}
     assert len(segments(wal, "*.settled.jsonl")) == 2
+
+
+def test_a_failed_look_lets_go_of_what_a_dead_process_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="1")
+    wal.close()
+
+    def broken(*_: object) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", broken)
+        with pytest.raises(Unavailable, match="Input/output error"):
+            list(wal.abandoned())
+    (found,) = wal.abandoned()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", broken)
+        found.end(found.pending[0], "committed")
+        found.settle()  # keeps its name, and is looked at again
+    (found,) = wal.abandoned()
+    assert [t.status for t in found.unflushed] == ["committed"]
+    found.settle()
+    assert len(segments(wal, "*.settled.jsonl")) == 1
