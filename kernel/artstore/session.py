@@ -67,18 +67,23 @@ class Session:
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         """Append to the data. Raises `TooLarge`, `StorageFull`, `Unavailable`; the session is over then."""
         try:
-            self.size += len(piece)
-            if self.size > self._kernel.limits.max_file_size:
-                raise TooLarge(f"The file is larger than {int(self._kernel.limits.max_file_size)} bytes.")
-            self._unchecked += len(piece)
-            if self._unchecked >= PIECE:  # others write too, and not every body says how long it is
-                self._unchecked = 0
-                self._kernel.admit(max(0, (self._announced or 0) - self.size), written=self.size)
-            self._writer.write(piece)
-            self._sha256.update(piece)
+            view = memoryview(piece)
+            for start in range(0, len(view), PIECE):
+                self._append(view[start : start + PIECE])
         except ArtstoreError as e:
             self.abort(e.detail)
             raise
+
+    def _append(self, piece: memoryview) -> None:
+        self.size += len(piece)
+        if self.size > self._kernel.limits.max_file_size:
+            raise TooLarge(f"The file is larger than {int(self._kernel.limits.max_file_size)} bytes.")
+        self._unchecked += len(piece)
+        if self._unchecked >= PIECE:  # others write too, and not every body says how long it is
+            self._unchecked = 0
+            self._kernel.admit(max(0, (self._announced or 0) - self.size), written=self.size)
+        self._writer.write(piece)
+        self._sha256.update(piece)
 
     def commit(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import threading
 import time
@@ -41,11 +42,12 @@ from artstore.modes import Mode
 from artstore.rows import put_rows
 from artstore.session import Session
 from artstore.settings import Limits
-from artstore.spi import SCOPES, Backend, Cache, Page, Principal, Query, Span
+from artstore.spi import PIECE, SCOPES, Backend, Cache, Page, Principal, Query, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context
 from artstore.testing.memory_backend import MemoryStore, MemoryWriter
 from artstore.wal import Wal
 from artstore_local.backend import LocalBackend
+from artstore_local.writer import LocalWriter
 from artstore_naming.dated import DatedNaming
 from artstore_sql.cache import SqlCache
 from servers import until
@@ -251,6 +253,23 @@ def test_a_file_may_not_be_too_large(ground: Ground) -> None:
     session.abort()
     assert entries(kernel) == []
     assert upload(kernel, b"x" * 10).size == 10
+
+
+def test_a_writer_gets_a_mib_at_most_whatever_comes_at_once(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    for writer in (MemoryWriter, LocalWriter):
+
+        def write(self: Any, piece: Any, write: Any = writer.write) -> None:
+            lengths.append(len(piece))
+            write(self, piece)
+
+        monkeypatch.setattr(writer, "write", write)
+    kernel = ground.open()
+    data = os.urandom(3 * PIECE + 5)
+    assert content(kernel, upload(kernel, data).file_id) == data
+    assert lengths == [PIECE, PIECE, PIECE, 5]
 
 
 def test_a_full_element_takes_nothing_but_gives_and_deletes(ground: Ground) -> None:
