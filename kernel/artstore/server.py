@@ -32,8 +32,8 @@ CONFIGURATION = 78
 PAUSE = 2
 """Seconds until a worker whose store does not answer asks again."""
 RECEIVED = 4 << 20
-"""Bytes of a body that may come at once: each handing over wakes three threads. With 1 MiB a large upload cost a sixth
-more processor time; with more, fast clients would hold more memory."""
+"""Bytes of a body that may come at once: each handing over wakes three threads. With 1 MiB a large plain
+upload cost a sixth more processor time with Starlette; with more, fast clients would hold more memory."""
 _PR_SET_PDEATHSIG = 1
 log = logging.getLogger("artstore.server")
 
