@@ -141,7 +141,7 @@ class FsspecObjects:
             self._fs.pipe_file(self._path(staged), content)
             self.move(staged, name)
         except BaseException:
-            self.delete(staged)
+            self._remove(staged)  # its name is nobody else's, and a lock is held already: perhaps the same
             raise
 
     def make_room(self, name: str) -> None:
@@ -167,10 +167,13 @@ class FsspecObjects:
                 there = self.get(name, 2 * PIECE)
                 if there is None or there.tag != tag:
                     return
-            try:
-                self._fs.rm_file(self._path(name))
-            except (FileNotFoundError, KeyError):
-                pass
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._fs.rm_file(self._path(name))
+        except (FileNotFoundError, KeyError):
+            pass
 
     def copy(self, source: Stored, target: str) -> None:
         with translated(source.name):

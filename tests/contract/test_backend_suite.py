@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,14 @@ class TestFsspecInFiles(BackendSuite):
     @pytest.fixture
     def neighbour(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
         return opened
+
+    def test_who_gives_up_while_it_holds_a_name_waits_for_nobody(
+        self, backend: Backend, reopen: Callable[[], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("artstore_fsspec.files._SHARDS", 1)  # all names share one lock
+        self.test_a_call_that_fails_is_told_in_our_words_and_leaves_nothing(
+            backend, reopen, tmp_path, errno.EIO
+        )
 
 
 class TestS3Backend(BackendSuite):
