@@ -27,6 +27,7 @@ class Debts:
         self._directory = directory
         self._mine = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
         self._fd = -1
+        self._foreign: set[Path] = set()
 
     def mark(self) -> None:
         """This process owes a row."""
@@ -55,7 +56,7 @@ class Debts:
         """Whether any process, alive or dead, owes a row."""
         try:
             with os.scandir(self._directory) as marks:
-                return any(True for _ in marks)
+                return any(mark.is_file(follow_symlinks=False) for mark in marks)
         except OSError as e:
             log.warning("cannot see who owes a row: %s", os.strerror(e.errno or 0))
             return True  # in doubt the tree is asked
@@ -68,6 +69,11 @@ class Debts:
     def _forgive(self) -> None:
         for mark in self._directory.iterdir():
             if mark == self._mine:
+                continue
+            if mark.is_symlink() or not mark.is_file():
+                if mark not in self._foreign:
+                    self._foreign.add(mark)
+                    log.warning("%s is no mark of ours: nobody minds it", mark)
                 continue
             try:
                 fd = os.open(mark, os.O_RDWR | os.O_CLOEXEC)

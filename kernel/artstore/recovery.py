@@ -49,31 +49,37 @@ class Report(BaseModel):
 def recover(kernel: Kernel) -> Report:
     """Everything that has to be true before the element serves. Raises `ConfigError`, `Unavailable`.
 
-    The tree is settled on return. What a cache that does not answer could not be told is owed: the keeper goes on
-    with it, and until then files are looked for in the tree.
+    The tree is settled on return, but for what a full disk has no room for. What a cache that does not answer could
+    not be told is owed. The keeper goes on with both, and until then files are looked for in the tree.
     """
     report = Report()
+    keys: list[str] = []
     with kernel.alone("recovery"):
         checkpoint.check_clock(checkpoint.read(kernel))
-        keys = _reap(kernel, report)
-        for key in kernel.backend.tombstones():
-            kernel.backend.remove_data(key)
+        try:
+            _reap(kernel, report, keys)
+            for key in kernel.backend.tombstones():
+                kernel.backend.remove_data(key)
+        except StorageFull as e:
+            log.warning("what dead processes left is settled once there is room: %s", e.detail)
         try:
             _fill(kernel, keys, report, lonely=kernel.backend.lonely())
         except (Unavailable, StorageFull) as e:
             kernel.keeper.distrust()
             _owe(kernel, keys)
             log.warning("the cache is not whole yet, files are found without it: %s", e.detail)
-    log.info("recovery: %s", report)
+    if report != Report():
+        log.info("recovery: %s", report)
     return report
 
 
 def settle(kernel: Kernel) -> Report:
     """Settle what dead neighbours left, and fill a cache that was begun anew, while this process serves."""
     report = Report()
+    keys: list[str] = []
     with kernel.alone("recovery"):
-        keys = _reap(kernel, report)
         try:
+            _reap(kernel, report, keys)
             if kernel.keeper.distrusted or not checkpoint.knows(kernel):
                 _fill(kernel, keys, report, lonely=False)
                 log.warning("the cache is whole again: %s", report)
@@ -136,8 +142,10 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
                 if attr is not None:
                     missing.append(attr)
             rows.pop(filename, None)
-        elif kernel.naming.parse(filename) is not None and (
-            lonely or kernel.backend.age(entry.key) > ORPHAN_AGE
+        elif (
+            kernel.naming.parse(filename) is not None
+            and (lonely or kernel.backend.age(entry.key) > ORPHAN_AGE)
+            and entry.key not in kernel.backend.staged()  # its other half waits there for room
         ):
             log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
             kernel.backend.quarantine(entry.key)
@@ -151,16 +159,14 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
         report.rows_removed += 1
 
 
-def _reap(kernel: Kernel, report: Report) -> list[str]:
-    """Staged uploads end whole or gone; the keys whose rows are to be looked at."""
-    keys: list[str] = []
+def _reap(kernel: Kernel, report: Report, keys: list[str]) -> None:
+    """Staged uploads end whole or gone; `keys` gets those whose rows are to be looked at."""
     for settled in kernel.backend.reap():
         keys.append(settled.key)
         if settled.outcome == "finished":
             report.finished += 1
         else:
             report.undone += 1
-    return keys
 
 
 def _owe(kernel: Kernel, keys: Iterable[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import itertools
 import os
 import shutil
@@ -46,7 +48,9 @@ from artstore.spi import PIECE, SCOPES, Backend, Cache, Page, Principal, Query, 
 from artstore.testing import MemoryBackend, MemoryCache, make_context
 from artstore.testing.memory_backend import MemoryStore, MemoryWriter
 from artstore.wal import Wal
+from artstore_local import disk
 from artstore_local.backend import LocalBackend
+from artstore_local.staging import staged_name
 from artstore_local.writer import LocalWriter
 from artstore_naming.dated import DatedNaming
 from artstore_sql.cache import SqlCache
@@ -600,6 +604,52 @@ def test_a_debt_met_by_another_is_paid_once_and_whole(ground: Ground) -> None:
     kernel.keeper.pay()
     assert everything(kernel) == {attr.file_id: attr}
     assert {status for _, status in statuses(kernel)} == {"committed"}
+
+
+def test_what_is_no_mark_among_the_marks_is_said_once_and_hides_nothing(
+    ground: Ground, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = ground.open()
+    attr = upload(kernel)
+    owed = ground.home / "state" / "owed"
+    (owed / "a directory").mkdir()
+    (owed / "a link").symlink_to(owed)
+    for _ in range(2):
+        recovery.settle(kernel)
+    assert everything(kernel) == {attr.file_id: attr}
+    said = [record.message for record in caplog.records if "is no mark of ours" in record.message]
+    assert sorted(line.partition(" is no")[0] for line in said) == [f"{owed}/a directory", f"{owed}/a link"]
+
+
+def test_a_start_on_a_full_disk_leaves_for_later_what_finds_no_room(
+    shipped: Ground, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sidecar is in place and its data is staged: a power cut kept the later rename only."""
+    kernel = shipped.open()
+    attr, other = upload(kernel, b"late"), upload(kernel, b"other")
+    shipped.close()
+    files = shipped.home / "files"
+    shard = files / ".artstore/staging/1-dead/0"
+    shard.mkdir(parents=True)
+    (files / attr.key).rename(shard / staged_name(attr.key))
+
+    def full(*_: object) -> int:
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "_renameat2", full)
+        kernel = shipped.open()
+        assert "settled once there is room: There is no space left for the staging area." in caplog.text
+        assert everything(kernel) == {a.file_id: a for a in (attr, other)}
+        assert content(kernel, other.file_id) == b"other"
+        with pytest.raises(StorageFull):
+            recovery.settle(kernel)
+    assert not list((files / ".artstore/quarantine").rglob("*.txt*"))
+    recovery.settle(kernel)
+    assert content(kernel, attr.file_id) == b"late"
+    assert everything(kernel) == {a.file_id: a for a in (attr, other)}
+    assert not shard.parent.exists()
 
 
 def test_a_row_owed_by_a_dead_process_is_paid_at_the_next_start(ground: Ground) -> None:
