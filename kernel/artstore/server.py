@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from artstore.boot import Node, open_node
+from artstore.boot import open_node
 from artstore.errors import ConfigError, StorageFull, Unavailable
 from artstore.settings import Configuration, Server, load
 
@@ -27,10 +27,10 @@ ADAPTERS = {"starlette": "artstore_starlette.app", "falcon": "artstore_falcon.ap
 INTERFACES = {"starlette": "asgi", "falcon": "wsgi"}
 CONNECTIONS = 16_384
 """Open connections of one worker, idle ones too; more wait to be accepted."""
-CONFIGURATION = 78
-"""The exit code of a worker that cannot be configured."""
-PAUSE = 2
-"""Seconds until a worker whose store does not answer asks again."""
+UNREACHABLE, CONFIGURATION = 7, 78
+"""Exit codes of a worker that cannot start."""
+PAUSE = 6
+"""Seconds until a worker whose store does not answer makes way for one that asks again; granian minds less than 5.5."""
 RECEIVED = 4 << 20
 """Bytes of a body that may come at once: each handing over wakes three threads. With 1 MiB a large plain
 upload cost a sixth more processor time with Starlette; with more, fast clients would hold more memory."""
@@ -114,22 +114,16 @@ def worker_app() -> Any:
     try:
         configuration = load()
         _settle_on_a_cpu(configuration)
-        node = _open_when_it_answers(configuration)
+        node = open_node(configuration)
     except ConfigError as e:
         log.error("a worker cannot start: %s", e)  # all was well when the element started
         raise SystemExit(CONFIGURATION) from None
+    except (StorageFull, Unavailable) as e:
+        # The server ends when a worker dies at once, and with it all others, which would heal by themselves.
+        log.error("a worker waits: %s", e)
+        time.sleep(PAUSE)
+        raise SystemExit(UNREACHABLE) from None
     return importlib.import_module(ADAPTERS[node.settings.server.adapter]).create_app(node)
-
-
-def _open_when_it_answers(configuration: Configuration) -> Node:
-    """The node of a worker that takes a dead one's place. The server ends when a worker dies at once, and with it all
-    workers that would heal by themselves: so while a store does not answer, this one waits."""
-    while True:
-        try:
-            return open_node(configuration)
-        except (StorageFull, Unavailable) as e:
-            log.error("a worker waits: %s", e)
-            time.sleep(PAUSE)
 
 
 def _settle_on_a_cpu(configuration: Configuration) -> None:
