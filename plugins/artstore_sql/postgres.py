@@ -125,6 +125,8 @@ class Postgres:
             yield connection
         finally:
             with suppress(SQLAlchemyError, psycopg.Error):
+                if connection.connection.closed:  # it waited in vain: nothing on it can be taken back
+                    connection.invalidate()
                 connection.close()
 
     def ask(self, connection: Connection, statement: str, *values: object) -> Any:

@@ -98,6 +98,7 @@ def test_a_worker_killed_within_a_change(tmp_path: Path, adapter: str, tried: Ca
     finally:
         element.process.kill()
         element.process.wait(30)
+        print(element.log.read_text()[-10_000:])
     tried(f"artstore serve, two workers: {sum(map(len, seen.values()))} calls seen, {dict(tally)}")
     assert tally["deaths"]
 
