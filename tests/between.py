@@ -34,10 +34,13 @@ class Caught:
     carried_out: threading.Event = field(default_factory=threading.Event)
     """The server has done with it, now, whatever was to be done before the release."""
     release: threading.Event = field(default_factory=threading.Event)
+    status: int = 0
+    """What the server said to it last."""
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 class HttpProxy:
-    """In front of an HTTP server. `catch(n, state)` meddles with the n-th request from now on:
+    """In front of an HTTP server. `catch(n, state)` meddles with the n-th request (of a method) from now on:
 
     `not applied`: it is dropped; `applied`: carried out, answered at the release; `reply lost`: carried out, never
     answered; `twice`: carried out twice, answered with the second answer; `late`: carried out at the release.
@@ -49,15 +52,16 @@ class HttpProxy:
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._left = -1
-        self._state = ""
+        self._state = self._method = ""
         self._open: set[socket.socket] = set()
         self.seen: list[str] = []
         self.caught: Caught | None = None
         self._arrived = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def catch(self, number: int, state: str) -> None:
+    def catch(self, number: int, state: str, method: str = "") -> None:
         with self._lock:
+            self._method = method
             self.seen.clear()
             self._left, self._state, self.caught = number, state, None
             self._arrived.clear()
@@ -101,8 +105,9 @@ class HttpProxy:
             return False
         with self._lock:
             self.seen.append(f"{request[0]} {request[1]}")
-            mine = self._left == 1
-            self._left -= 1
+            counts = request[0].startswith(self._method)
+            mine = self._left == 1 and counts
+            self._left -= counts
             state = self._state
             if mine:
                 self.caught = caught = Caught(self.seen[-1])
@@ -117,6 +122,8 @@ class HttpProxy:
         caught.release.wait(60)
         if state == "late":
             answer = self._forward(request)
+        caught.status = int(answer.split()[1]) if answer else 0
+        caught.over.set()
         if state in ("not applied", "reply lost"):
             return False
         connection.sendall(answer)

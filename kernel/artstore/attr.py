@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -192,6 +193,14 @@ def decode(sidecar: bytes, key: str) -> Attr:
     if attr.key != key:
         raise Damaged(f"The sidecar of {key} belongs to {attr.key}.")
     return attr
+
+
+def touched(document: bytes, limit: int = SIDECAR_LIMIT) -> bytes:
+    """The same JSON object in other bytes: whoever swaps it for something new finds that it is not what they saw."""
+    if len(document) < limit:
+        return document + b"\n"
+    (first, value), *others = json.loads(document).items()
+    return json.dumps(dict([*others, (first, value)]), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def revised(attr: Attr, changes: Mapping[str, Any], at: datetime) -> Attr:

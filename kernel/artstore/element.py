@@ -12,11 +12,11 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from artstore import modes
-from artstore.attr import Timestamp, timestamp
-from artstore.errors import ConfigError, Conflict, Unavailable
+from artstore.attr import Timestamp, timestamp, touched
+from artstore.errors import ConfigError, Conflict, PreconditionFailed, Unavailable
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
-from artstore.spi import Backend
+from artstore.spi import PIECE, Backend
 
 RECORD = "element.json"
 _REMEMBERED = 0.5
@@ -85,6 +85,9 @@ class Element:
         """As the store has it now. Raises `Unavailable`."""
         if self._backend.capabilities.shared and time.monotonic() - self._asked < _REMEMBERED and self._seen:
             return self._seen[1]
+        return self._read()[1]
+
+    def _read(self) -> tuple[bytes, ElementRecord]:
         document = self._backend.record(RECORD)
         if document is None:
             raise Unavailable("The store has lost the record of this element.")
@@ -96,7 +99,7 @@ class Element:
                 raise Unavailable(e.detail) from None
             self._seen = seen
         self._asked = time.monotonic()
-        return seen[1]
+        return seen
 
     def require(self, operation: Operation) -> None:
         """Raise `ModeNotAllowed` unless the element performs `operation` now."""
@@ -113,25 +116,39 @@ class Element:
     def transition(self, target: Mode, *, confirm: bool, by: str, reason: str, at: datetime) -> ElementRecord:
         """Step to `target`; durable, and true for every process of this node, on return. Raises `Conflict`."""
         with self._lock, self._locks.exclusive("mode"):
-            self._asked = 0.0
-            current = self.record()
+            document, current = self._read()
             modes.check_transition(current.mode, target, confirm=confirm)
             changed = current.model_copy(
                 update={"mode": target, "changed_at": timestamp(at), "changed_by": by, "reason": reason}
             )
             # Written first, so that whoever comes now is refused; then wait for those who came before.
-            self._write(changed)
+            try:
+                self._write(changed, old=document)
+            except PreconditionFailed:
+                raise Conflict("The record of the mode was changed meanwhile; try again.") from None
             with self._locks.exclusive("element"):
                 pass
         return changed
+
+    def settle(self, target: str | None, *, dead: bool) -> bool:
+        """Whether the step to `target` was made. Unless whoever was to make it is `dead`, they cannot after this."""
+        while True:
+            document, record = self._read()
+            if dead or record.mode == target:
+                return record.mode == target
+            try:
+                self._backend.put_record(RECORD, touched(document, PIECE), old=document)
+            except PreconditionFailed:
+                continue
+            return False
 
     def close(self) -> None:
         """Give the gate back."""
         self._gate.close()
 
-    def _write(self, record: ElementRecord, *, new: bool = False) -> None:
+    def _write(self, record: ElementRecord, *, new: bool = False, old: bytes | None = None) -> None:
         document = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()
-        self._backend.put_record(RECORD, document, new=new)
+        self._backend.put_record(RECORD, document, new=new, old=old)
         self._seen = (document, record)
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from artstore.attr import Attr, decode, revised
 from artstore.debts import Debts
@@ -22,6 +22,7 @@ from artstore.errors import (
     Conflict,
     Damaged,
     NotFound,
+    PreconditionFailed,
     Refused,
     StorageFull,
     TooLarge,
@@ -55,7 +56,23 @@ log = logging.getLogger("artstore.kernel")
 _NAME_TRIES = 64
 """Of an id that somebody chose and deletes again and again: each name is taken until its tombstone goes."""
 
+_CHANGE_TRIES = 16
+"""Of one change, while other nodes change the same file."""
+
 Announce = Callable[[Change, Attr], None]
+T = TypeVar("T")
+
+
+class _Overtaken(Exception):
+    """The file was changed by another node between our look and our change."""
+
+
+@contextmanager
+def _overtaken() -> Iterator[None]:
+    try:
+        yield
+    except PreconditionFailed as e:
+        raise _Overtaken(e.detail) from e
 
 
 class Kernel:
@@ -229,32 +246,31 @@ class Kernel:
         """
         self.element.require(Operation.UPDATE)
         with self.locks.file(file_id):
-            old, old_sidecar = self._find(file_id)
-            attr = revised(old, change(old), now())
-            if attr == old.model_copy(update={"revision": attr.revision, "updated_at": attr.updated_at}):
-                # Whoever made it so may have failed to make it durable, and this is an acknowledgement.
-                with self.element.gate(Operation.UPDATE):
-                    self.backend.replace_sidecar(old.key, old_sidecar, old_sidecar)
-                self.write_row(None, old)
-                return old
-            sidecar = attr.encode(self.backend.capabilities.sidecar_limit)
-            intent = self.wal.begin(
-                "update", by=by.name, file_id=file_id, key=old.key, revision=attr.revision
-            )
-            try:
-                intent.sync()
-                with self.element.gate(Operation.UPDATE):
-                    self.backend.replace_sidecar(old.key, old_sidecar, sidecar)
-            except Refused as e:
-                intent.roll_back(e.detail)
-                raise
-            except ArtstoreError as e:
-                intent.fail(e.detail)
-                self.keeper.owe(file_id, old.key, None)  # it may have happened all the same
-                raise
-            self.settle_row(intent, attr)
-        self.announce("update", attr)
-        return attr
+            old, new = self._as_it_is(file_id, lambda old, seen: self._update(by, old, seen, change))
+        if new is not old:
+            self.announce("update", new)
+        return new
+
+    def _update(
+        self, by: Principal, old: Attr, seen: bytes, change: Callable[[Attr], Mapping[str, Any]]
+    ) -> tuple[Attr, Attr]:
+        attr = revised(old, change(old), now())
+        if attr == old.model_copy(update={"revision": attr.revision, "updated_at": attr.updated_at}):
+            # Whoever made it so may have failed to make it durable, and this is an acknowledgement.
+            with self.element.gate(Operation.UPDATE), _overtaken():
+                self.backend.replace_sidecar(old.key, seen, seen)
+            self.write_row(None, old)
+            return old, old
+        sidecar = attr.encode(self.backend.capabilities.sidecar_limit)
+        intent = self.wal.begin(
+            "update", by=by.name, file_id=old.file_id, key=old.key, revision=attr.revision
+        )
+        with self._change(intent, old):
+            intent.sync()
+            with self.element.gate(Operation.UPDATE), _overtaken():
+                self.backend.replace_sidecar(old.key, seen, sidecar)
+        self.settle_row(intent, attr)
+        return old, attr
 
     def delete(self, by: Principal, file_id: str, condition: Callable[[Attr], None]) -> None:
         """Delete a file; durable on return, and works on a full disk.
@@ -264,30 +280,47 @@ class Kernel:
         """
         self.element.require(Operation.DELETE)
         with self.locks.file(file_id):
-            attr, _ = self._find(file_id)
-            condition(attr)
-            intent: Intent | None = None
-            try:
-                intent = self.wal.begin("delete", by=by.name, file_id=file_id, key=attr.key)
-            except StorageFull:
-                log.warning("the log is full: %s is deleted with its tombstone as the only trace", file_id)
-            try:
-                with self.element.gate(Operation.DELETE):
-                    self.backend.entomb(attr.key)
-            except Refused as e:
-                if intent is not None:
-                    intent.roll_back(e.detail)
-                raise
-            except ArtstoreError as e:
-                if intent is not None:
-                    intent.fail(e.detail)
-                self.keeper.owe(file_id, attr.key, None)  # it may have happened all the same
-                raise
-            try:
-                self.settle_row(intent, attr, gone=True)
-            finally:
-                self.keeper.bury(attr.key)
+            attr = self._as_it_is(file_id, lambda old, seen: self._delete(by, old, seen, condition))
         self.announce("delete", attr)
+
+    def _delete(self, by: Principal, attr: Attr, seen: bytes, condition: Callable[[Attr], None]) -> Attr:
+        condition(attr)
+        intent: Intent | None = None
+        try:
+            intent = self.wal.begin("delete", by=by.name, file_id=attr.file_id, key=attr.key)
+        except StorageFull:
+            log.warning("the log is full: %s is deleted with its tombstone as the only trace", attr.file_id)
+        with self._change(intent, attr), self.element.gate(Operation.DELETE), _overtaken():
+            self.backend.entomb(attr.key, seen)
+        try:
+            self.settle_row(intent, attr, gone=True)
+        finally:
+            self.keeper.bury(attr.key)
+        return attr
+
+    def _as_it_is(self, file_id: str, change: Callable[[Attr, bytes], T]) -> T:
+        """`change` of a file as it is now; again when another node was faster. Raises `Unavailable` when all were."""
+        for _ in range(_CHANGE_TRIES):
+            try:
+                return change(*self._find(file_id))
+            except _Overtaken:
+                continue
+        raise Unavailable("Others change this file all the time; try again.")
+
+    @contextmanager
+    def _change(self, intent: Intent | None, attr: Attr) -> Iterator[None]:
+        """How an intent ends when what is done within it fails."""
+        try:
+            yield
+        except (Refused, _Overtaken) as e:
+            if intent is not None:
+                intent.roll_back(str(e))
+            raise
+        except ArtstoreError as e:
+            if intent is not None:
+                intent.fail(e.detail)
+            self.keeper.owe(attr.file_id, attr.key, None)  # it may have happened all the same
+            raise
 
     def settle_row(self, intent: Intent | None, attr: Attr, *, gone: bool = False) -> None:
         """The last steps of a change; raises what `write_row` does."""

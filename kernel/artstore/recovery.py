@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from artstore import checkpoint
-from artstore.attr import Attr
-from artstore.errors import StorageFull, Unavailable
+from artstore.attr import Attr, decode, touched
+from artstore.errors import Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
 from artstore.ids import now
 from artstore.observers import retell, tell_again
 from artstore.rows import BATCH, believe, put_rows, repair_row
@@ -201,31 +201,56 @@ def _finish_deletions(kernel: Kernel, report: Report) -> None:
 
 def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
     doubtful = [t for t in abandoned.unflushed if t.status != "rolled_back" and t.operation != "mode"]
+    # To a store that others share, too, a request of the dead may still be on its way.
+    late = not abandoned.dead or kernel.backend.capabilities.shared
     try:
         for t in abandoned.unflushed:
             # Rows of uploads in the directories that are compared anyway need no second look.
             if t.operation != "upload" or (t.key or "") < since:
                 _repair(kernel, t)
         for t in abandoned.pending:
-            if t.operation == "mode":
-                done = kernel.element.record().mode == t.key
-                abandoned.end(t, "committed" if done else "rolled_back", "the process died")
-                continue
-            if t.operation == "upload" and t.key:
-                kernel.backend.settle(t.key)
-            there = _repair(kernel, t)
-            if there and t.operation == "update" and t.key:
-                kernel.backend.settle(t.key)  # its writer may have died before the swap was durable
-            if there == (t.operation != "delete"):
-                abandoned.end(t, "committed")
+            done = _settle(kernel, t, late=late)
+            if done and t.operation != "mode":
                 doubtful.append(t)
-            else:
-                abandoned.end(t, "rolled_back", "the process died")
+            abandoned.end(t, "committed" if done else "rolled_back", None if done else "the process died")
         kernel.cache.flush()
         if retell(kernel, doubtful):
             abandoned.settle()
     finally:
         abandoned.release()
+
+
+def _settle(kernel: Kernel, t: Transaction, *, late: bool) -> bool:
+    """Whether the change was carried out; if not, it cannot be after this. `late`: whoever began it may not be dead."""
+    if t.operation == "mode":
+        return kernel.element.settle(t.key, dead=not late)
+    if t.operation == "upload" and t.key:
+        kernel.backend.settle(t.key)
+    done = t.operation == "upload" or not t.key or _changed(kernel, t.key, t.revision, late=late)
+    there = _repair(kernel, t)
+    if there and t.operation == "update" and t.key:
+        kernel.backend.settle(t.key)  # its writer may have died before the swap was durable
+    return done and there == (t.operation != "delete")
+
+
+def _changed(kernel: Kernel, key: str, revision: int, *, late: bool) -> bool:
+    """Whether the sidecar of `key` has come to `revision` (0: was taken away). If not, then with `late` nobody who saw
+    it before this can change it after: it has other bytes."""
+    while True:
+        try:
+            sidecar = kernel.backend.sidecar(key)
+            if revision and decode(sidecar, key).revision >= revision:
+                return True
+            if late:
+                limit = kernel.backend.capabilities.sidecar_limit
+                kernel.backend.replace_sidecar(key, sidecar, touched(sidecar, limit))
+        except PreconditionFailed:
+            continue
+        except NotFound:
+            return True
+        except Damaged:
+            pass  # nor can anybody who saw it whole
+        return False
 
 
 def _repair(kernel: Kernel, t: Transaction) -> bool:

@@ -211,6 +211,7 @@ def read(path: Path) -> tuple[list[Written], int]:
                         by=record["by"],
                         status="pending",
                         started=record["at"],
+                        revision=record.get("revision", 0),
                         offset=here,
                     )
                 elif record["status"] in STATUSES and record["tx"] in found:

@@ -221,10 +221,10 @@ class Backend(Protocol):
         After `Unavailable` either may be there.
         """
 
-    def entomb(self, key: str) -> None:
+    def entomb(self, key: str, old: bytes) -> None:
         """Take the sidecar away: the file is deleted, durably, and a tombstone remembers it.
 
-        Works on a full disk. Raises `NotFound` when there is no sidecar.
+        Works on a full disk. Raises `NotFound` when there is no sidecar, `PreconditionFailed` when it is not `old`.
         """
 
     def remove_data(self, key: str) -> None:
@@ -278,8 +278,9 @@ class Backend(Protocol):
     def record(self, name: str) -> bytes | None:
         """A small document of the element itself (`element.json`, `checkpoint.json`), or None."""
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
-        """Replace such a document; atomic, durable on return. `new`: raises `Conflict` when there is one already."""
+    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
+        """Replace such a document; atomic, durable on return. `new`: raises `Conflict` when there is one already;
+        `old`: raises `PreconditionFailed` when another one is there. Of several with conditions one comes first."""
 
     def space(self) -> Space:
         """What is left. Raises `Unavailable`."""
@@ -468,6 +469,8 @@ class Transaction:
     started: str
     finished: str | None = None
     error: str | None = None
+    revision: int = 0
+    """Of an update: the one it makes."""
 
 
 class Intent(Protocol):
@@ -492,6 +495,10 @@ class Intent(Protocol):
 
 class Abandoned(Protocol):
     """What one dead process left in the log, held by this one until it is let go."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is dead for sure; where not, it may be late, and wake."""
 
     @property
     def pending(self) -> Sequence[Transaction]:

@@ -70,6 +70,7 @@ class Intent:
 class Abandoned:
     """A dead process's segment, held, with what recovery has to look at."""
 
+    dead: ClassVar[bool] = True
     segment: Segment
     pending: list[Written] = field(default_factory=list)
     unflushed: list[Written] = field(default_factory=list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -152,13 +152,22 @@ class CryptBackend:
         return envelope.split(self._inner.sidecar(key))[0]
 
     def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+        self._on(
+            key, old, lambda now, member: self._inner.replace_sidecar(key, now, envelope.join(new, member))
+        )
+
+    def entomb(self, key: str, old: bytes) -> None:
+        self._on(key, old, lambda now, _: self._inner.entomb(key, now))
+
+    def _on(self, key: str, old: bytes, change: Callable[[bytes, bytes | None], None]) -> None:
+        """`change` the sidecar of `key` if it is `old`, with whatever key in it."""
         while True:
             current = self._inner.sidecar(key)
             sidecar, member = envelope.split(current)
             if sidecar != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
             try:
-                return self._inner.replace_sidecar(key, current, envelope.join(new, member))
+                return change(current, member)
             except PreconditionFailed:
                 continue  # perhaps only the key was wrapped anew
 
@@ -201,9 +210,6 @@ class CryptBackend:
 
     # --- what is not ---
 
-    def entomb(self, key: str) -> None:
-        self._inner.entomb(key)
-
     def remove_data(self, key: str) -> None:
         self._inner.remove_data(key)
 
@@ -243,8 +249,8 @@ class CryptBackend:
     def record(self, name: str) -> bytes | None:
         return self._inner.record(name)
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
-        self._inner.put_record(name, document, new=new)
+    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
+        self._inner.put_record(name, document, new=new, old=old)
 
     def space(self) -> Space:
         return self._inner.space()

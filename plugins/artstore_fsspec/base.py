@@ -108,16 +108,19 @@ class ObjectBackend:
 
     # --- deleting ---
 
-    def entomb(self, key: str) -> None:
+    def entomb(self, key: str, old: bytes) -> None:
         by = secrets.token_hex(8)
         trace = f"{TRASH}{key}~{by}"
         traced = False
         while True:
             marker, there = self._register(key)
-            if there is None or marker is not None:
+            gone = there is None or marker is not None
+            if there is None or gone or there.content != old:
                 if traced:
                     self._objects.delete(trace)
-                raise NotFound(f"There is no sidecar of {key}.")
+                if gone:
+                    raise NotFound(f"There is no sidecar of {key}.")
+                raise PreconditionFailed("The file was changed meanwhile.")
             if not traced:
                 self._objects.put(trace, there.content)
                 traced = True
@@ -269,9 +272,17 @@ class ObjectBackend:
         there = self._objects.get(f"{INTERNAL}/{name}", PIECE)
         return None if there is None else there.content
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
-        if not self._objects.put(f"{INTERNAL}/{name}", document, absent=new):
-            raise Conflict(f"There is a {name} already.")
+    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
+        tag = None
+        if old is not None:
+            there = self._objects.get(f"{INTERNAL}/{name}", PIECE)
+            if there is None or there.content != old:
+                raise PreconditionFailed(f"{name} was changed meanwhile.")
+            tag = there.tag
+        if not self._objects.put(f"{INTERNAL}/{name}", document, absent=new, tag=tag):
+            if new:
+                raise Conflict(f"There is a {name} already.")
+            raise PreconditionFailed(f"{name} was changed meanwhile.")
 
     def space(self) -> Space:
         return Space(total=None, free=None)

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -128,15 +128,17 @@ class LocalBackend:
         finally:
             disk.unlink(temp, shard)
 
-    def entomb(self, key: str) -> None:
+    def entomb(self, key: str, old: bytes) -> None:
         directory, name = split(key)
         tomb = staged_name(key) + SIDECAR_SUFFIX
         self._health.require()
         with (
             disk.translated(f"sidecar of {key}"),
             self._tree.open(directory) as fd,
-            disk.held(name + SIDECAR_SUFFIX, fd),
+            disk.held(name + SIDECAR_SUFFIX, fd) as sidecar,
         ):
+            if os.read(sidecar, SIDECAR_LIMIT + 1) != old:
+                raise PreconditionFailed("The file was changed meanwhile.")
             self._reserve.rename(name + SIDECAR_SUFFIX, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
             # The trace before the loss: were the name's removal durable alone, nobody would know of the data.
             try:
@@ -287,11 +289,15 @@ class LocalBackend:
         except NotFound:
             return None
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
+    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
         self._health.require()
-        with self._writes_record, disk.translated(name):
+        with self._writes_record, disk.translated(name), ExitStack() as stack:
             if new and disk.exists(name, self._internal):
                 raise Conflict(f"There is a {name} already.")
+            if old is not None:
+                there = stack.enter_context(disk.held(name, self._internal))
+                if os.read(there, PIECE) != old:
+                    raise PreconditionFailed(f"{name} was changed meanwhile.")
             self._write_durably(f"{staging.UPDATE}{name}", document, self._internal, name)
 
     def space(self) -> Space:

@@ -78,6 +78,8 @@ class SqlIntent:
 class Left:
     """What one fenced owner left."""
 
+    dead = False
+
     def __init__(
         self, log: SqlLog, owner: int, pending: list[Transaction], unflushed: list[Transaction]
     ) -> None:
@@ -284,6 +286,7 @@ def _transaction(row: Any) -> Transaction:
     return Transaction(
         id=row.tx, operation=row.op, file_id=row.file_id, key=row.key, by=row.by, status=row.status,
         started=row.started, finished=row.finished, error=row.error,
+        revision=row.revision or 0,
     )  # fmt: skip
 
 

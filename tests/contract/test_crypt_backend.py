@@ -361,7 +361,7 @@ def test_a_changed_sidecar_is_damaged_and_still_read_and_deleted(
         get(backend)
     assert KEY in caught.value.detail
     assert "crypt" not in json.loads(backend.sidecar(KEY))
-    backend.entomb(KEY)
+    backend.entomb(KEY, backend.sidecar(KEY))
     with pytest.raises(NotFound):
         backend.read(KEY)
 

@@ -96,7 +96,7 @@ def test_a_link_in_place_of_data_is_not_followed(backend: LocalBackend, files: P
     (files / KEY).symlink_to(outside / "secret")
     with pytest.raises(Damaged):
         backend.read(KEY)
-    backend.entomb(KEY)
+    backend.entomb(KEY, SIDECAR)
     backend.remove_data(KEY)
     assert entries(backend) == {}
     assert (outside / "secret").read_bytes() == b"secret"
@@ -111,7 +111,7 @@ def test_a_link_in_place_of_a_sidecar_is_not_followed(
     for call in (
         lambda: backend.sidecar(KEY),
         lambda: backend.replace_sidecar(KEY, b"secret", b"{}"),
-        lambda: backend.entomb(KEY),
+        lambda: backend.entomb(KEY, SIDECAR),
     ):
         with pytest.raises(Damaged):
             call()
@@ -132,7 +132,7 @@ def test_a_link_in_place_of_a_directory_is_not_followed(
     for call in (
         lambda: backend.read(KEY),
         lambda: backend.sidecar(KEY),
-        lambda: backend.entomb(KEY),
+        lambda: backend.entomb(KEY, SIDECAR),
         lambda: backend.replace_sidecar(KEY, SIDECAR, b"{}"),
         lambda: backend.remove_data(KEY),
         lambda: backend.quarantine(KEY),
@@ -434,7 +434,7 @@ def test_a_full_disk_takes_nothing_keeps_everything_and_deletes(small: Path, ope
     for k in written:
         assert get(backend, k) == bytes(30_000)
         assert backend.sidecar(k) == SIDECAR
-        backend.entomb(k)
+        backend.entomb(k, SIDECAR)
         backend.remove_data(k)
         backend.forget(k)
     assert entries(backend) == {}
@@ -491,7 +491,7 @@ def test_two_failed_fsyncs_close_the_store_for_writing(
     for call in (
         lambda: put(backend, key(9)),
         lambda: backend.replace_sidecar(KEY, SIDECAR, b"{}"),
-        lambda: backend.entomb(KEY),
+        lambda: backend.entomb(KEY, SIDECAR),
         lambda: backend.put_record("element.json", b"{}"),
         lambda: backend.check(writing=True),
     ):
@@ -604,7 +604,7 @@ def test_looking_changes_nothing(tmp_path: Path, open_: Open) -> None:
     backend = open_()
     put(backend, key(1))
     put(backend, key(2))
-    backend.entomb(key(2))
+    backend.entomb(key(2), SIDECAR)
     writer = backend.create(key(3))
     backend.put_record("element.json", b"{}")
     before = contents(tmp_path)

@@ -132,7 +132,7 @@ def test_settling_ends_parts_and_data_of_a_writer_that_comes_late(
 def test_markers_go_after_the_grace(opened: Open, client: Any, bucket: str) -> None:
     backend = opened()
     put(backend, b"x")
-    backend.entomb(KEY)
+    backend.entomb(KEY, backend.sidecar(KEY))
     backend.remove_data(KEY)
     backend.forget(KEY)
     assert not backend.settle(KEY + "2")

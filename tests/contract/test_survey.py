@@ -406,7 +406,7 @@ def test_what_is_under_way_is_no_damage(house: House, verify: Verify) -> None:
     assert house.node is not None
     backend = house.node.kernel.backend
     # A deletion whose data is still there, and a row that nobody removed yet.
-    backend.entomb(other.key)
+    backend.entomb(other.key, backend.sidecar(other.key))
     house.node.kernel.cache.remove([other.file_id])
     # An upload whose data has its name and whose sidecar has not.
     writer = backend.create(attr.storage_path + "/new_ivanov_20250111T153045_a1b2c3d4.txt")

@@ -199,7 +199,7 @@ def the_revision_is_not_compared(patch: Patch) -> None:
 
 @planted("delete_old")
 def there_is_no_tombstone(patch: Patch) -> None:
-    def entomb(self: Any, key: str) -> None:
+    def entomb(self: Any, key: str, old: bytes) -> None:
         directory, name = tree.split(key)
         try:
             with self._tree.open(directory) as fd:
@@ -237,9 +237,9 @@ def the_tombstone_goes_before_the_data(patch: Patch) -> None:
 def the_data_goes_before_the_tombstone(patch: Patch) -> None:
     entomb = backend.LocalBackend.entomb
 
-    def hastily(self: Any, key: str) -> None:
+    def hastily(self: Any, key: str, old: bytes) -> None:
         os.unlink(f"{self._path}/{key}")
-        entomb(self, key)
+        entomb(self, key, old)
 
     patch.setattr(backend.LocalBackend, "entomb", hastily)
 

@@ -46,7 +46,7 @@ def die_in_the_middle(node: Node, old: list[str], say: Say) -> None:
     # A deletion and an update that came as far as their commit points, and an upload as far as its token.
     buried = kernel.attr(old[2])
     kernel.wal.begin("delete", by="x", file_id=old[2], key=buried.key)
-    kernel.backend.entomb(buried.key)
+    kernel.backend.entomb(buried.key, kernel.backend.sidecar(buried.key))
     last = kernel.begin(BY, filename="late.txt")
     last.write(b"late")
     attr = last.commit()[0]

@@ -18,9 +18,9 @@ import pytest
 
 import s3
 import servers
-from between import TcpProxy
+from between import HttpProxy, TcpProxy
 from postgres import Postgres
-from servers import Element, file_path, until
+from servers import Answer, Element, file_path, until
 
 PREFIXES = itertools.count()
 LEASE = 2
@@ -226,6 +226,63 @@ def test_what_one_node_owes_the_other_knows(start: Start, postgres: Postgres) ->
         until(lambda: two.get("/api/v1/files").status == 200, "the debts of the dead to be paid", deadline=60)
         assert set(listed(two)) == {kept["file_id"], made["file_id"], chosen, late["file_id"]}
         kill(two)  # its log tells of each search that it refused
+    finally:
+        proxy.close()
+
+
+CHANGES: dict[str, tuple[int, Callable[[Element, str], Answer]]] = {
+    "update": (1, lambda element, it: element.patch(it, {"description": "new"})),
+    "delete": (2, lambda element, it: element.ask("DELETE", file_path(it))),  # the first leaves the trace
+    "mode": (1, lambda element, _: element.mode("ro")),
+}
+"""How a change is asked for, and which of its puts decides."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_rolled_back_a_paused_node_does_not_finish(
+    start: Start, s3_server: Any, change: str
+) -> None:
+    """It is paused with the request that decides on its way, and that comes after another node settled the change."""
+    proxy = HttpProxy(s3_server.port)
+    mode = "rw" if change == "mode" else "edit"
+    one = start("one", BACKEND__S3__ENDPOINT_URL=f"http://127.0.0.1:{proxy.port}", MODE=mode)
+    two = start("two")
+
+    def told() -> list[str]:
+        items = two.get("/api/v1/transactions").json()["items"]
+        return [t["status"] for t in reversed(items) if t["operation"] == change]
+
+    try:
+        kept = one.upload(b"kept", description="old")
+        number, ask = CHANGES[change]
+        proxy.catch(number, "late", "PUT")
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, one, kept["file_id"])
+            assert proxy.arrived(30)
+            os.killpg(one.process.pid, signal.SIGSTOP)
+            until(lambda: told() == ["rolled_back"], "the other to settle it", deadline=60)
+            assert proxy.caught
+            proxy.caught.release.set()
+            assert proxy.caught.over.wait(30)
+            assert proxy.caught.status == 412, "rolled back, and carried out all the same"
+            assert two.get(file_path(kept["file_id"])).json() == kept
+            assert two.get("/api/v1/info").json()["mode"] == mode
+            os.killpg(one.process.pid, signal.SIGCONT)
+            answer = asked.result()
+        # It may begin anew, under an intent of its own.
+        assert answer.status in (200, 204, 409, 503), answer
+        done = answer.status < 300
+        until(lambda: told()[0] == "rolled_back" and told()[1:] == ["committed"] * done, "the log to tell")
+        now = two.get(file_path(kept["file_id"]))
+        if change == "delete":
+            assert now.status == (404 if done else 200)
+        else:
+            assert now.json()["description"] == ("new" if done and change == "update" else "old")
+        assert done == (change != "mode")
+        until(lambda: listed(one) == listed(two), "both to say the same")
+        assert listed(two) == ({} if now.status == 404 else {kept["file_id"]: now.json()})
+        assert two.get("/api/v1/info").json()["mode"] == mode
+        kill(one)  # its log tells of the fence, and rightly so
     finally:
         proxy.close()
 

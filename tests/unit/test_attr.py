@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, checked, decode, sidecar_key
+from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, checked, decode, sidecar_key, touched
 from artstore.errors import Damaged, InvalidField
 from artstore.testing import make_attr
 
@@ -83,6 +83,21 @@ def test_the_limit_is_4096_bytes_and_not_one_more() -> None:
         make_attr(metadata={"x": "y" * (SIDECAR_LIMIT - empty + 1)}).encode()
     with pytest.raises(Damaged, match="larger than 4096"):
         decode(longest.encode() + b" ", longest.key)
+
+
+@given(st.integers(0, 4), st.booleans())
+def test_a_touched_sidecar_says_the_same_in_other_bytes(left: int, indented: bool) -> None:
+    empty = len(make_attr(metadata={"x": ""}).model_dump_json().encode())
+    size = 10 if indented else SIDECAR_LIMIT - empty - left
+    attr = make_attr(metadata={"x": "y" * size})
+    seen = {attr.encode()}
+    sidecar = attr.encode()
+    for _ in range(12):
+        sidecar = touched(sidecar)
+        assert len(sidecar) <= SIDECAR_LIMIT
+        assert decode(sidecar, attr.key) == attr
+        assert sidecar not in seen
+        seen.add(sidecar)
 
 
 def test_a_sidecar_that_people_can_read() -> None:

@@ -86,12 +86,12 @@ MAKES_PROVIDERS = {"artstore.announcer", "artstore.boot", "artstore.cli_plugins"
 
 # A file past 300 lines hides two nouns. These were looked at; the number is their own ceiling.
 LONG = {
-    "kernel/artstore/kernel.py": 360,  # one protocol, read top to bottom
+    "kernel/artstore/kernel.py": 385,  # one protocol, read top to bottom
     "kernel/artstore/spi.py": 680,  # prose
     "kernel/artstore/cli.py": 320,
     "kernel/artstore/plugins.py": 320,
     "kernel/artstore/settings.py": 320,  # what may be set is prose too
-    "plugins/artstore_local/backend.py": 350,  # a method for each of the contract
+    "plugins/artstore_local/backend.py": 360,  # a method for each of the contract
 }
 SUITES = "kernel/artstore/testing/"
 """Suites are lists of tests: as long as their contract."""

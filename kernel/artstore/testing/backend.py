@@ -358,7 +358,7 @@ class BackendSuite:
         backend.replace_sidecar(odd, SIDECAR, b"{}")
         assert backend.sidecar(odd) == b"{}"
         assert list(backend.reap()) == []
-        backend.entomb(odd)
+        backend.entomb(odd, b"{}")
         self.tombstones(backend, [odd])
         backend.remove_data(odd)
         backend.forget(odd)
@@ -386,7 +386,7 @@ class BackendSuite:
             with pytest.raises(NotFound):
                 backend.sidecar(KEY)
             with pytest.raises(NotFound):
-                backend.entomb(KEY)
+                backend.entomb(KEY, SIDECAR)
             with pytest.raises(NotFound):
                 backend.replace_sidecar(KEY, SIDECAR, b"{}")
         self.listed(backend, {key(1): (True, True)})
@@ -443,13 +443,16 @@ class BackendSuite:
                 if i:
                     backend.replace_sidecar(key, b"old", b"%d" % i)
                 else:
-                    backend.entomb(key)
+                    backend.entomb(key, b"old")
 
-            deleted, *replaced = together(3, change)
-            assert deleted is None
-            assert all(r is None or isinstance(r, NotFound | PreconditionFailed) for r in replaced)
-            with pytest.raises(NotFound):
-                backend.sidecar(key(n))
+            results = together(3, change)
+            assert results.count(None) == 1, results
+            assert all(r is None or isinstance(r, NotFound | PreconditionFailed) for r in results), results
+            if results[0] is None:
+                with pytest.raises(NotFound):
+                    backend.sidecar(key(n))
+            else:
+                assert backend.sidecar(key(n)) == b"%d" % results.index(None)
 
     def test_a_reader_sees_the_old_sidecar_or_the_new_one(self, backend: Backend) -> None:
         if not backend.capabilities.atomic_sidecar:
@@ -478,7 +481,7 @@ class BackendSuite:
     def test_an_entombed_file_is_deleted(self, backend: Backend) -> None:
         put(backend)
         put(backend, key(1))
-        backend.entomb(KEY)
+        backend.entomb(KEY, SIDECAR)
         with pytest.raises(NotFound):
             backend.sidecar(KEY)
         self.told(lambda: entries(backend).get(KEY, (False, False))[1], False)
@@ -493,15 +496,25 @@ class BackendSuite:
 
     def test_a_file_is_deleted_once(self, backend: Backend) -> None:
         put(backend)
-        results = together(6, lambda _: backend.entomb(KEY))
+        results = together(6, lambda _: backend.entomb(KEY, SIDECAR))
         assert results.count(None) == 1, results
         assert all(r is None or isinstance(r, NotFound) for r in results), results
+        self.tombstones(backend, [KEY])
+
+    def test_what_was_changed_meanwhile_is_not_deleted(self, backend: Backend) -> None:
+        put(backend)
+        backend.replace_sidecar(KEY, SIDECAR, b"{}")
+        with pytest.raises(PreconditionFailed):
+            backend.entomb(KEY, SIDECAR)
+        assert (backend.sidecar(KEY), get(backend)) == (b"{}", DATA)
+        self.tombstones(backend, [])
+        backend.entomb(KEY, b"{}")
         self.tombstones(backend, [KEY])
 
     def test_an_entombed_key_is_taken_until_it_is_forgotten(self, backend: Backend) -> None:
         # Whoever finishes the deletion, a neighbour perhaps, must not take the data of its successor.
         put(backend)
-        backend.entomb(KEY)
+        backend.entomb(KEY, SIDECAR)
         with pytest.raises(Conflict):
             put(backend, data=b"successor")
         backend.remove_data(KEY)
@@ -521,7 +534,7 @@ class BackendSuite:
             backend.forget(KEY)
             backend.quarantine(KEY)
         put(backend)
-        backend.entomb(KEY)
+        backend.entomb(KEY, SIDECAR)
         for _ in range(2):
             backend.remove_data(KEY)
         for _ in range(2):
@@ -581,7 +594,7 @@ class BackendSuite:
         reader = backend.read(KEY)
         pieces = reader.pieces(Span(0, len(data)))
         read = next(pieces)
-        backend.entomb(KEY)
+        backend.entomb(KEY, SIDECAR)
         backend.remove_data(KEY)
         backend.forget(KEY)
         self.assert_free(backend)
@@ -615,7 +628,7 @@ class BackendSuite:
 
     def test_an_emptied_directory_is_not_listed(self, backend: Backend) -> None:
         put(backend)
-        backend.entomb(KEY)
+        backend.entomb(KEY, SIDECAR)
         backend.remove_data(KEY)
         self.directories(backend, [])
 
@@ -688,6 +701,27 @@ class BackendSuite:
         assert backend.record("new.json") == b"{}"
         self.directories(backend, [])
 
+    def test_a_record_is_swapped_for_what_was_seen(self, backend: Backend) -> None:
+        backend.put_record("element.json", b"0")
+        with pytest.raises(PreconditionFailed):
+            backend.put_record("element.json", b"1", old=b"2")
+        with pytest.raises((PreconditionFailed, NotFound)):
+            backend.put_record("other.json", b"1", old=b"0")
+        assert (backend.record("element.json"), backend.record("other.json")) == (b"0", None)
+
+        def count(_: int) -> None:
+            for _ in range(5):
+                while True:
+                    old = backend.record("element.json") or b""
+                    try:
+                        backend.put_record("element.json", b"%d" % (int(old) + 1), old=old)
+                        break
+                    except PreconditionFailed:
+                        continue
+
+        assert together(4, count) == [None] * 4
+        assert backend.record("element.json") == b"20"
+
     def test_a_record_is_always_whole(self, backend: Backend) -> None:
         documents = [b"%d" % n * 5000 for n in range(4)]
         backend.put_record("element.json", documents[0])
@@ -709,7 +743,7 @@ class BackendSuite:
         for n in range(3):
             put(backend, key(n), b"%d" % n)
         backend.replace_sidecar(key(0), SIDECAR, b"new")
-        backend.entomb(key(1))
+        backend.entomb(key(1), SIDECAR)
         backend.put_record("element.json", b"{}")
         backend = reopen()
         assert list(backend.reap()) == []
@@ -831,7 +865,7 @@ class BackendSuite:
         assert backend.sidecar(KEY) == b"2"
         with pytest.raises(PreconditionFailed):
             backend.replace_sidecar(KEY, SIDECAR, b"3")
-        other.entomb(KEY)
+        other.entomb(KEY, b"2")
         self.tombstones(backend, [KEY])
         backend.put_record("element.json", b"2")
         assert other.record("element.json") == b"2"
@@ -914,7 +948,7 @@ class BackendSuite:
             finish,
             lambda: backend.sidecar(KEY),
             lambda: backend.replace_sidecar(KEY, SIDECAR, b"{}"),
-            lambda: backend.entomb(KEY),
+            lambda: backend.entomb(KEY, SIDECAR),
             lambda: get(backend, key(1)),
             lambda: list(backend.scan(HOUR)),
             lambda: list(backend.directories()),
@@ -956,7 +990,7 @@ class BackendSuite:
             elif change == "replace_sidecar":
                 backend.replace_sidecar(KEY, SIDECAR, b"new")
             elif change == "entomb":
-                backend.entomb(KEY)
+                backend.entomb(KEY, SIDECAR)
             else:
                 backend.put_record("element.json", b"new")
             after = state(backend)

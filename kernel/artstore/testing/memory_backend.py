@@ -150,9 +150,11 @@ class MemoryBackend:
                 raise PreconditionFailed("The file was changed meanwhile.")
             store.sidecars[key] = Kept(new)
 
-    def entomb(self, key: str) -> None:
+    def entomb(self, key: str, old: bytes) -> None:
         with self.opened() as store:
-            store.tombstones[key] = self.sidecar(key)
+            if self.sidecar(key) != old:
+                raise PreconditionFailed("The file was changed meanwhile.")
+            store.tombstones[key] = old
             del store.sidecars[key]
 
     def remove_data(self, key: str) -> None:
@@ -232,10 +234,12 @@ class MemoryBackend:
         with self.opened() as store:
             return store.records.get(name)
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
+    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
         with self.opened() as store:
             if new and name in store.records:
                 raise Conflict(f"There is a {name} already.")
+            if old is not None and store.records.get(name) != old:
+                raise PreconditionFailed(f"{name} was changed meanwhile.")
             store.records[name] = document
 
     def space(self) -> Space:

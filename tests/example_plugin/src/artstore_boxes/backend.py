@@ -230,9 +230,11 @@ class BoxesBackend:
 
     # --- deleting ---
 
-    def entomb(self, key: str) -> None:
+    def entomb(self, key: str, old: bytes) -> None:
         box = self._box(key)
         with self._changing, our_words():
+            if self.sidecar(key) != old:
+                raise PreconditionFailed("The file was changed meanwhile.")
             (box / SIDECAR).rename(box / TOMBSTONE)
             sync(box)
 
@@ -312,10 +314,12 @@ class BoxesBackend:
             path = self._records / name
             return path.read_bytes() if path.exists() else None
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False) -> None:
+    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
         with self._changing, our_words():
             if new and (self._records / name).exists():
                 raise Conflict(f"There is a {name}.")
+            if old is not None and self.record(name) != old:
+                raise PreconditionFailed(f"{name} was changed meanwhile.")
             replace(self._records / name, document)
 
     def space(self) -> Space:
