@@ -25,7 +25,7 @@ log = logging.getLogger("artstore.keeper")
 TICK = 5.0
 """Seconds between two looks at debts and dead neighbours."""
 SOON = 0.1
-"""Seconds until a row that is owed is first tried again; then twice as many each time, up to a tick."""
+"""Seconds until what searches wait for is first tried again; then twice as many each time, up to a tick."""
 FLUSH_EVERY = 12
 """Ticks between two flushes of the cache."""
 
@@ -56,7 +56,7 @@ class Keeper:
         """Begin to look after things every few seconds, and soon after a row is owed."""
         with self._lock:
             self._patience = SOON
-            self._due = time.monotonic() + (SOON if self._owed else TICK)
+            self._due = time.monotonic() + (SOON if self._pressing() else TICK)
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
@@ -74,8 +74,7 @@ class Keeper:
             self._debts.mark()
             _, intents = self._owed.get(file_id, (key, ()))
             self._owed[file_id] = (key, (*intents, intent) if intent is not None else intents)
-            self._due = min(self._due, time.monotonic() + self._patience)
-            self._woken.notify()
+            self._hasten()
         return self._tell_nodes()
 
     def doubt(self, file_id: str, key: str, intent: Intent | None) -> None:
@@ -83,6 +82,7 @@ class Keeper:
         with self._lock:
             self._debts.mark()
             self._doubts[key] = (file_id, intent)
+            self._hasten()
 
     def decide(self, file_id: str | None = None) -> None:
         """Settle the uploads of this process whose outcome is not known; of one file, or all."""
@@ -119,6 +119,7 @@ class Keeper:
         with self._lock:
             self.distrusted = True
             self._debts.mark()
+            self._hasten()
 
     def trust(self) -> None:
         """The cache was filled."""
@@ -235,7 +236,7 @@ class Keeper:
                 self._told = True
 
     def _unmark(self) -> None:
-        if not (self._owed or self._doubts or self._rebuilds or self.distrusted):
+        if not (self._pressing() or self._rebuilds):
             self._debts.unmark()
 
     def close(self) -> None:
@@ -259,8 +260,17 @@ class Keeper:
                 flushed = time.monotonic()
                 _guarded(self.flush)
             with self._lock:
-                self._patience = min(2 * self._patience, TICK) if self._owed else SOON
-                self._due = time.monotonic() + (self._patience if self._owed else TICK)
+                pressing = self._pressing()
+                self._patience = min(2 * self._patience, TICK) if pressing else SOON
+                self._due = time.monotonic() + (self._patience if pressing else TICK)
+
+    def _pressing(self) -> bool:
+        """Whether searches wait for it."""
+        return bool(self._owed or self._doubts or self.distrusted)
+
+    def _hasten(self) -> None:
+        self._due = min(self._due, time.monotonic() + self._patience)
+        self._woken.notify()
 
     def _wait(self) -> bool:
         """Until there is something to do; False when it is to stop."""

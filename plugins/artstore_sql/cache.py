@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -216,19 +217,21 @@ class SqlCache:
             wanted = select(meta.c.value).where(meta.c.name == "stamp")
             if wish["instead_of"] not in (None, connection.execute(wanted).scalar_one_or_none()):
                 raise Unavailable("The cache was begun anew meanwhile.")
-            new = insert(meta).values(name="stamp", value=wish["value"])
-            connection.execute(
-                new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value})
-            )
+            self._set(connection, "stamp", wish["value"])
 
     def _renew(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Dropping costs much less than a trigger for each of a million rows.
         renew(connection, self._tables, trigram=self._indexed)
 
     def _touch(self, connection: Connection, _rows: Sequence[Row]) -> None:
-        # The same value again: nothing changes, and the commit is a real write.
-        meta = self._tables.meta
-        connection.execute(update(meta).where(meta.c.name == "schema").values(value=meta.c.value))
+        # Another value each time: one that is there already SQLite does not write.
+        self._set(connection, "checked", secrets.token_hex(8))
+
+    def _set(self, connection: Connection, name: str, value: str) -> None:
+        new = insert(self._tables.meta).values(name=name, value=value)
+        connection.execute(
+            new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value})
+        )
 
 
 def _upserting(tables: Tables) -> Insert:

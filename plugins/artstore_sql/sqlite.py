@@ -28,6 +28,8 @@ READERS = 8
 LONG_WAL = 8 << 20
 """Bytes of the WAL past which it is copied into the database: readers look through all of it."""
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_CUT = sqlite3.SQLITE_IOERR_SHORT_READ
+"""A WAL that somebody cut off: SQLite would answer so until it is gone."""
 
 _READING = ("mmap_size=0", "cache_size=-8192", "temp_store=MEMORY")
 _WRITING = (
@@ -218,10 +220,9 @@ class Sqlite:
             raise Unavailable(f"The cache does not answer: {e}.") from e
 
     def _ours(self, error: BaseException | None) -> Unavailable:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_INTERRUPT:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
             return Unavailable(f"The cache did not answer within {self._timeout:g} s.")
-        if code in _BROKEN:
+        if _says_broken(error):
             self.condemn(str(error))
         kind = Unavailable if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError) else BadData
         return kind(f"The cache does not answer: {error}.")
@@ -287,6 +288,11 @@ def _begin(connection: Connection) -> None:
 def is_broken(error: BaseException) -> bool:
     """Whether `error`, or what it came from, says that the file is no sound database."""
     cause: BaseException | None = error
-    while cause is not None and getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _BROKEN:
+    while cause is not None and not _says_broken(cause):
         cause = cause.__cause__
     return cause is not None
+
+
+def _says_broken(error: BaseException | None) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in _BROKEN or code == _CUT

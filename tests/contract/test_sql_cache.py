@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +365,32 @@ def test_a_file_that_somebody_else_changed_in_service_is_begun_anew(
     assert cache.search(Query()).items == [attr]
     assert len(broken(path)) == 1
     assert raw(path, "PRAGMA integrity_check") == [[("ok",)]]
+
+
+def test_a_wal_that_is_cut_off_in_service_is_begun_anew(path: Path, opened: Open) -> None:
+    fill(opened(), rows=20)
+    cache, neighbour = opened(), opened()
+    cache.put([make_attr()])
+    os.truncate(path.with_name("cache.db-wal"), 0)
+    for one in (cache, neighbour):
+        with suppress(Unavailable):
+            one.search(Query())  # what it has in memory it may still answer
+        with suppress(Unavailable):
+            one.search(Query(words=("absent",)))
+    assert cache.stamp() is None
+    assert neighbour.stamp() is None
+    assert len(broken(path)) == 1
+
+
+def test_a_check_writes(path: Path, opened: Open) -> None:
+    """Or a cache that has no room would be called ready."""
+    cache = opened()
+    wal = path.with_name("cache.db-wal")
+    before = wal.read_bytes() if wal.exists() else b""
+    cache.check()
+    cache.check()
+    assert wal.read_bytes() != before
+    assert len(raw(path, "SELECT value FROM meta WHERE name = 'checked'")[0]) == 1
 
 
 @pytest.mark.parametrize("change", [c for c in CHANGES if c not in (without_wal, without_shm)])
