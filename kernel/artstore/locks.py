@@ -25,6 +25,7 @@ class Locks:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._path = os.fspath(directory)
         with usable(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             # Made ahead, so that a full disk cannot keep anybody from deleting.
@@ -47,7 +48,7 @@ class Locks:
         yield from self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", fcntl.LOCK_EX)
 
     def _open(self, name: str) -> int:
-        return os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return os.open(f"{self._path}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
     def _hold(self, name: str, kind: int) -> Iterator[None]:
         with translated("A lock of this element cannot be taken"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import fcntl
+import gc
 import importlib
 import logging.config
 import multiprocessing
@@ -83,6 +84,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
 
     # Its advice on the number of threads is for apps that compute; ours wait for the disk.
     logging.getLogger("_granian").addFilter(lambda record: "Python threads" not in record.getMessage())
+    gc.freeze()
     # Nothing of this process may leak into the workers: no locks, no threads, no connections.
     multiprocessing.set_start_method("spawn", force=True)
     Granian(
@@ -123,7 +125,10 @@ def worker_app() -> Any:
         log.error("a worker waits: %s", e)
         time.sleep(PAUSE)
         raise SystemExit(UNREACHABLE) from None
-    return importlib.import_module(ADAPTERS[node.settings.server.adapter]).create_app(node)
+    app = importlib.import_module(ADAPTERS[node.settings.server.adapter]).create_app(node)
+    # What was imported and built stays to the end: no collection has to look through it, nor the one at the end.
+    gc.freeze()
+    return app
 
 
 def _settle_on_a_cpu(configuration: Configuration) -> None:
