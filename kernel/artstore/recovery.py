@@ -239,7 +239,8 @@ def _changed(kernel: Kernel, key: str, revision: int, *, late: bool) -> bool:
     while True:
         try:
             sidecar = kernel.backend.sidecar(key)
-            if revision and decode(sidecar, key).revision >= revision:
+            attr = decode(sidecar, key)
+            if revision and attr.revision >= revision:
                 return True
             if late:
                 limit = kernel.backend.capabilities.sidecar_limit

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,6 +77,7 @@ class Ground:
 
     home: Path
     kind: str
+    memory: type[MemoryBackend] = MemoryBackend
     store: MemoryStore = field(default_factory=MemoryStore)
     open_ones: list[Kernel] = field(default_factory=list)
     heard: list[tuple[str, str]] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Ground:
         context = make_context(self.home)
         backend: Backend
         if self.kind == "memory":
-            backend = MemoryBackend(store=self.store)
+            backend = self.memory(store=self.store)
             cache = cache or MemoryCache()
         else:
             backend = LocalBackend(LocalBackend.Settings(), context)
@@ -1047,3 +1048,37 @@ def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None
         put_rows(kernel, [old], lonely=False)
         assert everything(kernel) == {CHOSEN: new}
     assert kernel.keeper.is_whole()
+
+
+class Shared(MemoryBackend):
+    """One to which a request of a dead process may still be on its way."""
+
+    capabilities = replace(MemoryBackend.capabilities, shared=True)
+
+
+@pytest.mark.parametrize("operation", ["update", "delete"])
+@pytest.mark.parametrize("spoilt", [None, b"{" * 5000, b"[]"])
+def test_what_was_rolled_back_comes_too_late(tmp_path: Path, operation: str, spoilt: bytes | None) -> None:
+    ground = Ground(tmp_path / "home", "memory", memory=Shared)
+    dying, cache = ground.open(), MemoryCache()
+    attr = upload(dying)
+    dying.wal.begin(
+        operation, by="x", file_id=attr.file_id, key=attr.key, revision=2 * (operation == "update")
+    )
+    seen = dying.backend.sidecar(attr.key)
+    ground.open_ones.remove(dying)
+    for segment, _ in dying.wal.marks():
+        segment.release()
+    dying.element.close()
+    if spoilt is not None:
+        ground.store.sidecars[attr.key].content = spoilt
+    kernel = ground.open(cache=cache)
+    late: dict[str, Callable[[], None]] = {
+        "update": lambda: dying.backend.replace_sidecar(attr.key, seen, b"{}"),
+        "delete": lambda: dying.backend.entomb(attr.key, seen),
+    }
+    with pytest.raises(PreconditionFailed):
+        late[operation]()
+    assert (operation, "rolled_back") in statuses(kernel)
+    assert everything(kernel) == ({} if spoilt else {attr.file_id: attr})
+    ground.close()
