@@ -9,15 +9,18 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from artstore.errors import Unavailable
 from artstore.system import translated, usable
 
 log = logging.getLogger("artstore.locks")
 
 _BUCKETS = 64
+_PAUSE = 0.01
 
 
 class Locks:
@@ -43,22 +46,38 @@ class Locks:
             return Joint(self._open(name))
 
     @contextmanager
-    def file(self, file_id: str) -> Iterator[None]:
-        """Alone with one file: changes of one file come one after the other."""
-        yield from self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", fcntl.LOCK_EX)
+    def file(self, file_id: str, *, patience: float | None = None) -> Iterator[None]:
+        """Alone with one file: changes of one file come one after the other.
+
+        Raises `Unavailable` when the lock was held for `patience` seconds: a process that is stopped may hold it.
+        """
+        yield from self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", fcntl.LOCK_EX, patience)
 
     def _open(self, name: str) -> int:
         return os.open(f"{self._path}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
-    def _hold(self, name: str, kind: int) -> Iterator[None]:
+    def _hold(self, name: str, kind: int, patience: float | None = None) -> Iterator[None]:
         with translated("A lock of this element cannot be taken"):
             fd = self._open(name)
         try:
             with translated("A lock of this element cannot be taken"):
-                fcntl.flock(fd, kind)
+                if patience is None:
+                    fcntl.flock(fd, kind)
+                else:
+                    _poll(fd, kind, time.monotonic() + patience)
             yield
         finally:
             os.close(fd)
+
+
+def _poll(fd: int, kind: int, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Unavailable("Another process holds a file and does not go on.") from None
+            time.sleep(_PAUSE)
 
 
 class Joint:

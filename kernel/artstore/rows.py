@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("artstore.rows")
 
 BATCH = 500
+PATIENCE = 5.0
+"""Seconds to wait for a file that another process changes: one that is stopped must not stop the others."""
 RECENT = timedelta(hours=24)
 """Longer than anybody takes from a look at a sidecar to its row."""
 
@@ -35,9 +37,9 @@ def believe(kernel: Kernel, key: str) -> Attr | None:
 def repair_row(kernel: Kernel, key: str, file_id: str, *, anew: bool = False) -> bool:
     """Make the cache row of one file say what its sidecar says; True when there is a file.
 
-    `anew`: also where the row claims a newer revision than the sidecar has.
+    `anew`: also where the row claims a newer revision than the sidecar has. Raises `Unavailable`.
     """
-    with kernel.locks.file(file_id):
+    with kernel.locks.file(file_id, patience=PATIENCE):
         try:
             attr = decode(kernel.backend.sidecar(key), key)
         except NotFound:

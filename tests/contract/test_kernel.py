@@ -1050,6 +1050,26 @@ def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None
     assert kernel.keeper.is_whole()
 
 
+def test_a_process_that_holds_a_file_and_is_stopped_stops_nobody_else(
+    shipped: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artstore.rows.PATIENCE", 0.05)
+    kernel = shipped.open()
+    attr = upload(kernel)
+    kernel.wal.begin("update", by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
+    for segment, _ in kernel.wal.marks():
+        segment.release()
+    with Locks(shipped.home / "state" / "locks").file(attr.file_id):
+        other = shipped.open()
+        assert not other.keeper.is_whole()
+        assert other.attr(attr.file_id) == attr
+        with pytest.raises(Unavailable, match="does not go on"):
+            recovery.settle(other)
+    recovery.settle(other)
+    assert other.keeper.is_whole()
+    assert everything(other) == {attr.file_id: attr}
+
+
 class Shared(MemoryBackend):
     """One to which a request of a dead process may still be on its way."""
 
