@@ -9,20 +9,20 @@ A line of JSON a death: {"at", "died", "said", "files", "first", "second"}. The 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from artstore import boot
 from artstore.boot import open_default
 from artstore.spi import SCOPES, Principal, Query
-from artstore_jwt import auth as _auth  # noqa: F401
 from artstore_local import disk
-from artstore_naming import dated as _dated  # noqa: F401
-from artstore_sql import cache as _cache  # noqa: F401 - imported before the forks, once for all
 
 STEPS = ("write", "fsync", "fdatasync", "rename", "unlink", "mkdir", "rmdir", "link", "replace")
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
@@ -115,7 +115,25 @@ def look(home: Path, say: Callable[[str, Any], None]) -> None:
     node.close()
 
 
+def rehearse(prepared: Path, home: Path) -> None:
+    """Do everything once, so that no child has to import and to compile; no thread outlives this."""
+    shutil.copytree(prepared, home)
+    node = open_default(home)
+    session = node.kernel.begin(BY, filename="x.txt")
+    session.write(b"x")
+    file_id = session.commit()[0].file_id
+    node.kernel.update(BY, file_id, lambda _: {"description": "new"})
+    node.kernel.search(Query(limit=1000))
+    node.kernel.delete(BY, file_id, lambda _: None)
+    node.close()
+    shutil.rmtree(home)
+    boot.open_registry = lambda _settings: node.registry
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.freeze()
+
+
 def main(prepared: Path, work: Path, script: str, old: str) -> None:
+    rehearse(prepared, work / "rehearsal")
     at, code = 0, DEAD
     while code == DEAD:
         at += 1
