@@ -19,14 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dying import BY, DEAD, in_a_child, look
+from dying import BY, DEAD, in_a_child, look, rehearse
 from failing import Faults
 
 from artstore import cli, keeper, recovery
 from artstore.boot import Node, open_default
 from artstore.errors import ArtstoreError, NotFound, Unavailable
 from artstore.spi import Query
-from artstore_local import backend as _backend  # noqa: F401 - imported before the forks, as `dying` does
 from artstore_sql import inuse
 
 Say = Callable[[str, Any], None]
@@ -163,6 +162,7 @@ def main(place: Path, script: str, every: int) -> None:
     work.mkdir(parents=True)
     home = work / "home"
     old = prepare(prepared, script)
+    rehearse(prepared, work / "rehearsal")
     faults = Faults(within=home)
     n, kind = 1 + random.randrange(every), 0
     while True:
