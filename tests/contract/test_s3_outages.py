@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,10 @@ def test_nothing_is_leaked(node: Node, proxy: TcpProxy) -> None:
     threads = threading.active_count()
     for weather in STORMS:
         proxy.turn(weather)
-        for _ in range(3):
-            with pytest.raises(Unavailable):
-                upload(node, b"x")
+        with ThreadPoolExecutor(3) as pool:
+            for refused in [pool.submit(upload, node, b"x") for _ in range(3)]:
+                with pytest.raises(Unavailable):
+                    refused.result()
         proxy.turn("fine")
         upload(node, b"y")
     until(lambda: proxy.open <= 4, "connections are closed")
@@ -236,15 +238,18 @@ def test_over_http(adapter: str, tmp_path: Path, s3_server: s3.Seaweed, proxy: T
         made = element.upload(b"kept")
         for weather in STORMS:
             proxy.turn(weather)
-            for answer in (
-                element.post(b"new"),
-                element.download(made["file_id"]),
-                element.ask("DELETE", servers.file_path(made["file_id"])),
-            ):
+            with ThreadPoolExecutor(4) as pool:  # all at once: each is refused only after a while
+                ready = pool.submit(element.get, "/health/ready")
+                asked = [
+                    pool.submit(element.post, b"new"),
+                    pool.submit(element.download, made["file_id"]),
+                    pool.submit(element.ask, "DELETE", servers.file_path(made["file_id"])),
+                ]
+                assert element.get("/health/live").status == 200
+            for answer in (one.result() for one in asked):
                 answer.problem(503, "unavailable")
                 assert answer.header("retry-after")
-            assert element.get("/health/ready").status == 503
-            assert element.get("/health/live").status == 200
+            assert ready.result().status == 503
             proxy.turn("fine")
             until(lambda: element.get("/health/ready").status == 200, "ready again")
             assert element.download(made["file_id"]).body == b"kept"

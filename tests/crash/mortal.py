@@ -24,7 +24,7 @@ from typing import Any
 
 import uvicorn
 
-from artstore import keeper
+from artstore import boot, keeper
 from artstore.boot import open_default
 from artstore_starlette.app import create_app
 
@@ -52,6 +52,7 @@ def rehearse() -> None:
     """Serve a request, so that nothing is left to be imported or compiled; no thread outlives this."""
     with tempfile.TemporaryDirectory() as home:
         node = open_default(Path(home))
+        boot.open_registry = lambda _settings: node.registry
         bearer = node.auth.issue(user="u", roles=["operator"], seconds=60)  # type: ignore[attr-defined]
         server = uvicorn.Server(uvicorn.Config(create_app(node), port=0, **OPTIONS))
         serving = threading.Thread(target=server.run)

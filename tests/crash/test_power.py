@@ -15,7 +15,7 @@ import pytest
 
 SEED = 2026
 TESTS = Path(__file__).parents[1]
-PARTS, LEAST = 6, 750
+PARTS, LEAST = 5, 1000
 HUNTS = 4
 
 
@@ -36,7 +36,7 @@ def test_power_loss(part: int, tried: Any) -> None:
         tried(f"{one['name']}: {one['states']} states of a disk, on a tape of {one['lines']} lines")
     assert [one["violations"] for one in found if one["violations"]] == []
     assert len(found) >= 5
-    assert sum(one["states"] for one in found) > LEAST, "the workloads do less than they did"
+    assert sum(one["states"] for one in found) >= LEAST, "the workloads do less than they did"
 
 
 @pytest.mark.timeout(300)

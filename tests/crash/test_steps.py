@@ -51,7 +51,7 @@ def deaths(home: Path, work: Path, script: str, old: str) -> list[dict[str, Any]
     """What `dying.py` tells of each death."""
     run = subprocess.run(
         [sys.executable, "-W", "error", str(DYING), str(home), str(work), script, old],
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
