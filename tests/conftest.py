@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ LONG = (
 """The tests that compute or wait for longest, longest first."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest goes first, so that at the end no process of the run waits for another.
 
     xdist gives each process one stretch of the list to begin with: each stretch begins with its share of that.
@@ -36,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ordered = sorted(items, key=rank)
     count = sum(rank(item) <= crash for item in ordered)
     first, rest = ordered[:count], iter(ordered[count:])
-    processes, left = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(items)
+    processes, left = getattr(config, "workerinput", {"workercount": 1})["workercount"], len(items)
     items.clear()
     for number in range(processes):
         stretch = left // (processes - number)

@@ -8,16 +8,19 @@ so in `told`, waits until somebody opens the FIFO `gate`, takes its step and tel
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import signal
 import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import artstore_s3.backend  # noqa: F401 - so that no child has to import it
-import artstore_sql.sqlite  # noqa: F401
+from artstore import boot
 from artstore.boot import open_node
 from artstore.errors import ArtstoreError
 from artstore.kernel import Kernel
@@ -66,7 +69,20 @@ def live(home: str, gate: str, told: str, step: str) -> None:
     signal.pause()
 
 
+def rehearse() -> None:
+    """Do everything once, so that no child has to import and to compile; no thread outlives this."""
+    with tempfile.TemporaryDirectory() as home:
+        node = open_node(load(home=Path(home), environ={}))
+        take(node.kernel, "update", file_id := upload(node.kernel, SMALL))
+        take(node.kernel, "delete", file_id)
+        node.close()
+    boot.open_registry = lambda _settings: node.registry
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.freeze()
+
+
 def main() -> None:
+    rehearse()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         pid = os.fork()
