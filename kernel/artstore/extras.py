@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import Distribution, PackageNotFoundError, requires
 
 
 def missing(distribution: str, extra: str) -> Iterable[str]:
@@ -18,6 +18,6 @@ def missing(distribution: str, extra: str) -> Iterable[str]:
         name = re.match(r"[A-Za-z0-9._-]+", wanted)
         if name and re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", condition):
             try:
-                version(name[0])
+                Distribution.from_name(name[0])
             except PackageNotFoundError:
                 yield name[0]

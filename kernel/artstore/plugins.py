@@ -78,14 +78,13 @@ class Registry:
         """Import what the entry points name and collect the offers. Raises `PluginError` when `strict`."""
         strangers = os.environ.get("ARTSTORE_PLUGINS", "").lower() != "none"
         blocked = set(block)
-        points = entry_points(group=GROUP) if found is None else found
-        for point in sorted(set(points), key=lambda p: (p.dist.name if p.dist else "", p.name)):
-            distribution = point.dist.name if point.dist else "unknown"
-            plugin = Plugin(
-                name=f"{distribution}:{point.name}",
-                distribution=distribution,
-                version=point.dist.version if point.dist else "",
-            )
+        points = set(entry_points(group=GROUP) if found is None else found)
+        # Each look at a name or a version reads the metadata anew.
+        told = {dist: (dist.name, dist.version) if dist else ("", "") for dist in {p.dist for p in points}}
+        for point in sorted(points, key=lambda p: (told[p.dist], p.name)):
+            distribution, version = told[point.dist]
+            distribution = distribution or "unknown"
+            plugin = Plugin(name=f"{distribution}:{point.name}", distribution=distribution, version=version)
             self.plugins.append(plugin)
             if plugin.name in blocked or (not strangers and distribution != HOME_DISTRIBUTION):
                 plugin.status = "blocked"
