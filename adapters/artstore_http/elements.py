@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
@@ -153,9 +154,11 @@ def ready(call: Call) -> Response:
         "auth": call.node.auth.check,
     }
     checks: dict[str, str] = {}
-    for name, check in parts.items():
+    with ThreadPoolExecutor(len(parts)) as pool:  # a store that hangs is waited for once, not by each in turn
+        asked = {name: pool.submit(check) for name, check in parts.items()}
+    for name, one in asked.items():
         try:
-            check()
+            one.result()
         except ArtstoreError as e:
             checks[name] = e.detail
     if not checks:
