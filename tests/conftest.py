@@ -54,6 +54,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def sftp_server() -> Iterator[Any]:
+    """An SFTP server, one for each process of the run."""
+    from sftp import sftp
+
+    with sftp() as server:
+        yield server
+
+
 @pytest.fixture
 def tried(record_property: Any) -> Any:
     """A function that puts a line under "what was tried" at the end of the run, also from a worker of xdist."""

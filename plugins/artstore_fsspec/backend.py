@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import fsspec
 from pydantic import BaseModel, Field, SecretStr, field_serializer
 
 from artstore.errors import ConfigError
 from artstore.spi import Capabilities, Context
 from artstore_fsspec.base import ObjectBackend
-from artstore_fsspec.files import FsspecObjects, translated
-
-
-class Facts(NamedTuple):
-    """What is known of one kind of file system."""
-
-    whole: bool
-    """A file appears, and is replaced, whole."""
-    durable: bool
-    """What was closed survives power loss."""
-    moves: bool
-    """It gets whole by a move in one step, not by the write itself."""
-
-
-_FACTS = {
-    "memory": Facts(whole=True, durable=False, moves=False),
-    "file": Facts(whole=True, durable=False, moves=True),  # no fsync in the whole package
-    "local": Facts(whole=True, durable=False, moves=True),
-    "s3": Facts(whole=True, durable=True, moves=False),
-    "s3a": Facts(whole=True, durable=True, moves=False),
-    "gs": Facts(whole=True, durable=True, moves=False),
-    "gcs": Facts(whole=True, durable=True, moves=False),
-    "abfs": Facts(whole=True, durable=True, moves=False),
-    "abfss": Facts(whole=True, durable=True, moves=False),
-    "az": Facts(whole=True, durable=True, moves=False),
-}
-_UNKNOWN = Facts(whole=False, durable=False, moves=False)
+from artstore_fsspec.connections import Connections
+from artstore_fsspec.files import FsspecObjects
+from artstore_fsspec.protocols import connected, facts_of, protocol_of
+from artstore_fsspec.streams import translated
 
 
 class FsspecBackend(ObjectBackend):
@@ -65,8 +41,8 @@ class FsspecBackend(ObjectBackend):
 
     def __init__(self, settings: Settings, context: Context) -> None:
         url = settings.url.get_secret_value()
-        protocol = url.partition("://")[0] if "://" in url else "file"
-        facts = _FACTS.get(protocol, _UNKNOWN)
+        protocol = protocol_of(url)
+        facts = facts_of(protocol)
         self.capabilities = Capabilities(
             durable=facts.durable, atomic_sidecar=facts.whole, shared=False, processes=protocol != "memory",
             traces=False, reuses_keys=False,
@@ -78,20 +54,19 @@ class FsspecBackend(ObjectBackend):
                 place="backend.fsspec.url",
                 cure="Take another backend, or set backend.fsspec.accept_weaker = true and know what you lose.",
             )
-        try:
-            fs, root = fsspec.url_to_fs(
-                url, **{"skip_instance_cache": True, "use_listings_cache": False} | settings.options
-            )
-        except (ImportError, ValueError, TypeError) as e:
-            raise ConfigError(
-                f"fsspec cannot open a store of the kind '{protocol}': {type(e).__name__}.",
-                place="backend.fsspec.url",
-                cure="Install the library for that protocol, and check url and options.",
-            ) from e
+        with translated("the store"):
+            try:
+                fs, root = connected(url, settings.options)
+            except (ImportError, ValueError, TypeError) as e:
+                raise ConfigError(
+                    f"fsspec cannot open a store of the kind '{protocol}': {type(e).__name__}.",
+                    place="backend.fsspec.url",
+                    cure="Install the library for that protocol, and check url and options.",
+                ) from e
         locks = context.state / "locks"
         if not context.reading:
             locks.mkdir(mode=0o750, parents=True, exist_ok=True)
             with translated("the store"):
                 fs.makedirs(root, exist_ok=True)
-        objects = FsspecObjects(fs, root, locks, moves=facts.moves)
-        super().__init__(objects, grace=settings.grace)
+        connections = Connections(fs, lambda: connected(url, settings.options)[0], threads=facts.threads)
+        super().__init__(FsspecObjects(connections, root, locks, staged=facts.staged), grace=settings.grace)

@@ -1,75 +1,63 @@
 """Any fsspec file system as a store of objects, as far as it goes.
 
 Conditions are kept by locks: threads and processes of one home see each other, other machines do not. A file
-comes to its name by a move from the staging area where the file system moves in one step, and by one call that
-writes it whole where it does not.
+comes to its name by a move from the staging area, or by one write where that shows nothing before its end.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import os
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import fsspec
-
-from artstore.errors import ArtstoreError, Damaged, StorageFull, Unavailable, Undecided
+from artstore.errors import ArtstoreError, Undecided
 from artstore.spi import PIECE, Span
+from artstore_fsspec.connections import Connections
 from artstore_fsspec.objects import Content, Stored
 from artstore_fsspec.places import INTERNAL
+from artstore_fsspec.streams import FsspecReader, FsspecUpload, translated
 
 STAGING = f"{INTERNAL}/staging/"
+DEADLINE = 20.0
+"""Seconds after which a call to a store of objects is cancelled; by themselves some try again for minutes."""
 _SHARDS = 16
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 """Where file systems tell when a file came; each has a word of its own."""
 
 
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Whatever a file system raises, as one of our errors."""
-    try:
-        yield
-    except (ArtstoreError, FileNotFoundError):
-        raise
-    except OSError as e:
-        if e.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise StorageFull(f"There is no space left for {what}.") from e
-        raise Unavailable(f"The file system failed at {what}: {e.strerror or type(e).__name__}.") from e
-    except Exception as e:  # each library behind fsspec has errors of its own
-        raise Unavailable(f"The file system failed at {what}: {type(e).__name__}.") from e
-
-
 class FsspecObjects:
-    """Objects in the files below `root`. `moves`: the file system renames a file onto another in one step."""
+    """Objects in the files below `root`. `staged`: a file gets whole by a move, otherwise by the write itself."""
 
-    def __init__(self, fs: fsspec.AbstractFileSystem, root: str, locks: Path, *, moves: bool) -> None:
-        self._fs = fs
+    def __init__(self, connections: Connections, root: str, locks: Path, *, staged: bool) -> None:
+        self._fs = connections
         self._root = root.rstrip("/")
-        self._moves = moves
+        self._staged = staged
+        self._within = {} if staged else {"timeout": DEADLINE}
         self._locks = locks
-        self._mutexes = [threading.Lock() for _ in range(_SHARDS)]
+        self._mutexes = [threading.Lock() for _ in range(_SHARDS + 1)]
 
-    def _path(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """Where `name` lies in the file system."""
         return f"{self._root}/{name}"
 
-    def _name(self, path: str) -> str:
-        return path.removeprefix(self._root).removeprefix(self._fs.root_marker).strip("/")
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Nobody else of this home looks at `name` and puts something there."""
+        with self._alone(crc32(name.encode()) % _SHARDS):
+            yield
 
     @contextmanager
-    def _held(self, name: str) -> Iterator[None]:
-        """Nobody else of this home looks at `name` and puts something there."""
-        shard = crc32(name.encode()) % _SHARDS
-        with self._mutexes[shard]:
-            fd = os.open(self._locks / f"store-{shard}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    def _alone(self, lock: int) -> Iterator[None]:
+        with self._mutexes[lock]:
+            fd = os.open(self._locks / f"store-{lock}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 yield
@@ -79,7 +67,8 @@ class FsspecObjects:
     def look(self, name: str) -> Stored | None:
         with translated(name):
             try:
-                found = self._fs.info(self._path(name))
+                with self._fs.lent() as fs:
+                    found = fs.info(self.path(name), **self._within)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             return self._stored(name, found) if found["type"] == "file" else None
@@ -100,7 +89,8 @@ class FsspecObjects:
             if self.look(name) is None:  # of a directory each file system says something else
                 return None
             try:
-                content = bytes(self._fs.cat_file(self._path(name), start=0, end=limit))
+                with self._fs.lent() as fs:
+                    content = bytes(fs.cat_file(self.path(name), start=0, end=limit, **self._within))
             except FileNotFoundError:
                 return None
         return Content(content, hashlib.sha256(content).hexdigest(), "")
@@ -108,8 +98,8 @@ class FsspecObjects:
     def put(
         self, name: str, content: bytes, *, mark: str = "", absent: bool = False, tag: str | None = None
     ) -> bool:
-        with translated(name), self._held(name):
-            if absent and self._fs.exists(self._path(name)):
+        with translated(name), self.held(name):
+            if absent and self.look(name) is not None:  # `exists` says no when nobody answers
                 return False
             if tag is not None:
                 there = self.get(name, 2 * PIECE)
@@ -128,69 +118,89 @@ class FsspecObjects:
         except ArtstoreError as e:
             raise Undecided(e.detail) from error
         if there is None or there.content != content:
+            if isinstance(error, TimeoutError | ConnectionError | EOFError):  # it may yet come
+                raise Undecided("The file system did not say whether it was done.") from error
             raise error
 
     def _place(self, name: str, content: bytes) -> None:
-        if not self._moves:
-            self.make_room(name)
-            self._fs.pipe_file(self._path(name), content)
+        if not self._staged:
+            with self._fs.lent() as fs:
+                fs.pipe_file(self.path(name), content, **self._within)
             return
-        staged = f"{STAGING}{secrets.token_hex(12)}"
-        self.make_room(staged)
+        staged = self.staged()
         try:
-            self._fs.pipe_file(self._path(staged), content)
+            with self._fs.lent() as fs:
+                fs.pipe_file(self.path(staged), content)
             self.move(staged, name)
         except BaseException:
-            self._remove(staged)  # its name is nobody else's, and a lock is held already: perhaps the same
+            with suppress(Exception):  # it goes when it is older than the grace
+                self.remove(staged)  # its name is nobody else's, and a lock is held already: perhaps the same
             raise
 
-    def make_room(self, name: str) -> None:
-        """Make the directory of `name`, where there are directories."""
-        self._fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+    def staged(self) -> str:
+        """A new name in the staging area."""
+        name = f"{STAGING}{secrets.token_hex(12)}"
+        self._make_room(name)
+        return name
+
+    def _make_room(self, name: str) -> None:
+        """Make the directory of `name`. Alone: of two who make one, some file systems fail the later."""
+        directory = self.path(name).rpartition("/")[0]
+        with self._fs.lent() as fs:
+            if not fs.isdir(directory):
+                with self._alone(_SHARDS):
+                    fs.makedirs(directory, exist_ok=True)
 
     def move(self, source: str, target: str) -> None:
         """From the staging area to its place."""
-        self.make_room(target)
-        self._fs.mv(self._path(source), self._path(target))
-
-    def claim(self, staged: str, name: str) -> bool:
-        """Move a staged file to a name that is free; False when it is not."""
-        with translated(name), self._held(name):
-            if self._fs.exists(self._path(name)):
-                return False
-            self.move(staged, name)
-        return True
+        self._make_room(target)
+        with self._fs.lent() as fs:
+            fs.mv(self.path(source), self.path(target))
 
     def delete(self, name: str, tag: str | None = None) -> None:
-        with translated(name), self._held(name):
+        with translated(name), self.held(name):
             if tag is not None:
                 there = self.get(name, 2 * PIECE)
                 if there is None or there.tag != tag:
                     return
-            self._remove(name)
+            self.remove(name)
 
-    def _remove(self, name: str) -> None:
-        try:
-            self._fs.rm_file(self._path(name))
-        except (FileNotFoundError, KeyError):
-            pass
+    def remove(self, name: str) -> None:
+        """Without a lock. Not there: no error."""
+        with self._fs.lent() as fs:
+            try:
+                fs.rm_file(self.path(name), **self._within)
+            except (FileNotFoundError, KeyError):
+                pass
 
     def copy(self, source: Stored, target: str) -> None:
-        with translated(source.name):
-            self.make_room(target)
-            self._fs.cp_file(self._path(source.name), self._path(target))
+        """Through us: not every file system copies, and some say they have before they are done."""
+        reader = self.open(source.name, source.name)
+        if reader is None:
+            return
+        upload = self.upload(target, "")
+        try:
+            for piece in reader.pieces(Span(0, reader.size)):
+                upload.write(piece)
+            upload.finish()
+        finally:
+            upload.abort()
+            reader.close()
 
     def list(self, prefix: str) -> Iterator[Stored | str]:
         with translated(prefix):
             try:
-                found = self._fs.ls(self._path(prefix).rstrip("/") or self._fs.root_marker, detail=True)
+                with self._fs.lent() as fs:
+                    found = fs.ls(
+                        self.path(prefix).rstrip("/") or fs.root_marker, detail=True, **self._within
+                    )
             except (FileNotFoundError, NotADirectoryError):
                 return
         for entry in found:
             name = prefix + entry["name"].rstrip("/").rpartition("/")[2]
             if entry["type"] == "directory":
                 yield f"{name}/"
-            elif self._path(name) != self._path(prefix.rstrip("/")):  # some list a file as its own content
+            elif self.path(name) != self.path(prefix.rstrip("/")):  # some list a file as its own content
                 yield self._stored(name, entry)
 
     def walk(self, prefix: str) -> Iterator[Stored]:
@@ -201,20 +211,16 @@ class FsspecObjects:
                 yield found
 
     def upload(self, name: str, mark: str) -> FsspecUpload:
-        staged = f"{STAGING}{secrets.token_hex(12)}"
         with translated(name):
-            self.make_room(staged)
-            return FsspecUpload(self, self._fs.open(self._path(staged), "wb"), staged, name)
+            return FsspecUpload(self, self._fs, name, staged=self.staged() if self._staged else None)
 
     def open(self, name: str, key: str) -> FsspecReader | None:
         stored = self.look(name)
         if stored is None:
             return None
-        with translated(name):
+        with translated(key):
             try:
-                if "memory" in self._fs.protocol:  # whose open files all share one position
-                    return FsspecReader(io.BytesIO(self._fs.cat_file(self._path(name))), stored.size, key)
-                return FsspecReader(self._fs.open(self._path(name), "rb"), stored.size, key)
+                return FsspecReader(self._fs, self.path(name), stored.size, key)
             except FileNotFoundError:
                 return None
 
@@ -230,62 +236,7 @@ class FsspecObjects:
     def check(self, *, writing: bool) -> None:
         if writing:
             self.put(f"{INTERNAL}/probe", b"")
-        with translated("the store"):
-            self._fs.exists(self._path(INTERNAL))
+        self.look(INTERNAL)
 
     def close(self) -> None:
-        """Nothing is held."""
-
-
-class FsspecUpload:
-    """A large file in the staging area: whatever the file system does to it when we die, it is no file yet."""
-
-    def __init__(self, objects: FsspecObjects, file: Any, staged: str, name: str) -> None:
-        self._objects = objects
-        self._file = file
-        self._staged = staged
-        self._name = name
-
-    def write(self, piece: bytes | bytearray | memoryview) -> None:
-        with translated("this file"):
-            self._file.write(bytes(piece))
-
-    def finish(self) -> bool:
-        with translated("this file"):
-            self._file.close()
-        return self._objects.claim(self._staged, self._name)
-
-    def abort(self) -> None:
-        try:
-            with translated("this file"):
-                self._file.close()
-            self._objects.delete(self._staged)
-        except (ArtstoreError, FileNotFoundError):
-            pass  # it goes when it is older than the grace
-
-
-class FsspecReader:
-    """A file held open."""
-
-    path: str | None = None
-
-    def __init__(self, file: Any, size: int, key: str) -> None:
-        self._file = file
-        self._key = key
-        self._lock = threading.Lock()
-        self.size = size
-
-    def pieces(self, span: Span) -> Iterator[bytes]:
-        offset, left = span
-        while left:
-            with translated(self._key), self._lock:
-                self._file.seek(offset)
-                piece = self._file.read(min(left, PIECE))
-            if not piece:
-                raise Damaged(f"The data of {self._key} ends at {offset}, before it should.")
-            yield piece
-            offset += len(piece)
-            left -= len(piece)
-
-    def close(self) -> None:
-        self._file.close()
+        self._fs.close()
