@@ -26,7 +26,7 @@ from artstore_fsspec.places import INTERNAL
 from artstore_fsspec.streams import FsspecReader, FsspecUpload, translated
 
 STAGING = f"{INTERNAL}/staging/"
-DEADLINE = 20.0
+DEADLINE = 30.0
 """Seconds after which a call to a store of objects is cancelled; by themselves some try again for minutes."""
 _SHARDS = 16
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
