@@ -229,7 +229,7 @@ class FsspecSuite(BackendSuite):
 
 
 class TestFsspecOverSftp(FsspecSuite):
-    """What threads, renames and deletions of another machine's files may break; with FSSPEC_FULL all of it."""
+    """What threads, renames and deletions of another machine's files may break; with URLS_FULL all of it."""
 
     @pytest.fixture
     def settings(self, tmp_path: Path, sftp_server: sftp.Sftp) -> FsspecBackend.Settings:
@@ -254,11 +254,11 @@ SFTP = {
     "test_at_no_step_of_a_replacement_half_a_sidecar_is_seen",
 }
 for name in dir(BackendSuite):
-    if name.startswith("test_") and name not in SFTP and not os.environ.get("FSSPEC_FULL"):
+    if name.startswith("test_") and name not in SFTP and not os.environ.get("URLS_FULL"):
         setattr(TestFsspecOverSftp, name, None)
 
 
-if ELSEWHERE := os.environ.get("FSSPEC_STORE"):
+if ELSEWHERE := os.environ.get("URLS_STORE"):
 
     class TestFsspecElsewhere(FsspecSuite):
         """Whatever store is told: `[backend.fsspec]` as JSON."""
