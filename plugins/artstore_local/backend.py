@@ -18,6 +18,7 @@ from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
 from artstore.errors import Conflict, NotFound, PreconditionFailed, Unavailable, unusable
 from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space
 from artstore_local import disk, reaping, staging
+from artstore_local.ahead import Ahead
 from artstore_local.health import Health
 from artstore_local.occupancy import occupy
 from artstore_local.reader import LocalReader
@@ -69,6 +70,7 @@ class LocalBackend:
         self._root = root
         self._path = os.fspath(root)
         self._committer = Committer(self._tree, self._health)
+        self._ahead = Ahead(self._internal)
         self._records: dict[str, tuple[tuple[int, ...], bytes]] = {}
         self._writes_record = threading.Lock()
         self._entombed: set[str] = set()
@@ -90,7 +92,7 @@ class LocalBackend:
             ):
                 raise Conflict(f"The name {name} is taken.")
             try:
-                return LocalWriter(key, self._staging, self._committer, self._health)
+                return LocalWriter(key, self._staging, self._committer, self._health, self._ahead)
             except FileExistsError:
                 raise Conflict(f"The name {name} is taken.") from None
 
@@ -303,7 +305,8 @@ class LocalBackend:
     def space(self) -> Space:
         with disk.translated("the store"):
             volume = os.statvfs(self._tree.root)
-        return Space(total=volume.f_blocks * volume.f_frsize, free=volume.f_bavail * volume.f_frsize)
+        free = volume.f_bavail * volume.f_frsize + self._ahead.unwritten()
+        return Space(total=volume.f_blocks * volume.f_frsize, free=free)
 
     def check(self, *, writing: bool) -> None:
         try:

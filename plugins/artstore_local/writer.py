@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import Conflict, NotFound, Unavailable
 from artstore_local import disk
+from artstore_local.ahead import Ahead
 from artstore_local.health import Health
 from artstore_local.staging import Staging, staged_name
 from artstore_local.tree import Tree, split
@@ -179,7 +180,9 @@ def _fail(batch: list[Publication], error: BaseException) -> None:
 class LocalWriter:
     """Data staged for one key."""
 
-    def __init__(self, key: str, staging: Staging, committer: Committer, health: Health) -> None:
+    def __init__(
+        self, key: str, staging: Staging, committer: Committer, health: Health, ahead: Ahead
+    ) -> None:
         self._key = key
         self._name = staged_name(key)
         self._shard = staging.shard()
@@ -187,10 +190,12 @@ class LocalWriter:
         self._health = health
         self._size = 0
         self._fd = disk.create(self._name, self._shard)
+        self._advance = ahead.begin(self._fd)
         self._over = False
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         with disk.translated("this file"):
+            self._advance.reach(self._size, len(piece))
             disk.write_all(self._fd, piece)
         self._size += len(piece)
 
@@ -210,6 +215,7 @@ class LocalWriter:
         fd = disk.create(self._name + SIDECAR_SUFFIX, self._shard)
         try:
             disk.write_all(fd, sidecar)
+            self._advance.give_back(self._size)
             unsynced: tuple[int, ...] = (self._fd, fd)
             if self._size > SMALL:
                 self._health.fsync(self._fd)
@@ -219,6 +225,7 @@ class LocalWriter:
             os.close(fd)
 
     def abort(self) -> None:
+        self._advance.over()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
