@@ -216,8 +216,8 @@ def test_closing_waits_for_no_stuck_neighbour(path: Path, opened: Open) -> None:
 def test_nothing_is_open_and_no_thread_runs_before_the_first_call(path: Path, opened: Open) -> None:
     threads = threading.active_count()
     cache = opened()
-    names = [os.path.basename(os.path.realpath(f"/proc/self/fd/{fd}")) for fd in os.listdir("/proc/self/fd")]
-    assert [name for name in names if name.startswith("cache.db")] == ["cache.db.alive"]
+    held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert [name for name in held if name.startswith(str(path))] == [f"{path}.alive"]
     assert threading.active_count() == threads
     cache.put([make_attr()])
     assert threading.active_count() == threads + 1
