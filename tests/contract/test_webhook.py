@@ -169,7 +169,8 @@ def test_what_a_receiver_refuses_is_laid_aside_and_the_next_goes_on(
     assert "1 event(s) were given up" in caplog.text
     place = tmp_path / "state" / "webhook"
     shutil.move(place / "dead" / dead, place / "new" / dead)
-    until(lambda: len(receiver.taken) == 2, "it is taken")
+    # The other may come once more: its answer may have been cut off by the close.
+    until(lambda: receiver.steps(refused.file_id), "it is taken")
     again.close()
 
 
