@@ -1,4 +1,4 @@
-"""Blocks that a large upload takes before it writes them: on ext4 writing 1 GiB then costs a third less.
+"""Blocks that a large upload takes before it writes them: on ext4 writing 1 GiB then costs up to a third less.
 
 Elsewhere it brings nothing (XFS does as much by itself) or harm (btrfs compresses nothing that was taken so).
 """
