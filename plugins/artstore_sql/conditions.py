@@ -18,13 +18,12 @@ from sqlalchemy import (
     literal_column,
     select,
     table,
-    true,
 )
 from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 
 from artstore.spi import Query
-from artstore_sql.grams import LONGEST, cover
+from artstore_sql.grams import LONGEST, telling
 from artstore_sql.tables import LARGEST, Tables
 from artstore_sql.words import wanted
 
@@ -47,14 +46,14 @@ _HIGH = {operator.eq: operator.le, operator.le: operator.le, operator.lt: operat
 class Condition:
     """What rows must meet.
 
-    `ids` selects the rows that do (and perhaps some more) by an index; not `quick` where that looks through the
-    lists of several parts of words. `low` and `high` are the same condition as far as it limits a walk along the
-    order of the page.
+    `test` says so of a row, unless another condition's does. `ids` selects the rows that do (and perhaps some more),
+    each once, by an index, and so does `quick` where that reads little for each row. `low` and `high` are the same
+    condition as far as it limits a walk along the order of the page.
     """
 
-    test: ColumnElement[bool]
+    test: ColumnElement[bool] | None = None
     ids: Select[tuple[int]] | None = None
-    quick: bool = True
+    quick: Select[tuple[int]] | None = None
     low: tuple[ColumnElement[bool], ...] = ()
     high: tuple[ColumnElement[bool], ...] = ()
 
@@ -65,9 +64,11 @@ def conditions(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condi
     def condition(name: str, *limits: Limit) -> Condition:
         column, other = tables.files.c[name], tables.files.alias()
         sorting = limits if name == query.sort else ()
+        ids = select(other.c.id).where(*(meets(other.c[name], value) for meets, value in limits))
         return Condition(
             test=and_(*(meets(plus(column), value) for meets, value in limits)),
-            ids=select(other.c.id).where(*(meets(other.c[name], value) for meets, value in limits)),
+            ids=ids,
+            quick=ids,
             low=tuple(_LOW[meets](column, value) for meets, value in sorting if meets in _LOW),
             high=tuple(_HIGH[meets](column, value) for meets, value in sorting if meets in _HIGH),
         )
@@ -103,10 +104,10 @@ def _tags(tables: Tables, query: Query) -> Iterator[Condition]:
     tags = tables.tags.c
     if wanted_tags:
         held = select(func.count()).where(tags.file == tables.files.c.id, tags.tag.in_(wanted_tags))
-        test = held.correlate(tables.files).scalar_subquery() == len(wanted_tags)
-        yield Condition(test, select(tags.file).where(tags.tag == wanted_tags[0]))
-    for tag in wanted_tags[1:_PROBED_TAGS]:
-        yield Condition(true(), select(tags.file).where(tags.tag == tag))
+        yield Condition(test=held.correlate(tables.files).scalar_subquery() == len(wanted_tags))
+    for tag in wanted_tags[:_PROBED_TAGS]:
+        ids = select(tags.file).where(tags.tag == tag)
+        yield Condition(ids=ids, quick=ids)
 
 
 def _words(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condition]:
@@ -115,19 +116,21 @@ def _words(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condition
         places = [func.instr(tables.files.c.words, word) for word in words[start : start + _TOGETHER]]
         # min() of one argument would be the aggregate.
         place = func.min(*places) if len(places) > 1 else places[0]
-        yield Condition(
-            place > 0, _by_trigrams(tables, words) if indexed and start == 0 else None, quick=False
-        )
+        yield Condition(test=place > 0)
+    long = [word for word in words[:_TRIGRAMS] if len(word) >= LONGEST]
+    if indexed and long:
+        # What has a part of each of several words is soon told, and seldom much more than what has all parts.
+        some = _by_trigrams(tables, long, 1) if len(long) > 1 else None
+        yield Condition(ids=_by_trigrams(tables, long, _TRIGRAMS), quick=some)
     short = [word for word in words if len(word) < LONGEST and not _UNSAFE & set(word)]
     for word in short[:_PROBED_WORDS] if indexed else ():
-        yield Condition(true(), _by_beginning(tables, word))
+        ids = _by_beginning(tables, word)
+        yield Condition(ids=ids, quick=ids)
 
 
-def _by_trigrams(tables: Tables, words: list[str]) -> Select[tuple[int]] | None:
-    long = [word for word in words[:_TRIGRAMS] if len(word) >= LONGEST]
-    parts = dict.fromkeys(part for word in long for part in cover(word)[:_TRIGRAMS])
-    if not parts:
-        return None
+def _by_trigrams(tables: Tables, words: list[str], most: int) -> Select[tuple[int]]:
+    """What has these words' parts; `most` of each."""
+    parts = dict.fromkeys(part for word in words for part in telling(word)[:most])
     match = " AND ".join('"' + part.replace('"', '""') + '"' for part in parts)
     index = table(f"{tables.prefix}parts", column("rowid", Integer))
     return select(index.c.rowid).where(literal_column(f"{tables.prefix}parts").op("MATCH")(match))
@@ -136,7 +139,8 @@ def _by_trigrams(tables: Tables, words: list[str]) -> Select[tuple[int]] | None:
 def _by_beginning(tables: Tables, word: str) -> Select[tuple[int]]:
     """A word of one or two letters, by the trigrams that begin with it."""
     index = table(f"{tables.prefix}trigrams", column("term", Text), column("doc", Integer))
-    return select(index.c.doc).where(index.c.term >= word, index.c.term <= word + "\U0010ffff" * 2)
+    within = index.c.term >= word, index.c.term <= word + "\U0010ffff" * 2
+    return select(index.c.doc).where(*within).distinct()
 
 
 def plus(column: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -25,9 +25,16 @@ def cover(word: str) -> list[str]:
     return [word[i : i + n] for i in sorted({*range(0, len(word) - n + 1, n), len(word) - n})]
 
 
-def probes(word: str) -> list[int]:
-    """What every text that holds `word` has among its grams."""
-    return _numbers(cover(word))
+def telling(word: str) -> list[str]:
+    """The same parts, those first that are likely in the fewest texts: the last digits."""
+    parts = cover(word)
+    digits = [part for part in reversed(parts) if any(letter.isdigit() for letter in part)]
+    return list(dict.fromkeys([*digits, *parts]))
+
+
+def probes(word: str, most: int | None = None) -> list[int]:
+    """What every text that holds `word` has among its grams; `most` of it."""
+    return _numbers(telling(word)[:most])
 
 
 def _numbers(parts: Iterable[str]) -> list[int]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from artstore.errors import ConfigError
 
-HEAD = "r5"
+HEAD = "r6"
 """The revision this version works with."""
 _SCRIPTS = Path(__file__).with_name("revisions")
 

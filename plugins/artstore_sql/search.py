@@ -5,15 +5,31 @@ of them, or walks through a million to find one. So the index in the order of th
 while. Where many rows meet the conditions that fills the page, or tells that it will. Otherwise we ask how many
 rows meet each condition, and the search starts from those of the rarest and sorts them; where even those are very
 many, it walks on and fetches no others. A unary plus keeps SQLite from using any other index.
+
+What takes the time is to fetch rows that lie far apart, a page of the file each. So names, by which rows that were
+uploaded together are not together, lie beside the ids in an index of their own.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from math import isqrt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, not_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    func,
+    literal_column,
+    not_,
+    select,
+    text,
+    tuple_,
+)
 
 from artstore.errors import InvalidField
 from artstore.spi import Position, Query
@@ -37,7 +53,7 @@ def found(connection: Connection, tables: Tables, query: Query, *, indexed: bool
     if len(page) > query.limit or end is None:
         return page
     sets = [one.ids for one in must if one.ids is not None]
-    rarest = _rarest(connection, [one.ids for one in must if one.ids is not None and one.quick], few, few)
+    rarest = _rarest(connection, [one.quick for one in must if one.quick is not None], few, few)
     if rarest is None and len(page) * _NEAR >= query.limit:
         further = 2 * (few // _NEAR) * query.limit // len(page)
         more, end = _stage(connection, tables, query, must, end, further, query.limit + 1 - len(page))
@@ -45,10 +61,20 @@ def found(connection: Connection, tables: Tables, query: Query, *, indexed: bool
             return page + more
     rarest = rarest or _rarest(connection, sets, few, max(few, files // _ENTRIES))
     if rarest is None:
-        rows = walk(tables, query, must, query.after, among=sets[0] if sets else None)
-    else:
-        rows = narrow(tables, query, must, rarest)
-    return _run(connection, rows)
+        return _run(connection, walk(tables, query, must, query.after, among=sets[0] if sets else None))
+    size, ids = rarest
+    if indexed and size > few and query.sort == "original_filename" and len(_tests(must)) == 1:
+        page = _run(connection, narrow(tables, query, must, _first(connection, tables, query, ids)))
+        if len(page) > query.limit:
+            return page
+    return _run(connection, narrow(tables, query, must, ids))
+
+
+def _first(connection: Connection, tables: Tables, query: Query, ids: str) -> str:
+    """Those of `ids` whose names come first, enough for a page when most of them meet the conditions."""
+    named = connection.execute(names(tables, query, ids)).all()
+    last = named[-1].name if len(named) > 2 * query.limit else None  # there may be more of this name
+    return json.dumps([one.id for one in named if one.name != last])
 
 
 def fewest(files: int, query: Query) -> int:
@@ -56,15 +82,17 @@ def fewest(files: int, query: Query) -> int:
     return max(_NEAR, isqrt(query.limit * files))
 
 
-def _rarest(connection: Connection, sets: list[Select[tuple[int]]], few: int, many: int) -> str | None:
-    """The first set that has at most `few` ids, else the smallest that has at most `many`, as a JSON array."""
+def _rarest(
+    connection: Connection, sets: list[Select[tuple[int]]], few: int, many: int
+) -> tuple[int, str] | None:
+    """The first set of at most `few` ids, else the smallest of at most `many`: how many, and which, as JSON."""
     least, smallest = many, None
     for ids in sets:
         some = ids.limit(many + 1).subquery()
         wanted = select(func.count(), func.json_group_array(some.c[0])).select_from(some)
         size, found_ids = connection.execute(wanted).one()
         if size <= least:
-            least, smallest = size, str(found_ids)
+            least, smallest = size, (size, str(found_ids))
         if size <= few:
             break
     return smallest
@@ -101,9 +129,7 @@ def walk(
 ) -> Select[tuple[str]]:
     """The page, from the rows in order: behind `start`, up to `end`, with ids `among` those."""
     order = _order(tables, query)
-    rows = select(tables.files.c.attr).where(
-        *(one.test for one in must), *_stretch(order, query, must, start, end)
-    )
+    rows = select(tables.files.c.attr).where(*_tests(must), *_stretch(order, query, must, start, end))
     if among is not None:
         rows = rows.where(plus(tables.files.c.id).in_(among))
     return _ordered(rows, order, query).limit(query.limit + 1)
@@ -114,10 +140,28 @@ def narrow(tables: Tables, query: Query, must: list[Condition], ids: str) -> Sel
     files = tables.files
     order = [plus(column) for column in _order(tables, query)]
     those = func.json_each(ids).table_valued("value")
-    rows = select(files.c.attr).where(*(one.test for one in must), files.c.id.in_(select(those.c.value)))
+    rows = select(files.c.attr).where(files.c.id == those.c.value, *_tests(must))
     if query.after is not None:
         rows = rows.where(_behind(order, query, query.after))
     return _ordered(rows, order, query).limit(query.limit + 1)
+
+
+def names(tables: Tables, query: Query, ids: str) -> Select[Any]:
+    """What comes first by name, of the rows with these `ids`; the rows themselves are not read."""
+    files = tables.files.name
+    source = text(
+        f"json_each(:ids) AS those CROSS JOIN {files} INDEXED BY {files}_names ON {files}.id = those.value"
+    )
+    number: ColumnElement[int] = literal_column(f"{files}.id", Integer)
+    name: ColumnElement[str] = plus(literal_column("original_filename", Text))
+    rows: Any = select(number.label("id"), name.label("name")).select_from(source.bindparams(ids=ids))
+    if query.after is not None:
+        rows = rows.where(name <= query.after.value if query.descending else name >= query.after.value)
+    return _ordered(rows, [name], query).limit(2 * query.limit + 1)
+
+
+def _tests(must: list[Condition]) -> list[ColumnElement[bool]]:
+    return [one.test for one in must if one.test is not None]
 
 
 def _order(tables: Tables, query: Query) -> list[ColumnElement[Any]]:

@@ -44,6 +44,7 @@ class Tables:
         )
         for column in ("uploaded_at", "original_filename", "size"):
             Index(f"{prefix}files_{column}", self.files.c[column], self.files.c.file_id)
+        Index(f"{prefix}files_names", self.files.c.id, self.files.c.original_filename)
         for column in ("uploaded_by", "content_type", "sha256", "storage_path"):
             Index(f"{prefix}files_{column}", self.files.c[column])
         self.tags = Table(

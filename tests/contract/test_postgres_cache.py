@@ -24,7 +24,7 @@ from artstore.testing.memory_cache import MemoryCache
 from artstore_sql import migration
 from artstore_sql.cache import SqlSettings
 from artstore_sql.postgres_cache import CONNECTIONS, PostgresCache
-from artstore_sql.postgres_search import WALK
+from artstore_sql.postgres_search import FEW, WALK
 from postgres import Postgres
 from servers import until
 
@@ -189,7 +189,7 @@ def test_down_and_up_again_on_data(postgres: Postgres, opened: Open, prefix: str
     attrs = [make_attr(size=n, tags=(f"t{n % 3}",), description=f"договор {n}") for n in range(1200)]
     cache.put(attrs)
     cache.set_stamp("kept")
-    assert move(cache, prefix, "-1") == "r4"
+    assert move(cache, prefix, "-2") == "r4"
     assert move(cache, prefix, "r1") == "r1"
     assert postgres.ask(f"SELECT count(*) FROM {prefix}file_metadata") == [(1200,)]
     again = opened()
@@ -310,7 +310,11 @@ def test_two_prefixes_share_a_database(opened: Open) -> None:
 # --- many rows ---
 
 
-def test_common_and_rare_conditions_find_the_same_rows(opened: Open) -> None:
+@pytest.mark.parametrize("few", [FEW, 10])
+def test_common_and_rare_conditions_find_the_same_rows(
+    opened: Open, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artstore_sql.postgres_search.FEW", few)
     cache, memory = opened(), MemoryCache()
     attrs = [
         make_attr(
@@ -323,12 +327,13 @@ def test_common_and_rare_conditions_find_the_same_rows(opened: Open) -> None:
             uploaded_by="rare" if n % 1500 == 0 else "most",
             uploaded_at=f"2025-01-11T15:30:{n % 60:02}.000Z",
         )
-        for n in range(WALK + 1000)
+        for n in range(WALK * 3)
     ]
     cache.put(attrs)
     memory.put(attrs)
     conditions: list[dict[str, Any]] = [
         {}, {"words": ("common",)}, {"words": ("seldom", "common")}, {"words": ("om",)}, {"words": ("then",)},
+        {"words": ("then", "and")}, {"words": ("common", "seldom", "absent")},
         {"tags": ("all", "some")}, {"uploaded_by": "rare"}, {"min_size": 3, "max_size": 3},
         {"uploaded_by": "most", "words": ("common",), "tags": ("all",), "min_size": 0},
         {"filename": "5.txt", "sha256": "0" * 64}, {"uploaded_after": "2025-01-11T15:30:20.000Z"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -613,6 +615,8 @@ def test_down_and_up_again_on_data(tmp_path: Path, path: Path, opened: Open) -> 
     cache.set_stamp("kept")
     cache.close()
     assert moved(tmp_path, None) == migration.HEAD
+    assert moved(tmp_path, "-1") == "r5"
+    assert raw(path, "SELECT count(*) FROM sqlite_master WHERE name = 'files_names'") == [[(0,)]]
     assert moved(tmp_path, "r3") == "r3"
     assert raw(path, "SELECT count(*) FROM sqlite_master WHERE name = 'trigrams'") == [[(0,)]]
     older = opened()
@@ -837,6 +841,24 @@ def test_where_in_the_order_the_rows_lie_makes_no_difference(opened: Open, where
                 after = place(wanted[at], sort)
                 query = Query(words=words, sort=sort, descending=False, limit=limit, after=after)
                 assert cache.search(query).items == wanted[at + 1 : at + 1 + limit], query
+
+
+def test_equal_names_follow_each_other_by_id_on_every_page(opened: Open) -> None:
+    cache = opened(timeout=60)
+    some = [make_attr(original_filename=f"{n // 7:02}", description="needle") for n in range(120)]
+    between = [make_attr(original_filename=f"{n % 18:02} 1") for n in range(2100)]
+    cache.put(random.Random(5).sample(some, 120) + between)
+    for descending in (True, False):
+        wanted = sorted(some, key=lambda a: (a.original_filename, a.file_id), reverse=descending)
+        for limit in (1, 3, 5):
+            query = Query(words=("needle",), sort="original_filename", descending=descending, limit=limit)
+            found, after = [], None
+            while len(found) < len(wanted):
+                page = cache.search(replace(query, after=after))
+                found += page.items
+                after = page.next
+                assert found == wanted[: len(found)], (query, after)
+            assert after is None
 
 
 @pytest.mark.parametrize("sort", SORTS)

@@ -99,7 +99,7 @@ def test_the_schema_is_shown_and_moved(artstore: Command) -> None:
         return found
 
     assert revision("current") is None
-    assert revision("upgrade") == "r5"
+    assert revision("upgrade") == "r6"
     assert revision("downgrade") == "r4"
     wrong = artstore("db", "upgrade", "r9")
     assert (wrong.returncode, "r9" in wrong.stderr) == (78, True)
