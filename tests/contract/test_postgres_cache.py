@@ -234,7 +234,7 @@ def test_dropped_tables_are_made_anew(postgres: Postgres, opened: Open, prefix: 
     cache.put([make_attr()])
     cache.set_stamp("old")
     postgres.ask(f"DROP TABLE {prefix}alembic_version, {prefix}file_metadata, {prefix}totals, {prefix}meta, "
-                 f"{prefix}wal, {prefix}wal_owners; DROP FUNCTION {prefix}count()")  # fmt: skip
+                 f"{prefix}wal, {prefix}wal_owners")  # fmt: skip
     with pytest.raises(Unavailable):
         cache.stamp()
     assert cache.stamp() is None
@@ -294,6 +294,19 @@ def test_the_longest_prefix_fits(postgres: Postgres, opened: Open) -> None:
     (names,) = zip(*postgres.ask(f"SELECT relname FROM pg_class WHERE relname LIKE '{long}%'"), strict=True)
     assert f"{long}file_metadata" in names
     assert f"{long}wal" in names
+
+
+def test_no_prefix_is_none(postgres: Postgres, opened: Open) -> None:
+    postgres.ask("CREATE DATABASE alone")
+    cache = opened(url=postgres.url("alone"), table_prefix="")
+    cache.put([make_attr(size=7)])
+    cache.put([make_attr(size=8)])
+    assert cache.totals() == Totals(2, 15)
+    assert move(cache, "", "base") is None
+    assert (
+        postgres.ask("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace", "alone") == []
+    )
+    assert move(cache, "", "head") == migration.HEAD
 
 
 def test_two_prefixes_share_a_database(opened: Open) -> None:
