@@ -192,11 +192,14 @@ def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str],
             raise ConfigError(
                 f"There is no setting '{loc[-1]}'.", place=place, cure=suggestion(loc[-1], known)
             ) from None
-        shown = "" if _is_secret(model, loc) else f" (it is {first['input']!r})"
+        shown = "" if _is_secret(model, loc, first["input"]) else f" (it is {first['input']!r})"
         raise ConfigError(f"{first['msg']}{shown}.", place=place, cure="See docs/configuration.md.") from None
 
 
-def _is_secret(model: type[BaseModel], loc: list[str]) -> bool:
+def _is_secret(model: type[BaseModel], loc: list[str], value: object) -> bool:
+    """Or may hold one, as a whole table does, and an address with a user."""
+    if not isinstance(value, str | int | float) or "@" in str(value):
+        return True
     field = model.model_fields.get(loc[0]) if loc else None
     return "secret" in "".join(loc) or (
         field is not None and ("Secret" in repr(field.annotation) or not field.repr)

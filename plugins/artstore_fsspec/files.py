@@ -188,7 +188,7 @@ class FsspecObjects:
             reader.close()
 
     def list(self, prefix: str) -> Iterator[Stored | str]:
-        with translated(prefix):
+        with translated(prefix or "the store"):
             try:
                 with self._fs.lent() as fs:
                     found = fs.ls(

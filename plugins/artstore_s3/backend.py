@@ -56,7 +56,9 @@ def _require_bucket(client: Client, settings: S3Settings) -> None:
     try:
         client.call("list_objects_v2", Prefix=f"{settings.prefix}.artstore/", MaxKeys=1)
     except Lost as e:
-        raise Unavailable(f"S3 at {client.where} does not answer: {e.reason}.") from None
+        raise Unavailable(
+            f"S3 at {client.where} does not answer: {e.reason}. Is backend.s3.endpoint_url right, and does it run?"
+        ) from None
     except Refusal as e:
         raise _wrong_setting(client, e) from None
 

@@ -267,9 +267,9 @@ def _path(url: SecretStr | None, context: Context) -> Path:
             ) from None
         if parsed.get_backend_name() != "sqlite":
             raise ConfigError(
-                f"{parsed.get_backend_name()} is not supported yet.",
+                f"{parsed.get_backend_name()} is not supported.",
                 place=place,
-                cure="Use sqlite:///<path>, or leave the url out for a file in the element's state.",
+                cure="Use postgresql://user:password@host/database or sqlite:///<path>, or leave the url out.",
             )
         if (
             parsed.drivername not in ("sqlite", "sqlite+pysqlite")

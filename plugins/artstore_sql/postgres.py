@@ -69,7 +69,7 @@ class Postgres:
         self._silent = False
         self._trying = threading.Lock()
         milliseconds = ceil(timeout * 1000)
-        self._conninfo = _conninfo(self._url, timeout)
+        self._conninfo = _conninfo(self._url, timeout, place)
         self._options: dict[str, int | str] = {
             "statement_timeout": milliseconds,
             "lock_timeout": milliseconds,
@@ -245,13 +245,20 @@ def parsed(url: SecretStr, place: str) -> URL:
     return found
 
 
-def _conninfo(url: URL, timeout: float) -> str:
+def _conninfo(url: URL, timeout: float, place: str) -> str:
     given: dict[str, Any] = {
         "host": url.host, "port": url.port, "user": url.username, "password": url.password,
         "dbname": url.database, "connect_timeout": max(2, ceil(timeout)), "application_name": "artstore",
         "tcp_user_timeout": ceil(timeout * 1000),
     }  # fmt: skip
-    return make_conninfo("", **({k: v for k, v in given.items() if v is not None} | dict(url.query)))
+    try:
+        return make_conninfo("", **({k: v for k, v in given.items() if v is not None} | dict(url.query)))
+    except psycopg.ProgrammingError as e:
+        raise ConfigError(
+            f"The url is not understood: {str(e).strip()}.",
+            place=place,
+            cure="What follows the ? goes to libpq, such as sslmode=verify-full.",
+        ) from None
 
 
 def _recheck(dbapi: Any, _entry: Any, _proxy: Any) -> None:

@@ -261,6 +261,7 @@ def test_what_is_only_looked_at_is_not_made(postgres: Postgres, opened: Open, pr
         (("postgres:", "nobody:"), "refuses the password"),
         (("127.0.0.1", "no-such-host.invalid"), "no host 'no-such-host.invalid'"),
         (("/postgres", ""), "names no database"),
+        (("/postgres", "/postgres?nosuch=1"), 'option "nosuch"\\.\n'),
         (("postgresql", "postgresql+asyncpg"), "not understood"),
     ],
 )
