@@ -23,6 +23,7 @@ from artstore.errors import (
 )
 from artstore.ids import now
 from artstore.modes import Operation
+from artstore.rows import believe
 from artstore.spi import PIECE, Intent, Name, Principal, Writer
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class Session:
                     stack.enter_context(kernel.wal.exclusive(f"file {self._file_id}"))
                     kernel.keeper.decide(self._file_id)  # perhaps it is there, and nobody knows
                     there = self._present()
+                    if there is None and self._settle_others():
+                        there = self._present()
                     if there is not None:
                         # Its writer may have died before it was durable, and this is an acknowledgement.
                         kernel.backend.settle(there.key)
@@ -160,6 +163,17 @@ class Session:
                 recovery.settle(self._kernel)
             except ArtstoreError as e:
                 log.warning("%s; the tree is asked for %s", e.detail, self._file_id)
+
+    def _settle_others(self) -> bool:
+        """Whoever has the same upload under way elsewhere does not hold the lock that we hold: it will find our file,
+        or it died or lost the lock since it looked. Then it must not publish any more; True when it has."""
+        there = False
+        for key in set(self._kernel.wal.begun(self._file_id)) - {self._name.key}:
+            attr = believe(self._kernel, key) if self._kernel.backend.settle(key) else None
+            if attr is not None:
+                self._kernel.write_row(None, attr)
+                there = True
+        return there
 
     def _check(self, digest: str, announced: Iterable[str]) -> None:
         if self._announced is not None and self.size != self._announced:

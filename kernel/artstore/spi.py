@@ -556,6 +556,12 @@ class Log(Protocol):
     def abandoned(self) -> Iterator[Abandoned]:
         """What dead processes left. Each is held, and can end nothing any more, before it is given."""
 
+    def begun(self, file_id: str) -> Sequence[str]:
+        """The keys of uploads of `file_id` that others have not ended, of whom it is not known whether they live.
+
+        Asked by who is alone with that file. Raises `Unavailable`.
+        """
+
     def transactions(
         self, *, status: Status | None = None, limit: int = 100, before: str | None = None
     ) -> list[Transaction]:

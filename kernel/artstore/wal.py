@@ -193,6 +193,9 @@ class Wal:
     def owing(self) -> bool:
         return False
 
+    def begun(self, file_id: str) -> tuple[str, ...]:
+        return ()  # who died is known at once
+
     def abandoned(self) -> Iterator[Abandoned]:
         with translated("The log of a dead process cannot be read"):
             yield from self._abandoned()

@@ -27,6 +27,7 @@ from artstore.attr import timestamp
 from artstore.errors import ArtstoreError, Unavailable
 from artstore.spi import Context, Status, Transaction
 from artstore_sql.cache import Prefix
+from artstore_sql.intents import Left, SqlIntent
 from artstore_sql.opened import Opened
 from artstore_sql.owner import Owner
 from artstore_sql.postgres import Postgres
@@ -48,57 +49,6 @@ class LogSettings(BaseModel, extra="forbid"):
     lease: float = Field(default=15.0, ge=1, le=3600)
     """Seconds without a sign of life after which others settle what a process left."""
     keep_hours: float = Field(default=168, ge=0)
-
-
-class SqlIntent:
-    """An intent of this process."""
-
-    def __init__(self, log: SqlLog, owner: Owner, tx: str) -> None:
-        self._log = log
-        self._owner = owner
-        self._tx = tx
-
-    def commit(self) -> None:
-        self._log.end(self._owner, self._tx, "committed", None)
-
-    def roll_back(self, error: str) -> None:
-        self._log.end(self._owner, self._tx, "rolled_back", error)
-
-    def fail(self, error: str) -> None:
-        self._log.end(self._owner, self._tx, "failed", error)
-
-    def sync(self) -> None:
-        # It has been durable since it was opened.
-        if self._owner.fenced:
-            raise Unavailable(
-                "This process was taken for dead, and others settled what it had begun; try again."
-            )
-
-
-class Left:
-    """What one fenced owner left."""
-
-    dead = False
-
-    def __init__(
-        self, log: SqlLog, owner: int, pending: list[Transaction], unflushed: list[Transaction]
-    ) -> None:
-        self._log = log
-        self._owner = owner
-        self.pending: Sequence[Transaction] = pending
-        self.unflushed: Sequence[Transaction] = unflushed
-
-    def end(self, transaction: Transaction, status: Status, error: str | None = None) -> None:
-        try:
-            self._log.say(self._owner, transaction.id, status, error, fenced=True)
-        except ArtstoreError as e:
-            log.warning("%s; it is found again", e.detail)
-
-    def settle(self) -> None:
-        self._log.forget(self._owner)
-
-    def release(self) -> None:
-        """Nothing is held: whoever is alone in recovery reads it anew."""
 
 
 class SqlLog:
@@ -197,6 +147,15 @@ class SqlLog:
         self._require()
         anybody = text(f"SELECT EXISTS (SELECT 1 FROM {self._owners} WHERE owes > 0)")
         return bool(self._database.read(lambda c: c.execute(anybody).scalar_one()))
+
+    def begun(self, file_id: str) -> Sequence[str]:
+        self._require()
+        me = 0 if self._owner is None else self._owner.id
+        wanted = text(
+            f"SELECT key FROM {self._wal} WHERE status = 'pending' AND op = 'upload' AND file_id = :file_id "
+            "AND owner <> :me"
+        ).bindparams(file_id=file_id, me=me)
+        return self._database.read(lambda c: c.execute(wanted).scalars().all())
 
     def abandoned(self) -> Iterator[Left]:
         self._require()

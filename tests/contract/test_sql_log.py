@@ -18,10 +18,18 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+import s3
+import servers
+from artstore.attr import Attr
+from artstore.boot import open_node
 from artstore.errors import ConfigError, Conflict, Unavailable
 from artstore.jobs import Job, Jobs, Record
+from artstore.kernel import Kernel
+from artstore.settings import load
+from artstore.spi import SCOPES, Principal
 from artstore.testing import make_context
 from artstore_sql.log import LogSettings, SqlLog
+from between import HttpProxy
 from postgres import Postgres
 from servers import until
 
@@ -369,3 +377,53 @@ def test_a_wrong_password_is_explained_without_being_shown(tmp_path: Path, postg
         SqlLog(LogSettings(url=SecretStr(url)), make_context(tmp_path))
     assert caught.value.place == "wal.sql.url"
     assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("state", ["applied", "late"])
+def test_a_retry_on_another_node_makes_no_second_file(
+    tmp_path: Path, s3_server: s3.Seaweed, postgres: Postgres, prefix: str, state: str
+) -> None:
+    """The put that decides is on its way when its node dies, or loses its lock with a restart of PostgreSQL; no lease
+    is over yet, and no row tells of it."""
+    proxy = HttpProxy(s3_server.port)
+    told = s3.environment(s3.settings(s3_server, s3_server.bucket())) | {"ELEMENT_ID": "se-01", "WAL": "sql"}
+    for role in ("CACHE", "WAL"):
+        told |= {f"{role}__SQL__URL": postgres.url(), f"{role}__SQL__TABLE_PREFIX": prefix}
+    address = {"BACKEND__S3__ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
+    nodes = []
+    for name, more in {"one": address, "two": {}}.items():
+        servers.prepare(tmp_path / name)
+        given = {f"ARTSTORE_{n}": v for n, v in (told | more).items()}
+        nodes.append(open_node(load(home=tmp_path / name, environ=given)))
+    one, two = (node.kernel for node in nodes)
+    chosen = "00000000-0000-4000-8000-0000000000aa"
+
+    def put(kernel: Kernel, name: str) -> tuple[Attr, bool]:
+        by = Principal(id="42", name=name, scopes=SCOPES)
+        session = kernel.begin(by, filename="a.txt", file_id=chosen)
+        session.write(b"data")
+        return session.commit()
+
+    try:
+        proxy.catch(2, state, "PUT")  # the first is that of the data
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(put, one, "ivanov")
+            assert proxy.arrived(30)
+            assert proxy.caught
+            held = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            assert postgres.ask(held)
+            attr, new = put(two, "petrov")
+            assert new is (state == "late")
+            proxy.caught.release.set()
+            if new:
+                with pytest.raises(Unavailable, match="given up"):
+                    first.result()
+            else:
+                assert first.result() == (attr, True)
+        two.delete(Principal(id="1", name="x", scopes=SCOPES), chosen, lambda _: None)
+        there = [e for d in two.backend.directories() for e in two.backend.scan(d)]
+        assert there == []
+    finally:
+        proxy.close()
+        for node in nodes:
+            node.close()
