@@ -48,8 +48,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real S3 server, one for each process of the run."""
-    from s3 import seaweed
+    from s3 import read_descriptions_once, seaweed
 
+    read_descriptions_once()
     with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
 

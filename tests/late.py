@@ -19,6 +19,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import botocore.session
+
 import artstore_s3.backend  # noqa: F401 - so that no child has to import it
 from artstore import boot
 from artstore.boot import open_node
@@ -26,6 +28,7 @@ from artstore.errors import ArtstoreError
 from artstore.kernel import Kernel
 from artstore.settings import load
 from artstore.spi import SCOPES, Principal
+from s3 import read_descriptions_once
 
 BY = Principal(id="u-1", name="ivanov", scopes=SCOPES)
 SMALL = b"small and whole" * 50
@@ -71,6 +74,8 @@ def live(home: str, gate: str, told: str, step: str) -> None:
 
 def rehearse() -> None:
     """Do everything once, so that no child has to import and to compile; no thread outlives this."""
+    read_descriptions_once()
+    botocore.session.get_session().create_client("s3", "us-east-1").close()
     with tempfile.TemporaryDirectory() as home:
         node = open_node(load(home=Path(home), environ={}))
         take(node.kernel, "update", file_id := upload(node.kernel, SMALL))

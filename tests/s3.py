@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,14 @@ def on_s3(made: Element, server: Seaweed, bucket: str) -> S3Element:
     """The same element, seen as what it is."""
     kept = {f.name: getattr(made, f.name) for f in fields(made)}
     return S3Element(**kept, server=server, bucket=bucket)
+
+
+def read_descriptions_once() -> None:
+    """Let all sessions of this process have one loader: each would read what S3 is from a megabyte of JSON, for a tenth
+    of a second. Within one session clients share it anyway."""
+    import botocore.session
+
+    botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
 @contextmanager
