@@ -36,8 +36,7 @@ _QUIET = ("abort", "close")
 
 def guarded(provider: Any, role: str, who: str) -> Any:
     """`provider`, behind the wall. `who` names it in messages. Raises `ProviderFault` when methods are missing."""
-    rooms = (ROOMS[role], *(kind for kind in _abilities() if isinstance(provider, kind)))
-    return _enclose(provider, rooms, who)
+    return _enclose(provider, (ROOMS[role], *_abilities(type(provider))), who)
 
 
 def _enclose(provider: Any, rooms: tuple[type, ...], who: str) -> Any:
@@ -65,9 +64,10 @@ class Wall:
 
 
 @cache
-def _abilities() -> tuple[type, ...]:
-    """The Protocols that a provider may keep beside that of its role."""
-    return tuple(value for name, value in vars(spi).items() if name.startswith("Supports"))
+def _abilities(provider: type) -> tuple[type, ...]:
+    """The Protocols that a class of providers keeps beside that of its role."""
+    optional = (value for name, value in vars(spi).items() if name.startswith("Supports"))
+    return tuple(kind for kind in optional if issubclass(provider, kind))
 
 
 @cache
