@@ -36,7 +36,8 @@ _QUIET = ("abort", "close")
 
 def guarded(provider: Any, role: str, who: str) -> Any:
     """`provider`, behind the wall. `who` names it in messages. Raises `ProviderFault` when methods are missing."""
-    return _enclose(provider, (ROOMS[role], *_abilities(type(provider))), who)
+    rooms = (ROOMS[role], *_abilities(type(provider)))  # type: ignore[arg-type]  # a type is hashable
+    return _enclose(provider, rooms, who)
 
 
 def _enclose(provider: Any, rooms: tuple[type, ...], who: str) -> Any:
