@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from artstore.errors import ArtstoreError
 from artstore.kernel import Kernel
 from artstore.settings import load
 from artstore.spi import SCOPES, Principal
-from s3 import read_descriptions_once
 
 BY = Principal(id="u-1", name="ivanov", scopes=SCOPES)
 SMALL = b"small and whole" * 50
@@ -74,7 +74,9 @@ def live(home: str, gate: str, told: str, step: str) -> None:
 
 def rehearse() -> None:
     """Do everything once, so that no child has to import and to compile; no thread outlives this."""
-    read_descriptions_once()
+    botocore.session.create_loader = cache(
+        botocore.session.create_loader
+    )  # what S3 is: read before any child is born
     botocore.session.get_session().create_client("s3", "us-east-1").close()
     with tempfile.TemporaryDirectory() as home:
         node = open_node(load(home=Path(home), environ={}))
