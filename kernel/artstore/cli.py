@@ -159,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add("rekey", _over(upkeep.rekey), "Bring every encrypted file under the present master key.", as_json)
     add("openapi", _openapi, "Print the HTTP contract as OpenAPI 3.1.")
-    add("healthcheck", _healthcheck, "Ask the running element whether it is ready.")
+    healthcheck = add("healthcheck", _healthcheck, "Ask the running element whether it is ready.")
+    healthcheck.add_argument("--port", type=int, help="port at which it listens (8010)")
     add("version", _version, "Print the version.", as_json)
     return parser
 
@@ -283,7 +284,8 @@ def _openapi(args: argparse.Namespace) -> int:
 def _healthcheck(args: argparse.Namespace) -> int:
     import http.client
 
-    server = _configuration(args).settings.server
+    overrides = {} if args.port is None else {"server.port": args.port}
+    server = _configuration(args, overrides).settings.server
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
     connection = http.client.HTTPConnection(host, server.port, timeout=5)
     try:

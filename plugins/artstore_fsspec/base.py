@@ -59,7 +59,11 @@ class ObjectBackend:
             raise Conflict(f"The key {key} is taken.")
         with self._lock:
             self._under_way[key] += 1
-        return ObjectWriter(self._objects, key, secrets.token_hex(12), lambda: self._ended(key))
+        try:
+            return ObjectWriter(self._objects, key, secrets.token_hex(12), lambda: self._ended(key))
+        except BaseException:
+            self._ended(key)
+            raise
 
     def _ended(self, key: str) -> None:
         with self._lock:

@@ -47,21 +47,27 @@ class LocalBackend:
         root = (settings.root or context.files).absolute()
         self._health = Health()
         try:
-            if not context.reading:
-                root.mkdir(mode=0o750, parents=True, exist_ok=True)
-                for name in ("staging", _TOMB, _QUARANTINE):
-                    (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
-                disk.fsync_up(root)
-            self._tree = Tree(os.fspath(root), self._health)
-            # Not all of them are in a copy that is only looked at: some tools leave empty directories out.
-            self._internal = disk.open_directory(root / INTERNAL, missing=context.reading)
-            self._trash = disk.open_directory(root / INTERNAL / _TOMB, missing=context.reading)
-            self._home = -1
-            if not context.reading:
-                os.fsync(self._internal)
-                self._home = occupy(root, context.home)
-            self._reserve = Reserve(-1 if context.reading else self._internal)
-            self._staging = Staging(root, claim=not context.reading)
+            with ExitStack() as held:
+                if not context.reading:
+                    root.mkdir(mode=0o750, parents=True, exist_ok=True)
+                    for name in ("staging", _TOMB, _QUARANTINE):
+                        (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
+                    disk.fsync_up(root)
+                self._tree = Tree(os.fspath(root), self._health)
+                held.callback(self._tree.close)
+                # Not all of them are in a copy that is only looked at: some tools leave empty directories out.
+                self._internal = disk.open_directory(root / INTERNAL, missing=context.reading)
+                held.callback(disk.close, self._internal)
+                self._trash = disk.open_directory(root / INTERNAL / _TOMB, missing=context.reading)
+                held.callback(disk.close, self._trash)
+                if not context.reading:
+                    os.fsync(self._internal)
+                    held.callback(os.close, occupy(root, context.home))
+                self._reserve = Reserve(-1 if context.reading else self._internal)
+                held.callback(self._reserve.close)
+                self._staging = Staging(root, claim=not context.reading)
+                held.callback(self._staging.close)
+                self._held = held.pop_all()
         except OSError as e:
             cure = "Make it a directory that this user may read and write."
             raise unusable(
@@ -326,12 +332,7 @@ class LocalBackend:
             return
         self._closed = True
         self._committer.close()
-        self._staging.close()
-        self._reserve.close()
-        self._tree.close()
-        for fd in (self._internal, self._trash, self._home):
-            if fd >= 0:
-                os.close(fd)
+        self._held.close()
 
 
 def _halves(name: str, dir_fd: int) -> tuple[bool, bool]:

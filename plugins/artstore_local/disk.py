@@ -65,6 +65,12 @@ def open_directory(path: Path, *, missing: bool = False) -> int:
         raise
 
 
+def close(fd: int) -> None:
+    """-1: it was missing."""
+    if fd >= 0:
+        os.close(fd)
+
+
 def create(path: str, dir_fd: int) -> int:
     """A new file, open for writing. Raises `FileExistsError`."""
     return os.open(

@@ -636,6 +636,16 @@ def test_looking_at_a_copy_without_its_empty_directories(
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_store_that_cannot_be_opened_is_let_go_of(tmp_path: Path) -> None:
+    """A worker tries again and again, and would be out of descriptors."""
+    context = make_context(tmp_path)
+    (context.files / ".artstore/reserve").mkdir(parents=True)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        LocalBackend(LocalBackend.Settings(), context)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_names_at_the_root_are_strays(backend: LocalBackend, files: Path) -> None:
     (files / "README").write_text("ours is not")
     (files / "2025").symlink_to("/etc")

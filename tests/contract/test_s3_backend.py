@@ -11,6 +11,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from artstore_fsspec.places import GRAVES, TRASH, Marker, decode_marker
 from artstore_s3.backend import S3Backend
 from artstore_s3.parts import FIRST_PART, part_size
 from artstore_s3.settings import S3Settings
+from between import HttpProxy, TcpProxy
 from servers import until
 
 KEY = "2025/01/11/15/report_ivanov_20250111T153045_a1b2c3d4.pdf"
@@ -89,6 +92,17 @@ def test_files_about_the_size_of_a_part(opened: Open, size: int) -> None:
     assert get(backend) == data
     assert get(backend, Span(FIRST_PART - 5, 3)) == data[FIRST_PART - 5 : FIRST_PART - 2]
     assert list(backend.staged()) == []
+
+
+def test_a_small_file_is_one_put_and_its_sidecar_another(opened: Open, s3_server: s3.Seaweed) -> None:
+    proxy = HttpProxy(s3_server.port)
+    try:
+        backend = opened(endpoint_url=f"http://127.0.0.1:{proxy.port}")
+        proxy.seen.clear()
+        put(backend, bytes(FIRST_PART))
+        assert [seen.split()[0] for seen in proxy.seen] == ["HEAD", "PUT", "PUT"]
+    finally:
+        proxy.close()
 
 
 def test_an_upload_in_parts_that_is_given_up_leaves_none(opened: Open, client: Any, bucket: str) -> None:
@@ -186,6 +200,29 @@ def test_what_is_set_wrongly_is_told_with_its_cure(
 def test_a_server_that_is_not_there_is_unavailable(opened: Open) -> None:
     with pytest.raises(Unavailable, match=r"cannot be reached. Is backend.s3.endpoint_url right"):
         opened(endpoint_url=f"http://127.0.0.1:{servers.free_port()}", deadline=2)
+
+
+def test_readiness_tells_why(
+    tmp_path: Path, s3_server: s3.Seaweed, bucket: str, client: Any, opened: Open
+) -> None:
+    settings = S3Settings.model_validate(s3.settings(s3_server, bucket) | {"access_key_id": s3.READER})
+    looks = S3Backend(settings, replace(make_context(tmp_path), reading=True))
+    with closing(looks):
+        looks.check(writing=False)
+        with pytest.raises(Unavailable, match="denies access"):
+            looks.check(writing=True)
+        proxy = TcpProxy(s3_server.port)
+        far = opened(endpoint_url=f"http://127.0.0.1:{proxy.port}", deadline=1)
+        far.check(writing=True)
+        proxy.turn("refuse")
+        with pytest.raises(Unavailable, match="does not answer"):
+            far.check(writing=True)
+        proxy.close()
+        for there in client.list_objects_v2(Bucket=bucket)["Contents"]:
+            client.delete_object(Bucket=bucket, Key=there["Key"])
+        client.delete_bucket(Bucket=bucket)
+        with pytest.raises(Unavailable, match="lost the bucket"):
+            looks.check(writing=False)
 
 
 @pytest.mark.parametrize(

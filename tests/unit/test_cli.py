@@ -280,11 +280,14 @@ def test_openapi(cli: Cli) -> None:
     assert json.loads(out)["openapi"].startswith("3.1")
 
 
-def test_healthcheck_of_nobody_is_7(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ARTSTORE_SERVER__PORT", str(free_port()))
-    code, out, err = cli("healthcheck")
+@pytest.mark.parametrize("said", ["by the environment", "by a flag"])
+def test_healthcheck_of_nobody_is_7(cli: Cli, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    port = str(free_port())
+    if said == "by the environment":
+        monkeypatch.setenv("ARTSTORE_SERVER__PORT", port)
+    code, out, err = cli("healthcheck", *(["--port", port] if said == "by a flag" else []))
     assert (code, out) == (7, "")
-    assert err.endswith(": Connection refused.\n")
+    assert err.endswith(f":{port}: Connection refused.\n")
 
 
 def test_a_reader_that_goes_away_is_no_fault(home: Path) -> None:
