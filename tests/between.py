@@ -44,6 +44,7 @@ class HttpProxy:
 
     `not applied`: it is dropped; `applied`: carried out, answered at the release; `reply lost`: carried out, never
     answered; `twice`: carried out twice, answered with the second answer; `late`: carried out at the release.
+    At once `slow down`: 503 and not carried out; `failed`: 500, though carried out.
     """
 
     def __init__(self, port: int) -> None:
@@ -116,9 +117,13 @@ class HttpProxy:
             connection.sendall(self._forward(request))
             return True
         answer = b""
-        for _ in range({"not applied": 0, "late": 0, "twice": 2}.get(state, 1)):
+        for _ in range({"not applied": 0, "late": 0, "slow down": 0, "twice": 2}.get(state, 1)):
             answer = self._forward(request)
         caught.carried_out.set()
+        if state in ("slow down", "failed"):
+            told = "503 Slow Down" if state == "slow down" else "500 Internal Server Error"
+            connection.sendall(f"HTTP/1.1 {told}\r\nContent-Length: 0\r\n\r\n".encode())
+            return True
         caught.release.wait(60)
         if state == "late":
             answer = self._forward(request)

@@ -75,6 +75,34 @@ def get(backend: S3Backend, span: Span | None = None) -> bytes:
     return b"".join(reader.pieces(span or Span(0, reader.size)))
 
 
+@pytest.mark.parametrize("state", ["slow down", "failed"])
+def test_a_server_that_answers_5xx_is_asked_again_and_never_blindly(
+    opened: Open, s3_server: s3.Seaweed, state: str
+) -> None:
+    """What it did all the same, a second try is refused for: then a look tells whose it is."""
+    proxy = HttpProxy(s3_server.port)
+    try:
+        backend = opened(endpoint_url=f"http://127.0.0.1:{proxy.port}")
+        for number in (1, 2):  # the data, the sidecar
+            key = f"{KEY}{number}"
+            proxy.catch(number, state, "PUT")
+            put(backend, b"data", key)
+            assert proxy.caught
+            proxy.catch(1, state, "PUT")
+            backend.replace_sidecar(key, b"{}", b"[]")
+            assert proxy.caught
+            assert backend.sidecar(key) == b"[]"
+            proxy.catch(number, state, "PUT")
+            backend.entomb(key, b"[]")
+            assert list(backend.tombstones()) == [key]
+            proxy.catch(1, state, "DELETE")
+            backend.remove_data(key)
+            backend.forget(key)
+            assert list(backend.tombstones()) == []
+    finally:
+        proxy.close()
+
+
 # --- parts ---
 
 
