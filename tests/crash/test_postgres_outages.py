@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import servers
+from artstore_sql import migration
 from postgres import Postgres
 from servers import Element, file_path, until
 
@@ -99,8 +100,8 @@ def test_the_schema_is_shown_and_moved(artstore: Command) -> None:
         return found
 
     assert revision("current") is None
-    assert revision("upgrade") == "r6"
-    assert revision("downgrade") == "r4"
+    assert revision("upgrade") == migration.HEAD
+    assert revision("downgrade") == f"r{int(migration.HEAD[1:]) - 1}"
     wrong = artstore("db", "upgrade", "r9")
     assert (wrong.returncode, "r9" in wrong.stderr) == (78, True)
 
