@@ -7,16 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 import artstore
 from artstore.errors import ArtstoreError, InvalidField
 from artstore.ids import parse_id
-from artstore.modes import ALLOWED, Mode, Operation
+from artstore.modes import ALLOWED, Operation
 from artstore.spi import STATUSES, Status, Transaction
 from artstore_http.call import Call, json_response
 from artstore_http.files import json_body
-from artstore_http.jsonbody import parse_json
+from artstore_http.jsonbody import parse_model
 from artstore_http.message import Receiver, Response
 from artstore_http.models import (
     Alive,
@@ -95,7 +95,7 @@ def transition(call: Call) -> Receiver:
     """POST /api/v1/mode/transition"""
 
     def then(body: bytes) -> Response:
-        wish = _parsed(TransitionRequest, parse_json(body, what="The body"))
+        wish = parse_model(TransitionRequest, body)
         before = call.kernel.element.record().mode
         record = call.kernel.transition(call.by, wish.target_mode, confirm=wish.confirm, reason=wish.reason)
         return _model(
@@ -186,19 +186,6 @@ def _transaction(t: Transaction) -> TransactionJson:
         finished=t.finished,
         error=t.error,
     )
-
-
-def _parsed(model: type[TransitionRequest], value: object) -> TransitionRequest:
-    try:
-        return model.model_validate(value)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "body"
-        if name == "target_mode":
-            raise InvalidField(
-                name, f"target_mode must be one of {', '.join(m.value for m in Mode)}."
-            ) from None
-        raise InvalidField(name, f"{name}: {first['msg']}.") from None
 
 
 def _model(model: BaseModel, status: int = 200) -> Response:

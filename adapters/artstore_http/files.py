@@ -24,7 +24,7 @@ _PATCH_TYPES = ("application/merge-patch+json", "application/json")
 def look(call: Call) -> Response:
     """GET /api/v1/files/{file_id}"""
     attr = call.kernel.attr(call.file_id)
-    if _outcome(call.request, attr) is Outcome.NOT_MODIFIED:
+    if outcome(call.request, attr) is Outcome.NOT_MODIFIED:
         return Response(304, [("Cache-Control", "private, no-cache"), *_validators(attr)])
     return Response(
         200,
@@ -48,7 +48,7 @@ def change(call: Call) -> Receiver:
                 raise InvalidField(name, f"'{name}' cannot be changed; what can: {known}.")
 
         def changes(attr: Attr) -> Mapping[str, Any]:
-            _outcome(call.request, attr)
+            outcome(call.request, attr)
             return merged(attr, patch)
 
         attr = call.kernel.update(call.by, file_id, changes)
@@ -61,7 +61,7 @@ def delete(call: Call) -> Response:
     """DELETE /api/v1/files/{file_id}"""
 
     def condition(attr: Attr) -> None:
-        _outcome(call.request, attr)
+        outcome(call.request, attr)
 
     call.kernel.delete(call.by, call.file_id, condition)
     return Response(204)
@@ -107,17 +107,19 @@ def _validators(attr: Attr) -> Headers:
     return [("ETag", f'"r{attr.revision}"')]
 
 
-def _outcome(request: Request, attr: Attr) -> Outcome:
-    """What the conditions make of it. Raises `PreconditionFailed`."""
-    outcome = evaluate(
+def outcome(request: Request, attr: Attr | None) -> Outcome:
+    """What the conditions make of it; None: there is no such file. Raises `PreconditionFailed`."""
+    found = evaluate(
         request.method,
-        etag=f'"r{attr.revision}"',
-        last_modified=datetime.fromisoformat(attr.updated_at),
+        etag=None if attr is None else f'"r{attr.revision}"',
+        last_modified=None if attr is None else datetime.fromisoformat(attr.updated_at),
         if_match=request.header("if-match"),
         if_unmodified_since=request.header("if-unmodified-since"),
         if_none_match=request.header("if-none-match"),
         if_modified_since=None,  # a second is too coarse for revisions
     )
-    if outcome is Outcome.FAILED:
-        raise PreconditionFailed(f"The file is at revision {attr.revision} now.")
-    return outcome
+    if found is Outcome.FAILED:
+        raise PreconditionFailed(
+            "There is no such file." if attr is None else f"The file is at revision {attr.revision} now."
+        )
+    return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 
-from artstore.attr import MAX_DEPTH
-from artstore.errors import MalformedRequest
+from artstore.attr import MAX_DEPTH, plainly
+from artstore.errors import InvalidField, MalformedRequest
+
+M = TypeVar("M", bound=BaseModel)
 
 _LARGEST = 2**63 - 1
 # A string that never ends reaches to the end of the body: else each escaped quote in it would begin a
@@ -72,6 +74,16 @@ def parse_json(body: bytes, *, what: str) -> JsonValue:
     except UnicodeEncodeError:
         refuse("holds half of a surrogate pair, which is no character")
     return cast(JsonValue, value)
+
+
+def parse_model(model: type[M], body: bytes) -> M:
+    """A JSON body as `model`. Raises `MalformedRequest`, `InvalidField`."""
+    try:
+        return model.model_validate(parse_json(body, what="The body"))
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "body"
+        raise InvalidField(name, f"{name}: {plainly(first)}.") from None
 
 
 def _depth(text: str) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from artstore.errors import InvalidField
 from artstore.ids import parse_id
 from artstore.jobs import Job, Record
@@ -11,7 +9,7 @@ from artstore.repairs import rebuild as rebuild_cache
 from artstore.repairs import reconcile as reconcile_store
 from artstore_http.call import Call, json_response
 from artstore_http.files import json_body
-from artstore_http.jsonbody import parse_json
+from artstore_http.jsonbody import parse_model
 from artstore_http.message import Receiver, Response
 from artstore_http.models import JobJson, JobPage, ReconcileRequest
 from artstore_http.problems import InvalidCursor
@@ -23,7 +21,7 @@ def reconcile(call: Call) -> Receiver:
     """POST /api/v1/maintenance/reconcile"""
 
     def then(body: bytes) -> Response:
-        wish = _parsed(parse_json(body, what="The body"))
+        wish = parse_model(ReconcileRequest, body)
         repair = wish.mode == "repair"
 
         def work(job: Job) -> None:
@@ -71,14 +69,3 @@ def _begun(record: Record) -> Response:
 
 def _json(record: Record) -> JobJson:
     return JobJson.model_validate(record.model_dump())
-
-
-def _parsed(value: object) -> ReconcileRequest:
-    try:
-        return ReconcileRequest.model_validate(value)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "body"
-        if name == "mode":
-            raise InvalidField(name, "mode must be check or repair.") from None
-        raise InvalidField(name, f"{name}: {first['msg']}.") from None

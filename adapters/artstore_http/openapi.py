@@ -77,18 +77,12 @@ def document() -> dict[str, Any]:
 def _parameters(route: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in re.findall(r"\{(\w+)\}", route.path):
-        found.append(
-            {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "format": "uuid"},
-            }
+        schema: dict[str, Any] = (
+            {"type": "string"} if name == "asset" else {"type": "string", "format": "uuid"}
         )
-    if "{asset}" in route.path:
-        found.append({"name": "asset", "in": "path", "required": True, "schema": {"type": "string"}})
+        found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name, text in route.parameters.items():
-        schema: dict[str, Any] = {"type": "integer" if name in _NUMBERS else "string"}
+        schema = {"type": "integer" if name in _NUMBERS else "string"}
         if name in _REPEATED:
             schema = {"type": "array", "items": schema}
         found.append(

@@ -110,7 +110,7 @@ ROUTES: tuple[Route, ...] = (
         takes="bytes",
         gives=models.FileJson,
         success=201,
-        codes=_UPLOAD_CODES,
+        codes=(*_UPLOAD_CODES, "precondition-failed"),
     ),
     Route(
         method="GET",

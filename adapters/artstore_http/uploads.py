@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 
 from artstore.attr import Attr
-from artstore.errors import InvalidField, MalformedRequest, TooLarge
+from artstore.errors import InvalidField, MalformedRequest, NotFound, TooLarge
 from artstore.modes import Operation
 from artstore.session import Session
 from artstore_http.call import Call, json_response
 from artstore_http.digests import agreed, parse_digest
+from artstore_http.files import outcome
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.models import file_json
 from artstore_http.multipart import FormReader
@@ -19,6 +20,7 @@ FORM = "multipart/form-data"
 FORM_ROOM = 1 << 20
 """Bytes that a form may need beside its file."""
 
+_CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
 _SAYS_NOTHING = ("", "application/x-www-form-urlencoded", "application/octet-stream")
 """Types that clients send when nobody told them one (curl --data-binary the second)."""
 
@@ -41,15 +43,25 @@ def put(call: Call) -> Receiver:
         raise UnsupportedMediaType(
             "PUT takes the bytes of the file as they are; forms go to POST /api/v1/files."
         )
+    call.kernel.element.require(Operation.UPLOAD)
+    if any(call.request.header(name) is not None for name in _CONDITIONS):
+        outcome(call.request, _present(call))
     return PlainUpload(call, file_id=call.file_id)
 
 
+def _present(call: Call) -> Attr | None:
+    try:
+        return call.kernel.attr(call.file_id)
+    except NotFound:
+        return None
+
+
 def _check_head(request: Request) -> None:
-    encoding = (request.header("content-encoding") or "identity").strip().lower()
-    if encoding != "identity":
-        raise UnsupportedMediaType(
-            f"Content-Encoding {encoding} is not taken: send the bytes of the file as they are."
-        )
+    if (request.header("content-encoding") or "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Content-Encoding is not taken: send the bytes of the file as they are.")
+    if request.header("content-range") is not None:
+        # RFC 9110, 14.5. `curl -T f -C -` sends the rest of a file so: it must not pass for the whole.
+        raise MalformedRequest("Content-Range: a part of a file is not taken; send the whole of it.")
     if request.length is None and not request.chunked:
         raise LengthRequired("Send Content-Length, or the body in chunks.")
 
@@ -77,7 +89,7 @@ class PlainUpload:
     """The body is the file."""
 
     def __init__(self, call: Call, *, file_id: str | None) -> None:
-        request = call.request
+        self._request = request = call.request
         filename = call.parameter("filename")
         if filename is None:
             raise InvalidField("filename", "Say what the file is called: ?filename=NAME.")
@@ -100,7 +112,10 @@ class PlainUpload:
         self._session.write(piece)
 
     def finish(self) -> Response:
-        return _created(*self._session.commit(sha256=[self._digest] if self._digest else []))
+        attr, new = self._session.commit(sha256=[self._digest] if self._digest else [])
+        if not new:
+            outcome(self._request, attr)  # it may have come since the head was judged
+        return _created(attr, new)
 
     def abort(self, reason: str) -> None:
         self._session.abort(reason)

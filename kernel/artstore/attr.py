@@ -36,6 +36,15 @@ _CONTENT_TYPE = re.compile(
 )
 _DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PLAINLY = {
+    "missing": "is needed",
+    "extra_forbidden": "is not known here",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+}
 # Marks that reorder the text around them: a name that holds one can pass for another (UTR 36, 2.6).
 _HIDING = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -217,8 +226,13 @@ def checked(fields: Mapping[str, Any]) -> Attr:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         field = str(first["loc"][0])
         name = {"original_filename": "filename"}.get(field, field)
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidField(name, f"{name}: {message}.") from None
+        raise InvalidField(name, f"{name}: {plainly(first)}.") from None
+
+
+def plainly(error: Mapping[str, Any]) -> str:
+    """What pydantic found, without its words for Python's types."""
+    said: str = _PLAINLY.get(error["type"], error["msg"])
+    return said.removeprefix("Value error, ").replace("Input should", "must")
 
 
 def sidecar_key(key: str) -> str:

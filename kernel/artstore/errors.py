@@ -7,7 +7,7 @@
     │   └── Unauthorized, Forbidden
     ├── StorageFull        no room: reading and deleting go on
     ├── Unavailable        a part does not answer: the same call may succeed later
-    │   └── ProviderFault  a provider broke its contract; to a caller it is `internal`
+    │   ├── ProviderFault  a provider broke its contract; to a caller it is `internal`
     │   └── Undecided      and whether the call took place is not known yet
     ├── Damaged            what is stored contradicts itself: nothing was served, nothing was dropped
     └── ConfigError        the operator's to mend; `cure` says how

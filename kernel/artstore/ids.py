@@ -18,8 +18,8 @@ def uuid7(at: datetime) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def parse_id(text: str) -> str:
-    """An id as a caller wrote it, in its one form: lower case, with hyphens. Raises `InvalidField`."""
+def parse_id(text: str, name: str = "file_id") -> str:
+    """An id as a caller wrote it (`name`), in its one form: lower case, with hyphens. Raises `InvalidField`."""
     if len(text) == 36:
         try:
             canonical = str(uuid.UUID(text))
@@ -28,7 +28,7 @@ def parse_id(text: str) -> str:
         else:
             if canonical == text.lower():
                 return canonical
-    raise InvalidField("file_id", "A file id is a UUID, like 0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4.")
+    raise InvalidField(name, f"{name}: must be a UUID, like 0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4.")
 
 
 def now() -> datetime:

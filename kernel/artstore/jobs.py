@@ -158,7 +158,9 @@ class Jobs:
     def get(self, job_id: str) -> Record:
         """What is known of a job. Raises `NotFound`, `Unavailable`."""
         try:
-            record = Record.model_validate_json((self._directory / f"{parse_id(job_id)}.json").read_bytes())
+            record = Record.model_validate_json(
+                (self._directory / f"{parse_id(job_id, 'job_id')}.json").read_bytes()
+            )
         except (FileNotFoundError, ValidationError):
             raise NotFound(f"There is no job {job_id}.") from None
         except OSError as e:

@@ -151,6 +151,7 @@ def test_uploads(pair: Pair) -> None:
         ("/api/v1/files?filename=%00", [], b"abc"),
         ("/api/v1/files?filename=a", [("Content-Type", "nonsense")], b"abc"),
         ("/api/v1/files?filename=a", [("Content-Encoding", "gzip")], b"abc"),
+        ("/api/v1/files?filename=a", [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")], b"abc"),
         ("/api/v1/files?filename=a", [("Repr-Digest", sha256_header(b"x"))], b"abc"),
         ("/api/v1/files?filename=a", [("Repr-Digest", "é")], b"abc"),
         ("/api/v1/files?filename=a", [("Content-Length", str(1 << 50))], b""),

@@ -14,6 +14,7 @@ from servers import BOUNDARY, FORM, Connection, Element, chunked, file, form, pa
 
 TARGET = "/api/v1/files?filename=a.txt"
 FORMS = "/api/v1/files"
+PUT = "/api/v1/files/0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4?filename=a"
 
 BAD_NAMES = {
     "empty": "",
@@ -199,10 +200,17 @@ def test_encodings(element: Element) -> None:
             header = [("Content-Encoding", encoding)]
             element.post(b"abc", headers=header).problem(415, "unsupported-media-type")
             element.post_form([FILE], header).problem(415, "unsupported-media-type")
-        element.ask(
-            "PUT", "/api/v1/files/0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4?filename=a", [FORM], form(FILE)
-        ).problem(415)
+        element.ask("PUT", PUT, [FORM], form(FILE)).problem(415)
     assert element.post(b"abc", headers=[("Content-Encoding", "identity")]).status == 201
+
+
+def test_a_part_of_a_file_is_not_taken_for_the_whole(element: Element) -> None:
+    """As `curl -T f -C 100` sends it (RFC 9110, 14.5)."""
+    header = [("Content-Range", "bytes 100-102/103")]
+    with element.unchanged():
+        element.post(b"abc", headers=header).problem(400, "malformed-request")
+        element.post_form([FILE], header).problem(400, "malformed-request")
+        element.ask("PUT", PUT, header, b"abc").problem(400, "malformed-request")
 
 
 def test_digests_that_contradict(element: Element) -> None:
@@ -227,8 +235,7 @@ def raw_body(element: Element, data: bytes) -> tuple[bytes, bytes]:
 
 
 def put_body(element: Element, data: bytes) -> tuple[bytes, bytes]:
-    target = "/api/v1/files/0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4?filename=a"
-    return element.head("PUT", target, [("Content-Length", str(len(data)))]), data
+    return element.head("PUT", PUT, [("Content-Length", str(len(data)))]), data
 
 
 def form_body(element: Element, data: bytes) -> tuple[bytes, bytes]:

@@ -80,6 +80,9 @@ def test_openapi_knows_every_route(element: Element) -> None:
         "/": {"get"},
     }.items():
         assert methods <= set(document["paths"][path]), path
+    for operation in (o for path in document["paths"].values() for o in path.values()):
+        names = [(p["name"], p["in"]) for p in operation["parameters"]]
+        assert len(names) == len(set(names)), operation["operationId"]
 
 
 def test_transactions(element: Element) -> None:
@@ -217,7 +220,8 @@ def test_a_parameter_that_nobody_knows(element: Element) -> None:
 )  # fmt: skip
 def test_transitions_that_cannot_be_read(element: Element, body: bytes) -> None:
     with element.unchanged():
-        element.ask("POST", "/api/v1/mode/transition", [JSON], body).problem()
+        told = element.ask("POST", "/api/v1/mode/transition", [JSON], body).problem()["detail"]
+        assert not any(word in told for word in ("Input", "dictionary"))
     assert element.get("/api/v1/info").json()["mode"] == "edit"
 
 

@@ -88,6 +88,7 @@ def test_jobs_that_are_not_there(element: Element) -> None:
             "not-found",
             "malformed-request",
         )
+    assert element.get(f"{JOBS}/x").problem(422, "invalid-field")["field"] == "job_id"
     element.get(f"{JOBS}?cursor=x").problem(400, "invalid-cursor")
     element.ask("POST", RECONCILE, None, b"{}").problem(415, "unsupported-media-type")
 

@@ -51,6 +51,12 @@ def test_one_id_and_the_same_bytes(element: Element, attempt: int) -> None:
     assert len(element.tree() - before) == 2
 
 
+def test_one_id_of_whoever_is_first(element: Element) -> None:
+    path = f"{file_path(str(uuid.uuid4()))}?filename=a.txt"
+    answers = at_once(lambda n: element.ask("PUT", path, [("If-None-Match", "*")], b"same"))
+    assert Counter(a.status for a in answers) == {201: 1, 412: THREADS - 1}
+
+
 def test_one_name_in_one_second(element: Element) -> None:
     answers = at_once(lambda n: element.post(bytes([n]), "same name.txt"))
     assert {a.status for a in answers} == {201}

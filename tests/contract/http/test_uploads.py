@@ -182,6 +182,23 @@ def test_put_again(element: Element) -> None:
     assert element.download(file_id).body == b"abc"
 
 
+def test_put_under_conditions(element: Element) -> None:
+    file_id = str(uuid.uuid4())
+
+    def put(*headers: tuple[str, str]) -> Any:
+        return element.ask("PUT", f"{file_path(file_id)}?filename=a.txt", list(headers), b"abc")
+
+    with element.unchanged():
+        for wanted in ("*", '"r1"', "nonsense"):
+            put(("If-Match", wanted)).problem(412, "precondition-failed")
+    assert put(("If-None-Match", "*"), ("If-Unmodified-Since", "Sun, 06 Nov 1994 08:49:37 GMT")).status == 201
+    put(("If-None-Match", "*")).problem(412, "precondition-failed")
+    put(("If-Match", '"r2"')).problem(412, "precondition-failed")
+    put(("If-Unmodified-Since", "Sun, 06 Nov 1994 08:49:37 GMT")).problem(412, "precondition-failed")
+    assert put(("If-Match", '"r1"')).status == 200
+    assert put(("If-None-Match", '"r2"')).status == 200
+
+
 def test_put_again_after_delete(element: Element) -> None:
     file_id = str(uuid.uuid4())
     for _ in range(12):
