@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import fcntl
 import gc
@@ -63,7 +64,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     gc.set_threshold(STARTING)
     server = configuration.settings.server
     _check_adapter(server)
-    _check_address(server)
+    address = _address(server)
     logging.config.dictConfig(logging_config(configuration.settings.log.level))
     faulthandler.enable(2)  # nobody dies of SIGBUS or SIGSEGV without a word
     node = open_node(configuration)
@@ -93,7 +94,7 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     multiprocessing.set_start_method("spawn", force=True)
     Granian(
         "artstore.server:worker_app",
-        address=server.host,
+        address=address,
         port=server.port,
         interface=Interfaces(INTERFACES[server.adapter]),
         workers=server.workers,
@@ -178,8 +179,9 @@ def _check_adapter(server: Server) -> None:
         ) from None
 
 
-def _check_address(server: Server) -> None:
-    """The server shares its port among processes, so it would share it with another element without a word."""
+def _address(server: Server) -> str:
+    """Where to listen, in digits: granian takes no names. It shares its port among processes, so it would share it
+    with another element without a word."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(
             server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -188,11 +190,15 @@ def _check_address(server: Server) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as e:
+        port = e.errno in (errno.EADDRINUSE, errno.EACCES)
         raise ConfigError(
-            f"Nothing can listen at {server.host}, port {server.port}: {e.strerror}.",
+            f"Nothing can listen at {server.host!r}, port {server.port}: {e.strerror}.",
             place="server.host, server.port",
-            cure="Stop what listens there, or take another: artstore serve --port 8011.",
+            cure="Stop what listens there, or take another: artstore serve --port 8011."
+            if port
+            else "Name an address of this machine: artstore serve --host 127.0.0.1.",
         ) from None
+    return str(address[0])
 
 
 def _tell_workers(configuration: Configuration, overrides: dict[str, Any]) -> None:

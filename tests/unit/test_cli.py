@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,14 @@ def test_config(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'server.host = "::1"  # ARTSTORE_SERVER__HOST' in out
     assert "server.workers = 1  # default" in out
     assert "# limits.capacity is not set" in out
+
+
+def test_an_address_where_nothing_can_listen(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, err = cli("serve", "--port", str(taken.getsockname()[1]))
+    assert (code, "Address already in use.\n  Stop what listens there" in err) == (78, True)
+    code, _, err = cli("serve", "--host", "192.0.2.1")
+    assert (code, "Name an address of this machine" in err) == (78, True)
 
 
 def test_a_secret_out_of_a_file_has_a_source(
