@@ -339,6 +339,8 @@ class Kernel:
                 self.cache.remove([attr.file_id])
             else:
                 self.cache.put([attr])
+                if attr.revision > 1 and self.backend.capabilities.shared:
+                    self.backend.sidecar(attr.key)  # whoever deleted it meanwhile found no row to remove
         except Exception as e:
             log.warning("the cache row of %s is owed: %s", attr.file_id, e)
             if not self.keeper.owe(attr.file_id, attr.key, intent):

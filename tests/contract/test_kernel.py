@@ -1102,3 +1102,31 @@ def test_what_was_rolled_back_comes_too_late(tmp_path: Path, operation: str, spo
     assert (operation, "rolled_back") in statuses(kernel)
     assert everything(kernel) == ({} if spoilt else {attr.file_id: attr})
     ground.close()
+
+
+class Late(MemoryCache):
+    """A cache at which the next row arrives late."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def put(self, attrs: Sequence[Attr]) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        super().put(attrs)
+
+
+def test_a_row_that_comes_after_the_deletion_by_another_node_does_not_stay(tmp_path: Path) -> None:
+    cache = Late()
+    ground = Ground(tmp_path / "one", "memory", memory=Shared)
+    elsewhere = Ground(tmp_path / "two", "memory", memory=Shared, store=ground.store)
+    one, two = ground.open(cache=cache), elsewhere.open(cache=cache)
+    attr = upload(one)
+    cache.meanwhile = lambda: two.delete(BY, attr.file_id, anyway)
+    assert one.update(BY, attr.file_id, change(description="new")).revision == 2
+    assert not one.keeper.is_whole()
+    one.keeper.pay()
+    assert everything(one) == everything(two) == {}
+    assert ("update", "committed") in statuses(one)
+    ground.close()
+    elsewhere.close()
