@@ -55,6 +55,9 @@ def repair_row(kernel: Kernel, key: str, file_id: str, *, anew: bool = False) ->
             return False
         kernel.cache.put([attr])
         kernel.keeper.changed()
+        if kernel.backend.capabilities.shared and believe(kernel, key) is None:
+            kernel.cache.remove([file_id])  # another node deleted it meanwhile, and found no row to remove
+            return False
         return True
 
 

@@ -131,8 +131,8 @@ class Postgres:
 
     def ask(self, connection: Connection, statement: str, *values: object) -> Any:
         """The first value that a statement brings on a connection that is held; any thread may ask."""
-        driver: Any = connection.connection.driver_connection
         with self.translated():
+            driver: Any = connection.connection.driver_connection
             driver.deadline = time.monotonic() + self._timeout
             return driver.execute(statement, values).fetchone()[0]
 

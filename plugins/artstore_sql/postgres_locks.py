@@ -81,7 +81,12 @@ class Locks:
                 try:
                     self._ask(connection, "SELECT 1")
                 except Unavailable as e:
-                    log.warning("a lock was lost: %s", e.detail)
+                    with self._lock:
+                        lost = self._held.get(id(connection)) is connection
+                    if lost:  # and not given back a moment ago
+                        log.warning("a lock was lost: %s", e.detail)
+                except Exception:  # the other locks are kept all the same
+                    log.exception("a lock is not kept")
 
     def _ask(self, connection: Connection, statement: str, *values: object) -> Any:
         try:

@@ -1128,5 +1128,10 @@ def test_a_row_that_comes_after_the_deletion_by_another_node_does_not_stay(tmp_p
     one.keeper.pay()
     assert everything(one) == everything(two) == {}
     assert ("update", "committed") in statuses(one)
+    again = upload(one)
+    one.keeper.owe(again.file_id, again.key, None)
+    cache.meanwhile = lambda: two.delete(BY, again.file_id, anyway)
+    one.keeper.pay()
+    assert everything(one) == everything(two) == {}
     ground.close()
     elsewhere.close()
