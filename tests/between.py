@@ -44,7 +44,8 @@ class HttpProxy:
 
     `not applied`: it is dropped; `applied`: carried out, answered at the release; `reply lost`: carried out, never
     answered; `twice`: carried out twice, answered with the second answer; `late`: carried out at the release.
-    At once `slow down`: 503 and not carried out; `failed`: 500, though carried out.
+    At once `slow down`: 503 and not carried out; `failed`: 500, though carried out; `cut short`: the server gets no
+    more than the head of it, and the client no answer.
     """
 
     def __init__(self, port: int) -> None:
@@ -117,6 +118,9 @@ class HttpProxy:
             connection.sendall(self._forward(request))
             return True
         answer = b""
+        if state == "cut short":
+            self._forward_head(request)
+            return False
         for _ in range({"not applied": 0, "late": 0, "slow down": 0, "twice": 2}.get(state, 1)):
             answer = self._forward(request)
         caught.carried_out.set()
@@ -133,6 +137,20 @@ class HttpProxy:
             return False
         connection.sendall(answer)
         return True
+
+    def _forward_head(self, request: Request) -> None:
+        method, target, headers, _ = request
+        head = [
+            f"{method} {target} HTTP/1.1",
+            *(f"{n}: {v}" for n, v in headers if n.lower() != "expect"),
+            "",
+            "",
+        ]
+        with socket.create_connection(("127.0.0.1", self._upstream), timeout=30) as upstream:
+            upstream.sendall("\r\n".join(head).encode("latin-1"))
+            upstream.shutdown(socket.SHUT_WR)
+            while upstream.recv(65536):  # until it has made of it what it makes of it
+                pass
 
     def _forward(self, request: Request) -> bytes:
         method, target, headers, body = request

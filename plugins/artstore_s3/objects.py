@@ -6,10 +6,12 @@ If-None-Match and If-Match on PutObject and CompleteMultipartUpload: AWS since N
 from __future__ import annotations
 
 import secrets
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from hashlib import md5
 from typing import Any
 
 from artstore.errors import Unavailable, Undecided
@@ -82,12 +84,15 @@ class S3Objects:
     ) -> bool:
         this = secrets.token_hex(8)
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if absent else {"IfMatch": tag} if tag else {}
+        # Of a request that is cut off after its head SeaweedFS makes an empty object, unless it is told the digest.
+        digest = b64encode(md5(content, usedforsecurity=False).digest()).decode()
         try:
             self._client.call(
                 "put_object",
                 size=len(content),
                 Key=self.full(name),
                 Body=content,
+                ContentMD5=digest,
                 Metadata={_MARK: mark, _PUT: this},
                 **condition,
             )
