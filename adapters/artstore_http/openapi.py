@@ -126,8 +126,9 @@ def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
     found = {str(route.success): answer}
     if route.gives == "bytes":
         found["206"] = {"description": "The ranges asked for.", "content": {"*/*": _BYTES}}
-        found["304"] = {"description": "Not modified."}
         found["307"] = {"description": "The store itself answers, at `Location`, for a moment."}
+    if route.gives == "bytes" or route.operation == "files.look":
+        found["304"] = {"description": "Not modified."}
     if route.takes == "bytes":
         found["200"] = {**answer, "description": "The same file was there already."}
     if route.operation == "elements.ready":

@@ -235,14 +235,14 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
 
 def _find_file(home: Path, config: Path | None, environ: Mapping[str, str]) -> Path | None:
     named = config or (Path(environ["ARTSTORE_CONFIG"]) if environ.get("ARTSTORE_CONFIG") else None)
-    if named is not None:
-        if not named.is_file():
+    usual = (home / "artstore.toml", Path("/etc/artstore/artstore.toml"))
+    try:
+        if named is not None and not named.is_file():
             raise ConfigError(f"There is no file {named}.", place="--config or ARTSTORE_CONFIG")
-        return named
-    for path in (home / "artstore.toml", Path("/etc/artstore/artstore.toml")):
-        if path.is_file():
-            return path
-    return None
+        return named or next((path for path in usual if path.is_file()), None)
+    except OSError as e:
+        cure = "Let this user read there, or name another: --home, --config."
+        raise ConfigError(f"It cannot be read: {e.strerror}.", place=str(e.filename), cure=cure) from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -196,6 +196,13 @@ def test_config(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "# limits.capacity is not set" in out
 
 
+def test_a_home_that_cannot_be_looked_into(cli: Cli) -> None:
+    cli.home = cli.home / ("x" * 300)
+    for command in (["config", "check"], ["serve"], ["token", "--user", "x", "--role", "user"]):
+        code, _, err = cli(*command)
+        assert (code, "It cannot be read: File name too long.\n  Let this user" in err) == (78, True)
+
+
 def test_an_address_where_nothing_can_listen(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, _, err = cli("serve", "--port", str(taken.getsockname()[1]))

@@ -83,6 +83,8 @@ def test_openapi_knows_every_route(element: Element) -> None:
     for operation in (o for path in document["paths"].values() for o in path.values()):
         names = [(p["name"], p["in"]) for p in operation["parameters"]]
         assert len(names) == len(set(names)), operation["operationId"]
+    for path in ("/api/v1/files/{file_id}", "/api/v1/files/{file_id}/download"):
+        assert "304" in document["paths"][path]["get"]["responses"]
 
 
 def test_transactions(element: Element) -> None:
