@@ -32,7 +32,9 @@ class Endpoint:
                     if exchange.feed(piece) is not None:
                         break
             response = exchange.finish()
-        except OSError:  # the client went away, or its chunks are broken: then it still reads
+        except Exception:
+            # The client went away, or its chunks are broken: then it still reads. Each server has errors of its own
+            # for that (gunicorn's are no OSError), and nothing of ours raises here.
             response = exchange.fail(MalformedRequest("The body ended before it should."))
         resp.status = response.status
         for name, value in response.headers:

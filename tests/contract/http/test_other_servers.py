@@ -74,6 +74,16 @@ def test_another_server(adapter: str, start: Callable[..., Element]) -> None:
         ):
             refused = element.raw(element.head("POST", "/api/v1/files?filename=a", headers) + b"abc", "POST")
             assert 400 <= refused.status < 500, (headers, refused)
+        for start_, broken in (
+            (raw, b"2\r\na\r\n0\r\n\r\n"),
+            (forms, b"zz\r\n"),
+            (raw, chunked(DATA)[:-7] + b"?\r\n"),
+        ):
+            with element.connect() as connection:
+                connection.send(start_ + broken + element.head("DELETE", "/smuggled"))
+                refused = connection.answer("POST")
+                assert 400 <= refused.status < 500, (broken[-20:], refused)
+                assert connection.at_end()
     assert element.ask("DELETE", file_path(made["file_id"])).status == 204
 
 
