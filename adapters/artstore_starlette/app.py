@@ -38,7 +38,8 @@ class Endpoint:
         self._idle = node.settings.limits.idle_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # a websocket: 403; without a word from us uvicorn would say 500
+            await send({"type": "websocket.close"})
             return
         request = _request(scope)
         if self._app.instant(request):

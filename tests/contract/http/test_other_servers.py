@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from servers import FORM, Element, chunked, file, file_path, form, sha256_header, text, until
+import pytest
+
+from artstore.boot import open_default
+from artstore_starlette.app import create_app
+from servers import FORM, Element, chunked, file, file_path, form, prepare, sha256_header, text, until
 
 BIN = Path(sys.executable).parent
 COMMANDS = {
@@ -85,6 +91,26 @@ def test_another_server(adapter: str, start: Callable[..., Element]) -> None:
                 assert 400 <= refused.status < 500, (broken[-20:], refused)
                 assert connection.at_end()
     assert element.ask("DELETE", file_path(made["file_id"])).status == 204
+
+
+def test_a_websocket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """granian asks for none; uvicorn does where it finds a library for them."""
+    prepare(tmp_path / "home")
+    monkeypatch.setenv("ARTSTORE_HOME", str(tmp_path / "home"))
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    node = open_default()
+    try:
+        asyncio.run(create_app(node)({"type": "websocket", "path": "/", "headers": []}, receive, send))
+    finally:
+        node.close()
+    assert sent == [{"type": "websocket.close"}]
 
 
 def cut(element: Element, head: bytes, body: bytes) -> None:
