@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -108,22 +109,25 @@ def flush(kernel: Kernel, begun: datetime, *, move: bool) -> None:
 def _fill(kernel: Kernel, keys: list[str], report: Report, *, lonely: bool) -> None:
     """Make the cache say what the tree says: all of it, or where it is known what happened since the checkpoint."""
     known, stamp = checkpoint.read(kernel), kernel.cache.stamp()
-    if known is None or stamp is None or stamp not in known.stamps:
-        kernel.keeper.distrust()  # live neighbours ask this cache as well
-        report.rebuilt = known is not None or any(True for _ in kernel.backend.directories())
-        known, stamp = None, f"being filled {secrets.token_hex(8)}"
-        kernel.cache.clear()
-        kernel.cache.set_stamp(stamp)
-    since = "" if known is None else known.directory
-    begun = now()
-    _touch(kernel, keys)
-    _settle_logs(kernel, since)
-    _finish_deletions(kernel, report)
-    for directory in kernel.backend.directories(since):
-        compare(kernel, directory, report, lonely=lonely)
-    checkpoint.renew(kernel, known, stamp, begun)
-    kernel.keeper.trust()
-    kernel.keeper.forgive()
+    with ExitStack() as stack:
+        if known is None or stamp is None or stamp not in known.stamps:
+            kernel.keeper.distrust()  # live neighbours ask this cache as well
+            # And other nodes, where an upload that is tried again would else wait for this.
+            stack.enter_context(kernel.keeper.doubting())
+            report.rebuilt = known is not None or any(True for _ in kernel.backend.directories())
+            known, stamp = None, f"being filled {secrets.token_hex(8)}"
+            kernel.cache.clear()
+            kernel.cache.set_stamp(stamp)
+        since = "" if known is None else known.directory
+        begun = now()
+        _touch(kernel, keys)
+        _settle_logs(kernel, since)
+        _finish_deletions(kernel, report)
+        for directory in kernel.backend.directories(since):
+            compare(kernel, directory, report, lonely=lonely)
+        checkpoint.renew(kernel, known, stamp, begun)
+        kernel.keeper.trust()
+        kernel.keeper.forgive()
 
 
 def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> None:
