@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import statements
+
 from artstore import boot
 from artstore.boot import open_default
 from artstore.spi import SCOPES, Principal, Query
@@ -117,6 +119,7 @@ def look(home: Path, say: Callable[[str, Any], None]) -> None:
 
 def rehearse(prepared: Path, home: Path) -> None:
     """Do everything once, so that no child has to import and to compile; no thread outlives this."""
+    statements.share()
     shutil.copytree(prepared, home)
     node = open_default(home)
     session = node.kernel.begin(BY, filename="x.txt")

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import statements
 import uvicorn
 
 from artstore import boot, keeper
@@ -77,6 +78,7 @@ def bury() -> None:
 
 
 def main() -> None:
+    statements.share()
     rehearse()
     gc.freeze()
     for line in sys.stdin:
