@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +47,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items += rest
 
 
+def pytest_collection() -> None:
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Thousands of tests stay to the end: no collection of garbage has to look through them again."""
-    gc.collect()
+    """Thousands of tests stay to the end: no search for garbage has to go through them, now or later."""
+    if "artstore_sql.cache" in sys.modules:
+        from crash.statements import share
+
+        share()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
