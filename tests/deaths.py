@@ -21,6 +21,7 @@ from typing import Any
 import servers
 import tracing
 from audit import audit, open_intents
+from ports import free_port
 from servers import Element, until
 
 MORTAL = Path(__file__).with_name("crash") / "mortal.py"
@@ -80,7 +81,7 @@ class Nursery:
         """A process that is about to serve `home`."""
         assert self._mother.stdin is not None
         assert self._mother.stdout is not None
-        port, log = servers.free_port(), self.fresh("log")
+        port, log = free_port(), self.fresh("log")
         wanted = {"home": str(home), "port": port, "log": str(log), "gate": gate and str(gate), "tick": tick}
         self._mother.stdin.write(json.dumps(wanted) + "\n")
         self._mother.stdin.flush()

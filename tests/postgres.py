@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: `python -m tests.servers postgres` runs one by hand."""
+"""A real PostgreSQL for tests: `python tests/servers.py postgres` runs one by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+
+from ports import free_port
 
 PASSWORD = "hunter2"
 _FLAGS = {
@@ -37,7 +38,7 @@ class Postgres:
         self._dir = Path(tempfile.mkdtemp(prefix="artstore-pg-"))
         self._user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses root
         self._bin = self._binaries()
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         password = self._dir / "password"
         password.write_text(PASSWORD)
@@ -160,13 +161,6 @@ class Postgres:
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def run() -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from artstore_fsspec.places import MARKER_SIZE
-from servers import Element, free_port, until
+from ports import free_port
+from servers import Element, until
 
 KEY, SECRET = "test-key", "test-secret-of-the-store"
 READER = "reader-key"

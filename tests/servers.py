@@ -24,6 +24,8 @@ from urllib.parse import quote
 from joserfc import jws
 from joserfc.jwk import RSAKey
 
+from ports import free_port
+
 ARTSTORE = str(Path(sys.executable).with_name("artstore"))
 KEY = RSAKey.generate_key(2048, auto_kid=False)
 ISSUER, AUDIENCE = "https://issuer.example", "store"
@@ -343,13 +345,6 @@ def holder(connection: Connection, pids: list[int]) -> int:
     return until(lambda: (found := look()) is not None and (found,), "the connection is accepted")[0]
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 def prepare(home: Path) -> None:
     """A home whose element trusts `KEY`."""
     keys = home / "state" / "keys"
@@ -444,7 +439,6 @@ def sha256_header(body: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
 
 
-# `python -m tests.servers postgres`: a server until Ctrl-C, its address on the first line.
+# `python tests/servers.py postgres`: a server until Ctrl-C, its address on the first line.
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(__file__))
     importlib.import_module(sys.argv[1]).run()

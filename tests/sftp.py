@@ -41,7 +41,7 @@ class Sftp:
 
 @contextmanager
 def sftp() -> Iterator[Sftp]:
-    from servers import free_port
+    from ports import free_port
 
     server = Sftp(free_port())
     server.start()

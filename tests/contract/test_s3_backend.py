@@ -33,6 +33,7 @@ from artstore_s3.backend import S3Backend
 from artstore_s3.parts import FIRST_PART, part_size
 from artstore_s3.settings import S3Settings
 from between import HttpProxy, TcpProxy
+from ports import free_port
 from servers import until
 
 KEY = "2025/01/11/15/report_ivanov_20250111T153045_a1b2c3d4.pdf"
@@ -227,7 +228,7 @@ def test_what_is_set_wrongly_is_told_with_its_cure(
 
 def test_a_server_that_is_not_there_is_unavailable(opened: Open) -> None:
     with pytest.raises(Unavailable, match=r"cannot be reached. Is backend.s3.endpoint_url right"):
-        opened(endpoint_url=f"http://127.0.0.1:{servers.free_port()}", deadline=2)
+        opened(endpoint_url=f"http://127.0.0.1:{free_port()}", deadline=2)
 
 
 def test_readiness_tells_why(

@@ -13,7 +13,7 @@ from artstore.testing import make_context
 from artstore.testing.backend import KEY, SIDECAR, get, key, put
 from artstore_fsspec import protocols
 from artstore_fsspec.backend import FsspecBackend
-from servers import free_port
+from ports import free_port
 from sftp import PASSWORD, Sftp, sftp
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import servers
 from artstore_sql import migration
+from ports import free_port
 from postgres import Postgres
 from servers import Element, file_path, until
 
@@ -112,7 +113,7 @@ def test_mistakes_are_told_with_their_cure(artstore: Command, own: Postgres, tmp
     wrong = artstore("recover", CACHE__SQL__URL_FILE=str(secret))
     assert wrong.returncode == 78, wrong.stderr
     assert "refuses the password" in wrong.stderr
-    log = {"WAL": "sql", "WAL__SQL__URL": own.url(port=servers.free_port())}
+    log = {"WAL": "sql", "WAL__SQL__URL": own.url(port=free_port())}
     silent = artstore("recover", **log)
     assert silent.returncode == 7, silent.stderr
     prefix = artstore("config", "check", CACHE__SQL__TABLE_PREFIX='x"y')

@@ -15,7 +15,7 @@ import pytest
 
 import artstore
 from artstore.cli import main
-from servers import free_port
+from ports import free_port
 
 COMMANDS = [
     "serve",

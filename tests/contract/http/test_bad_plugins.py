@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import servers
+from ports import free_port
 from servers import Element, file_path, until
 
 # The providers of the box, each of which does as a file in its home says: {"method": "raise" | "none" | "hang"}.
@@ -275,7 +276,7 @@ def test_one_that_cannot_be_built_is_a_configuration_error(tmp_path: Path, code:
             "--home",
             str(tmp_path / "home"),
             "--port",
-            str(servers.free_port()),
+            str(free_port()),
         ]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False, env=kept | given

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import servers
+from ports import free_port
 from s3 import S3Element
 from servers import JSON, Element, file_path, token
 
@@ -242,7 +243,7 @@ def test_workers_that_would_each_have_a_store_are_refused(tmp_path: Path) -> Non
         "BACKEND__FSSPEC__ACCEPT_WEAKER": "true",
     }
     run = subprocess.run(
-        [servers.ARTSTORE, "serve", "--home", str(tmp_path), "--workers", "2", "--port", str(servers.free_port())],
+        [servers.ARTSTORE, "serve", "--home", str(tmp_path), "--workers", "2", "--port", str(free_port())],
         env=kept | {f"ARTSTORE_{name}": value for name, value in given.items()},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
