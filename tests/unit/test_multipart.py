@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from artstore.errors import ArtstoreError, InvalidField, MalformedRequest
@@ -106,7 +106,6 @@ def holds_delimiter(payload: bytes) -> bool:
     return any(b"\r\n--B0" + tail in after for tail in (b"\r\n", b"--", b" ", b"\t"))
 
 
-@settings(deadline=None)
 @given(payload=payloads, cuts=st.lists(st.integers(0, 600), max_size=12))
 @example(payload=b"\r\n--B0", cuts=[])
 @example(payload=b"\r\n--B0\r", cuts=[])
@@ -134,7 +133,6 @@ fragments = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@settings(deadline=None)
 @given(
     body=st.binary(max_size=80)
     | fragments
