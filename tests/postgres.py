@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: `python tests/servers.py postgres` runs one by hand."""
+"""A real PostgreSQL for tests: `python -m tests.servers postgres [shared_buffers=4GB]` runs one by hand."""
 
 from __future__ import annotations
 
@@ -163,9 +163,9 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
 
 
-def run() -> None:
-    """One server until Ctrl-C."""
-    server = Postgres()
+def run(*flags: str) -> None:
+    """One server until Ctrl-C; `flags` are settings of it, such as shared_buffers=4GB."""
+    server = Postgres(**dict(flag.split("=", 1) for flag in flags))
     try:
         print(server.url(), flush=True)
         signal.pause()
