@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import faulthandler
@@ -39,6 +40,8 @@ upload cost a sixth more processor time with Starlette; with more, fast clients 
 STARTING = 200_000
 """New objects after which garbage is looked for while a process starts: it makes 130,000 that stay, and looking
 through them after each 700, as is usual, took a seventh of its time."""
+LISTENS = 0.05
+"""Seconds after the start of an app from which its loop heeds signals, once it runs."""
 _PR_SET_PDEATHSIG = 1
 log = logging.getLogger("artstore.server")
 
@@ -120,8 +123,14 @@ def worker_app() -> Any:
     if parent is not None and parent.pid != os.getppid():  # gone before we asked to be told
         raise SystemExit(1)
     faulthandler.enable(2)
+    held: set[signal.Signals] = set()
     try:
         configuration = load()
+        if INTERFACES[configuration.settings.server.adapter] == "asgi":
+            # uvloop loses a signal that comes before its loop runs: the element would be killed when the time to drain
+            # is over. Before any thread begins, which would take the signal in place of this one.
+            held = {signal.SIGTERM, signal.SIGINT}
+            signal.pthread_sigmask(signal.SIG_BLOCK, held)
         _settle_on_a_cpu(configuration)
         node = open_node(configuration)
     except ConfigError as e:
@@ -130,13 +139,25 @@ def worker_app() -> Any:
     except (StorageFull, Unavailable) as e:
         # The server ends when a worker dies at once, and with it all others, which would heal by themselves.
         log.error("a worker waits: %s", e)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
         time.sleep(PAUSE)
         raise SystemExit(UNREACHABLE) from None
     app = importlib.import_module(ADAPTERS[node.settings.server.adapter]).create_app(node)
     # What was imported and built stays to the end: no collection has to look through it, nor the one at the end.
     gc.freeze()
     gc.set_threshold(*usual)
-    return app
+    return _listening(app, held) if held else app
+
+
+def _listening(app: Any, held: set[signal.Signals]) -> Any:
+    """`app`, let go of the signals that are held back as soon as granian's loop runs for good."""
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":  # the loop stops once more when this has begun
+            asyncio.get_running_loop().call_later(LISTENS, signal.pthread_sigmask, signal.SIG_UNBLOCK, held)
+        await app(scope, receive, send)
+
+    return listening
 
 
 def _settle_on_a_cpu(configuration: Configuration) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,42 @@ def refuses(element: Element) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+LATE = """
+import os, sys, time
+from pathlib import Path
+if "spawn_main" in " ".join(sys.orig_argv):
+    import granian.server.mp as mp
+    real, here = mp._new_cbscheduler, Path(__file__).parent
+    def late(*args, **kwargs):
+        made = real(*args, **kwargs)
+        try:
+            os.close(os.open(here / "late", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return made
+        while not (here / "go").exists():
+            time.sleep(0.01)
+        return made
+    mp._new_cbscheduler = late
+"""
+
+
+def test_sigterm_reaches_a_worker_that_is_only_starting(
+    adapter: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two is held when it has given its signal handlers and does not yet serve."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(LATE)
+    monkeypatch.setenv("PYTHONPATH", str(code))
+    element = start(adapter, workers=2)
+    until((code / "late").exists, "the late one")
+    element.process.terminate()
+    until(lambda: refuses(element), "the end of the other")
+    (code / "go").touch()
+    assert element.process.wait(15) == 0  # long before the 30 s are over in which transfers may end
+    element.stop()
 
 
 def test_sigterm_lets_transfers_end_and_a_restart_remembers(adapter: str, start: Start) -> None:
