@@ -32,10 +32,8 @@ class Endpoint:
                     if exchange.feed(piece) is not None:
                         break
             response = exchange.finish()
-        except Exception:
-            # The client went away, or its chunks are broken: then it still reads. Each server has errors of its own
-            # for that (gunicorn's are no OSError), and nothing of ours raises here.
-            response = exchange.fail(MalformedRequest("The body ended before it should."))
+        except MalformedRequest as e:
+            response = exchange.fail(e)
         resp.status = response.status
         for name, value in response.headers:
             resp.set_header(name, value)
@@ -59,12 +57,20 @@ class _Pieces:
 
 
 def _body(env: dict[str, Any], request: Request) -> Iterable[bytes]:
-    """The body in pieces; it ends early when the client went away, which the exchange sees by the length."""
+    """The body in pieces; it may end early when the client went away, which the exchange sees by the length.
+
+    Raises `MalformedRequest`.
+    """
     stream, left = env["wsgi.input"], request.length
     if left is None and not (request.chunked and env.get("wsgi.input_terminated")):
         return
     while left is None or left > 0:
-        piece = stream.read(PIECE if left is None else min(left, PIECE))
+        try:
+            piece = stream.read(PIECE if left is None else min(left, PIECE))
+        except Exception as e:
+            # The client went away, or its chunks are broken: then it still reads. Each server has errors of its own
+            # for that; gunicorn's are no OSError.
+            raise MalformedRequest("The body ended before it should.") from e
         if not piece:
             return
         if left is not None:
