@@ -263,7 +263,11 @@ class Element:
 
     def staged(self) -> list[str]:
         staging = os.walk(self.home / "files/.artstore/staging")  # directories come and go meanwhile
-        return [os.path.join(at, name) for at, _, names in staging for name in names if name != "lock"]
+        # A worker that is only starting writes a record there.
+        uploads = (
+            (at, name) for at, _, names in staging for name in names if not name.startswith("~update~")
+        )
+        return [os.path.join(at, name) for at, name in uploads if name != "lock"]
 
     def begun(self) -> bool:
         """Whether bytes of an upload are being kept."""

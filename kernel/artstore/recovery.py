@@ -133,11 +133,12 @@ def _fill(kernel: Kernel, keys: list[str], report: Report, *, lonely: bool) -> N
 def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> None:
     """Make the rows of one directory say what its sidecars say; move broken pairs out of the way.
 
-    A pair is broken for good when nobody else is writing (`lonely`) or when it is older than an hour.
-    Names that are not ours are left alone.
+    A pair is broken for good when nobody else is writing (`lonely`) or when it is older than an hour, and nobody has it
+    under way. Names that are not ours are left alone.
     """
     rows = kernel.cache.directory(directory)
     missing: list[Attr] = []
+    halves: set[str] = set()
     for entry in kernel.backend.scan(directory):
         filename = entry.key.rpartition("/")[2]
         if entry.data and entry.sidecar:
@@ -146,21 +147,30 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
                 if attr is not None:
                     missing.append(attr)
             rows.pop(filename, None)
-        elif (
-            kernel.naming.parse(filename) is not None
-            and (lonely or kernel.backend.age(entry.key) > ORPHAN_AGE)
-            and entry.key not in kernel.backend.staged()  # its other half waits there for room
+        elif kernel.naming.parse(filename) is not None and (
+            lonely or kernel.backend.age(entry.key) > ORPHAN_AGE
         ):
-            log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
-            kernel.backend.quarantine(entry.key)
-            report.quarantined += 1
+            halves.add(entry.key)
         if len(missing) == BATCH:
             _put(kernel, missing, report, lonely=lonely)
     _put(kernel, missing, report, lonely=lonely)
+    if halves:
+        _set_aside(kernel, directory, halves, report)
     for filename, file_id in rows.items():
         # Looked at once more under its lock: an id that its caller chose may have come back elsewhere.
         repair_row(kernel, f"{directory}/{filename}", file_id)
         report.rows_removed += 1
+
+
+def _set_aside(kernel: Kernel, directory: str, halves: set[str], report: Report) -> None:
+    """Move halves of files to quarantine, if they are still that: the other half of one may wait for room in the
+    staging area, and a living process may be about to delete or to publish another."""
+    halves -= {*kernel.backend.staged(), *kernel.backend.tombstones()}
+    for entry in list(kernel.backend.scan(directory)):
+        if entry.key in halves and not (entry.data and entry.sidecar):
+            log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
+            kernel.backend.quarantine(entry.key)
+            report.quarantined += 1
 
 
 def _reap(kernel: Kernel, report: Report, keys: list[str]) -> None:

@@ -20,7 +20,7 @@ from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Spac
 from artstore_local import disk, reaping, staging
 from artstore_local.ahead import Ahead
 from artstore_local.health import Health
-from artstore_local.occupancy import occupy
+from artstore_local.occupancy import alone, occupy
 from artstore_local.reader import LocalReader
 from artstore_local.reserve import Reserve
 from artstore_local.staging import Staging, staged_key, staged_name
@@ -46,6 +46,7 @@ class LocalBackend:
     def __init__(self, settings: Settings, context: Context) -> None:
         root = (settings.root or context.files).absolute()
         self._health = Health()
+        self._home = -1
         try:
             with ExitStack() as held:
                 if not context.reading:
@@ -62,7 +63,8 @@ class LocalBackend:
                 held.callback(disk.close, self._trash)
                 if not context.reading:
                     os.fsync(self._internal)
-                    held.callback(os.close, occupy(root, context.home))
+                    self._home = occupy(root, context.home)
+                    held.callback(os.close, self._home)
                 self._reserve = Reserve(-1 if context.reading else self._internal)
                 held.callback(self._reserve.close)
                 self._staging = Staging(root, claim=not context.reading)
@@ -278,8 +280,8 @@ class LocalBackend:
         return key not in self.staged() and not disk.exists(staged_name(key) + SIDECAR_SUFFIX, self._trash)
 
     def lonely(self) -> bool:
-        with disk.translated("the staging area"):
-            return not any(reaping.alive(owner) for owner in self._staging.others())
+        with disk.translated("the store"):
+            return self._home >= 0 and alone(self._home)
 
     def record(self, name: str) -> bytes | None:
         if self._internal < 0:

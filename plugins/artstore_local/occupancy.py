@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from pathlib import Path
 
 from artstore.errors import ConfigError
 from artstore_local.tree import INTERNAL
+
+# `struct flock` for byte 0, and what tells that no lock is in the way.
+_FLOCK = "hhqqi4x"
+_FREE = fcntl.F_UNLCK
 
 
 def occupy(root: Path, home: Path) -> int:
@@ -23,6 +28,8 @@ def occupy(root: Path, home: Path) -> int:
         except BlockingIOError:
             pass
         fcntl.flock(fd, fcntl.LOCK_SH)
+        # The same once more, of a kind that can be asked for: `alone`.
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
         if (other := os.pread(fd, 4096, 0)) != mine:
             raise ConfigError(
                 f"The store {root} is in use by an element with home {os.fsdecode(other)}.",
@@ -33,3 +40,9 @@ def occupy(root: Path, home: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def alone(fd: int) -> bool:
+    """Whether nobody else occupies the store held by `fd`, be it a process without room for a place of its own."""
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    return bool(struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] == _FREE)

@@ -18,16 +18,6 @@ from artstore_local.tree import Tree, split
 log = logging.getLogger("artstore.local")
 
 
-def alive(owner: Path) -> bool:
-    """Whether the process of a staging directory lives."""
-    held = _seize(owner)
-    if held is None:
-        return True
-    if held >= 0:
-        os.close(held)
-    return False
-
-
 def reap(mine: Staging, tree: Tree) -> Iterator[Settled]:
     """Settle what each dead owner left, then remove its directory."""
     for owner in mine.others():

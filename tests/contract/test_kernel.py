@@ -896,6 +896,16 @@ def test_a_broken_pair_goes_to_quarantine_and_a_stranger_stays(shipped: Ground) 
     assert kept.read_bytes() == attr.encode()
 
 
+def test_what_somebody_is_deleting_is_not_set_aside(ground: Ground) -> None:
+    kernel = ground.open()
+    attr = upload(kernel)
+    kernel.backend.entomb(attr.key, kernel.backend.sidecar(attr.key))  # and its data next
+    report = recovery.Report()
+    recovery.compare(kernel, attr.storage_path, report, lonely=True)
+    assert report.quarantined == 0
+    assert [(e.key, e.data) for e in kernel.backend.scan(attr.storage_path)] == [(attr.key, True)]
+
+
 def test_a_neighbour_that_starts_touches_nothing_of_ours(ground: Ground) -> None:
     cache = MemoryCache() if ground.kind == "memory" else None
     kernel = ground.open(cache=cache)

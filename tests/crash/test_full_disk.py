@@ -157,6 +157,23 @@ def test_what_a_dead_process_staged_is_removed_from_a_full_disk(home: Path) -> N
     backend.close()
 
 
+@pytest.mark.parametrize("home", ["ext4"], indirect=True)
+def test_a_process_that_found_no_room_for_a_place_of_its_own_is_noticed(home: Path) -> None:
+    context = Context(home=home, files=home / "files", state=home / "state")
+    settings = LocalBackend.Settings(root=home / "files")
+    LocalBackend(settings, context).close()
+    to_the_last_page(home)
+    neighbour = LocalBackend(settings, context)
+    assert [p.name for p in (home / "files/.artstore/staging").iterdir() if p.is_dir()] == []
+    (home / "filler").unlink()
+    backend = LocalBackend(settings, context)
+    assert not backend.lonely()
+    assert not neighbour.lonely()
+    neighbour.close()
+    assert backend.lonely()
+    backend.close()
+
+
 CACHES = """
 import os, sys
 from pathlib import Path
