@@ -301,11 +301,10 @@ class Element:
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
-                parent = int(stat.read_text().rpartition(")")[2].split()[1])
-                command = stat.with_name("cmdline").read_bytes()
+                state, parent = stat.read_text().rpartition(")")[2].split()[:2]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if parent == self.process.pid and b"spawn_main" in command:
+            if int(parent) == self.process.pid and state != "Z":
                 found.append(int(stat.parent.name))
         return sorted(found)
 

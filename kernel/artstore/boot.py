@@ -63,10 +63,10 @@ class Node:
         self.metrics.close()
 
 
-def open_registry(settings: Settings) -> Registry:
+def open_registry(settings: Settings, *, strangers: bool = True) -> Registry:
     """The plugins of this installation. Raises `PluginError`."""
-    registry = Registry()
-    registry.load(block=settings.plugins.block, strict=settings.plugins.strict)
+    registry, chosen = Registry(), settings.plugins
+    registry.load(block=chosen.block, strict=chosen.strict, strangers=strangers)
     return registry
 
 

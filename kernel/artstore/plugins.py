@@ -73,10 +73,15 @@ class Registry:
     _hooks: pluggy.PluginManager = field(default_factory=lambda: _new_hooks())  # noqa: PLW0108 - defined below
 
     def load(
-        self, found: Iterable[EntryPoint] | None = None, *, block: Iterable[str] = (), strict: bool = False
+        self,
+        found: Iterable[EntryPoint] | None = None,
+        *,
+        block: Iterable[str] = (),
+        strict: bool = False,
+        strangers: bool = True,
     ) -> None:
         """Import what the entry points name and collect the offers. Raises `PluginError` when `strict`."""
-        strangers = os.environ.get("ARTSTORE_PLUGINS", "").lower() != "none"
+        strangers = strangers and os.environ.get("ARTSTORE_PLUGINS", "").lower() != "none"
         blocked = set(block)
         points = set(entry_points(group=GROUP) if found is None else found)
         # Each look at a name or a version reads the metadata anew.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import faulthandler
 import fcntl
@@ -19,12 +18,14 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from artstore.boot import open_node
-from artstore.errors import ConfigError, StorageFull, Unavailable
-from artstore.settings import Configuration, Server, load
+from artstore.boot import open_node, open_registry
+from artstore.children import die_with_parent, end_as_usual, in_a_child, stop_as_usual
+from artstore.errors import ConfigError, PluginError, StorageFull, Unavailable
+from artstore.settings import ROLES, Configuration, Server, Settings, load
 
 ADAPTERS = {"starlette": "artstore_starlette.app", "falcon": "artstore_falcon.app"}
 INTERFACES = {"starlette": "asgi", "falcon": "wsgi"}
@@ -42,7 +43,6 @@ STARTING = 200_000
 through them after each 700, as is usual, took a seventh of its time."""
 LISTENS = 0.05
 """Seconds after the start of an app from which its loop heeds signals, once it runs."""
-_PR_SET_PDEATHSIG = 1
 log = logging.getLogger("artstore.server")
 
 
@@ -64,17 +64,22 @@ def logging_config(level: str) -> dict[str, Any]:
 
 def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
     """Recover the element once, say where it is, and serve until SIGTERM or SIGINT."""
+    usual = gc.get_threshold()
     gc.set_threshold(STARTING)
     server = configuration.settings.server
     _check_adapter(server)
     address = _address(server)
     logging.config.dictConfig(logging_config(configuration.settings.log.level))
     faulthandler.enable(2)  # nobody dies of SIGBUS or SIGSEGV without a word
-    node = open_node(configuration)
-    made_keys = bool(getattr(node.auth, "generated", False))
-    record = node.kernel.element.record()
-    alone = not node.kernel.backend.capabilities.processes
-    node.close()
+    _import_ahead(configuration.settings)
+    from granian import Granian
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+
+    gc.freeze()
+    multiprocessing.set_start_method("fork", force=True)
+    element_id, mode, made_keys, alone = in_a_child(lambda: _recover(configuration))
     if alone and server.workers > 1:
         raise ConfigError(
             f"Each of {server.workers} workers would have a store of its own: this backend shares none.",
@@ -83,18 +88,11 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
         )
     _tell_workers(configuration, overrides)
     _allow_many_files()
-    _greet(configuration, record.element_id, record.mode.value, made_keys)
-
-    from granian import Granian
-    from granian.constants import HTTPModes, Interfaces
-    from granian.http import HTTP1Settings
-    from granian.log import LogLevels
-
+    _greet(configuration, element_id, mode, made_keys)
     # Its advice on the number of threads is for apps that compute; ours wait for the disk.
     logging.getLogger("_granian").addFilter(lambda record: "Python threads" not in record.getMessage())
-    gc.freeze()
-    # Nothing of this process may leak into the workers: no locks, no threads, no connections.
-    multiprocessing.set_start_method("spawn", force=True)
+    gc.set_threshold(*usual)
+    stop_as_usual()
     Granian(
         "artstore.server:worker_app",
         address=address,
@@ -112,16 +110,38 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=max(1, int(server.drain)),
     ).serve()
+    # Told once more to stop, it is as good as stopped: Python gives the signals their usual effect as it ends.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _import_ahead(settings: Settings) -> None:
+    """What each child would import, as far as it is ours: a stranger's module may begin threads, which no child
+    inherits. What cannot be imported is told by whoever needs it."""
+    importlib.import_module(ADAPTERS[settings.server.adapter])
+    with suppress(PluginError):
+        registry = open_registry(settings, strangers=False)
+        for role in (*ROLES, "wal", "observer"):
+            registry.used(role, getattr(settings, role))
+
+
+def _recover(configuration: Configuration) -> tuple[str, str, bool, bool]:
+    """Id and mode of the element, whether its keys were made now, and whether each process has a store of its own."""
+    node = open_node(configuration)
+    made_keys = bool(getattr(node.auth, "generated", False))
+    record = node.kernel.element.record()
+    alone = not node.kernel.backend.capabilities.processes
+    node.close()
+    return record.element_id, record.mode.value, made_keys, alone
 
 
 def worker_app() -> Any:
     """The app of one worker; it ends when the process that serves is gone, or nobody could restart it."""
     usual = gc.get_threshold()
     gc.set_threshold(STARTING)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid != os.getppid():  # gone before we asked to be told
+    if not die_with_parent(signal.SIGTERM):
         raise SystemExit(1)
+    end_as_usual()
     faulthandler.enable(2)
     held: set[signal.Signals] = set()
     try:

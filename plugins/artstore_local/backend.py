@@ -46,7 +46,6 @@ class LocalBackend:
     def __init__(self, settings: Settings, context: Context) -> None:
         root = (settings.root or context.files).absolute()
         self._health = Health()
-        self._home = -1
         try:
             with ExitStack() as held:
                 if not context.reading:
@@ -63,12 +62,12 @@ class LocalBackend:
                 held.callback(disk.close, self._trash)
                 if not context.reading:
                     os.fsync(self._internal)
-                    self._home = occupy(root, context.home)
-                    held.callback(os.close, self._home)
+                    held.callback(os.close, home := occupy(root, context.home))
                 self._reserve = Reserve(-1 if context.reading else self._internal)
                 held.callback(self._reserve.close)
                 self._staging = Staging(root, claim=not context.reading)
                 held.callback(self._staging.close)
+                self._home = -1 if context.reading else home
                 self._held = held.pop_all()
         except OSError as e:
             cure = "Make it a directory that this user may read and write."

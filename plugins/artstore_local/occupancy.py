@@ -10,9 +10,8 @@ from pathlib import Path
 from artstore.errors import ConfigError
 from artstore_local.tree import INTERNAL
 
-# `struct flock` for byte 0, and what tells that no lock is in the way.
 _FLOCK = "hhqqi4x"
-_FREE = fcntl.F_UNLCK
+"""`struct flock`."""
 
 
 def occupy(root: Path, home: Path) -> int:
@@ -45,4 +44,5 @@ def occupy(root: Path, home: Path) -> int:
 def alone(fd: int) -> bool:
     """Whether nobody else occupies the store held by `fd`, be it a process without room for a place of its own."""
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-    return bool(struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] == _FREE)
+    met: int = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0]
+    return met == fcntl.F_UNLCK

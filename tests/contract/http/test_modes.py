@@ -154,7 +154,7 @@ def refuses(element: Element) -> bool:
 LATE = """
 import os, sys, time
 from pathlib import Path
-if "spawn_main" in " ".join(sys.orig_argv):
+if "serve" in sys.orig_argv:
     import granian.server.mp as mp
     real, here = mp._new_cbscheduler, Path(__file__).parent
     def late(*args, **kwargs):
