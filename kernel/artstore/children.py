@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from artstore.errors import ArtstoreError, Unavailable
+from artstore.errors import ArtstoreError, ConfigError, Unavailable
 
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ def end_as_usual() -> None:
 
 
 def in_a_child(function: Callable[[], T]) -> T:
-    """What `function` returns, run in a child that ends with it. Raises the `ArtstoreError` that it raises, and
-    `Unavailable` when the child was killed."""
+    """What `function` returns, run in a child that ends with it. Raises the `ArtstoreError` or `OSError` that it
+    raises, and `Unavailable` when the child was killed."""
     receiving, sending = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.Process(target=_run, args=(function, sending))
     child.start()
@@ -62,8 +62,14 @@ def _run(function: Callable[[], Any], sending: Connection) -> None:
     end_as_usual()
     try:
         sending.send((function(), None))
+    except ConfigError as e:  # a stranger's might have a shape of its own, in which it does not come through
+        sending.send((None, ConfigError(e.detail, place=e.place, cure=e.cure)))
     except ArtstoreError as e:
-        sending.send((None, e))
+        ours = (c for c in type(e).__mro__ if c.__module__ == ArtstoreError.__module__)
+        plain = next(c for c in ours if c is ArtstoreError or "__init__" not in vars(c))
+        sending.send((None, plain(e.detail)))
+    except OSError as e:
+        sending.send((None, OSError(e.errno, e.strerror, e.filename)))
     except KeyboardInterrupt:  # the parent has heard it as well
         os._exit(1)
 
