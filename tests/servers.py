@@ -26,8 +26,10 @@ from joserfc.jwk import RSAKey
 
 if __name__ == "__main__":  # `python -m tests.servers`
     sys.path.insert(0, os.path.dirname(__file__))
+from mother import Born, Mother
 from ports import free_port
 
+MOTHER = Mother()
 ARTSTORE = str(Path(sys.executable).with_name("artstore"))
 KEY = RSAKey.generate_key(2048, auto_kid=False)
 ISSUER, AUDIENCE = "https://issuer.example", "store"
@@ -171,7 +173,7 @@ class Element:
     adapter: str
     home: Path
     port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Born
     log: Path
     bearer: str = field(default_factory=token)
     exits: tuple[int, ...] = (0,)
@@ -368,7 +370,10 @@ def start(
     settings: dict[str, str] | None = None,
     command: list[str] | None = None,
 ) -> Element:
-    """A server of `home`, ready. `settings`: ARTSTORE_ variables without that prefix; `command` may hold PORT."""
+    """A server of `home`, ready. `settings`: ARTSTORE_ variables without that prefix; `command` may hold PORT.
+
+    With a command of its own, or a path to modules of its own, the interpreter begins anew.
+    """
     if not home.exists():
         prepare(home)
     port = free_port()
@@ -379,10 +384,14 @@ def start(
     given = {f"ARTSTORE_{n}": v for n, v in (settings or {}).items()}
     environment = kept | given | {"ARTSTORE_HOME": str(home), "PYTHONWARNINGS": "default"}
     log = home.with_name(f"{home.name}.{port}.log")
+    process: subprocess.Popen[bytes] | Born
     with log.open("wb") as sink:
-        process = subprocess.Popen(
-            serve, env=environment, stdout=sink, stderr=sink, cwd=home.parent, start_new_session=True
-        )
+        if command is None and "PYTHONPATH" not in environment:
+            process = MOTHER.birth(serve, environment, home.parent, log)
+        else:
+            process = subprocess.Popen(
+                serve, env=environment, stdout=sink, stderr=sink, cwd=home.parent, start_new_session=True
+            )
     element = Element(adapter, home, port, process, log)
     if command is not None:
         element.exits = (0, -signal.SIGTERM)  # uvicorn dies of the signal that it has obeyed

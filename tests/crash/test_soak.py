@@ -79,7 +79,9 @@ class Client:
             except LOST:
                 self.tally["put again"] += 1
                 continue
-            if answer.status == 503:  # of the same second as the one that died, it was taken for that and settled
+            if (
+                answer.status == 503
+            ):  # of the same second as the one that died, it was taken for that and settled
                 answer.problem(503, "unavailable")
                 self.tally["put refused"] += 1
                 continue
