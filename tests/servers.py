@@ -386,7 +386,7 @@ def start(
     log = home.with_name(f"{home.name}.{port}.log")
     process: subprocess.Popen[bytes] | Born
     with log.open("wb") as sink:
-        if command is None and "PYTHONPATH" not in environment:
+        if command is None and not environment.get("PYTHONPATH"):
             process = MOTHER.birth(serve, environment, home.parent, log)
         else:
             process = subprocess.Popen(
