@@ -29,7 +29,9 @@ def die_with_parent(death: signal.Signals) -> bool:
 
 
 def end_as_usual() -> None:
-    """Have this child run what was registered for its end (`atexit`), as processes do that were not forked."""
+    """Have this child run what it registers for its end (`atexit`), as processes do that were not forked; what its
+    parent registered is its parent's."""
+    atexit._clear()
     multiprocessing.util.Finalize(None, atexit._run_exitfuncs, exitpriority=0)
 
 

@@ -41,6 +41,7 @@ WHAT = {
     "fault": lambda: 1 / 0,
 }
 multiprocessing.set_start_method("fork")
+atexit.register(print, "the parent's end", flush=True)
 try:
     told = in_a_child(WHAT[sys.argv[2]])
 except (ArtstoreError, OSError) as e:
@@ -66,7 +67,9 @@ def run(what: str, place: Path) -> subprocess.CompletedProcess[str]:
 ])  # fmt: skip
 def test_what_a_child_returns_or_raises_reaches_its_parent(what: str, told: object, tmp_path: Path) -> None:
     done = run(what, tmp_path)
-    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, told, "")
+    answer, _, end = done.stdout.partition("\n")
+    assert (done.returncode, json.loads(answer), done.stderr) == (0, told, "")
+    assert end == "the parent's end\n"
 
 
 def test_a_child_runs_what_was_registered_for_its_end(tmp_path: Path) -> None:
@@ -76,5 +79,5 @@ def test_a_child_runs_what_was_registered_for_its_end(tmp_path: Path) -> None:
 
 def test_a_fault_of_ours_is_told_once(tmp_path: Path) -> None:
     done = run("fault", tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, "the parent's end\n")
     assert done.stderr.count("ZeroDivisionError: division by zero") == 1
