@@ -27,8 +27,8 @@ def occupy(root: Path, home: Path) -> int:
         except BlockingIOError:
             pass
         fcntl.flock(fd, fcntl.LOCK_SH)
-        # The same once more, of a kind that can be asked for: `alone`.
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
+        # The same once more, of a kind that can be asked for: `alone`. On NFS the two kinds meet: it may have to wait.
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
         if (other := os.pread(fd, 4096, 0)) != mine:
             raise ConfigError(
                 f"The store {root} is in use by an element with home {os.fsdecode(other)}.",
