@@ -71,7 +71,7 @@ class Element:
                     reason="first start",
                 )
                 try:
-                    self._write(record, new=True)
+                    self._backend.put_record(RECORD, _document(record), new=True)
                     return
                 except Conflict:  # another machine was first
                     document = self._backend.record(RECORD)
@@ -117,18 +117,25 @@ class Element:
         """Step to `target`; durable, and true for every process of this node, on return. Raises `Conflict`."""
         with self._lock, self._locks.exclusive("mode"):
             document, current = self._read()
+            if current.mode is target:
+                # Whoever made it so may have failed at one of its steps, and "already" says that it is so.
+                self._take_effect(document, current, old=document)
             modes.check_transition(current.mode, target, confirm=confirm)
             changed = current.model_copy(
                 update={"mode": target, "changed_at": timestamp(at), "changed_by": by, "reason": reason}
             )
-            # Written first, so that whoever comes now is refused; then wait for those who came before.
-            try:
-                self._write(changed, old=document)
-            except PreconditionFailed:
-                raise Conflict("The record of the mode was changed meanwhile; try again.") from None
-            with self._locks.exclusive("element"):
-                pass
+            self._take_effect(_document(changed), changed, old=document)
         return changed
+
+    def _take_effect(self, document: bytes, record: ElementRecord, *, old: bytes) -> None:
+        # Written first, so that whoever comes now is refused; then wait for those who came before.
+        try:
+            self._backend.put_record(RECORD, document, old=old)
+        except PreconditionFailed:
+            raise Conflict("The record of the mode was changed meanwhile; try again.") from None
+        self._seen = (document, record)
+        with self._locks.exclusive("element"):
+            pass
 
     def settle(self, target: str | None, *, dead: bool) -> bool:
         """Whether the step to `target` was made. Unless whoever was to make it is `dead`, they cannot after this."""
@@ -146,11 +153,6 @@ class Element:
         """Give the gate back."""
         self._gate.close()
 
-    def _write(self, record: ElementRecord, *, new: bool = False, old: bytes | None = None) -> None:
-        document = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()
-        self._backend.put_record(RECORD, document, new=new, old=old)
-        self._seen = (document, record)
-
 
 def recognise(document: bytes, *, element_id: str | None, naming: str) -> None:
     """Raise `ConfigError` unless `document` is the record of this element."""
@@ -167,6 +169,10 @@ def recognise(document: bytes, *, element_id: str | None, naming: str) -> None:
             place="naming",
             cure=f'Set naming = "{record.naming}".',
         )
+
+
+def _document(record: ElementRecord) -> bytes:
+    return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()
 
 
 def _parse(document: bytes) -> ElementRecord:

@@ -360,7 +360,8 @@ class Kernel:
             with self.wal.exclusive("mode"):
                 record = self.element.transition(target, confirm=confirm, by=by.name, reason=reason, at=now())
         except BaseException as e:
-            intent.roll_back(str(e))
+            # Unless it was refused, it may have happened all the same.
+            (intent.roll_back if isinstance(e, Refused) else intent.fail)(str(e))
             raise
         intent.commit()
         return record

@@ -40,7 +40,7 @@ from artstore.errors import (
 from artstore.ids import now
 from artstore.kernel import Kernel
 from artstore.locks import Locks
-from artstore.modes import Mode
+from artstore.modes import Mode, Operation
 from artstore.rows import put_rows
 from artstore.session import Session
 from artstore.settings import Limits
@@ -763,6 +763,63 @@ def test_after_a_transition_nothing_changes(ground: Ground) -> None:
     assert sorted(entries(kernel)) == then
     assert set(then) == {(True, True)}
     assert len(refused) == 4
+
+
+def test_a_mode_is_durable_before_it_is_said_to_be_there_already(
+    shipped: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = shipped.open(mode=Mode.RW)
+    real, directory = os.fsync, os.fspath(shipped.home / "files/.artstore")
+    synced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if synced.count(directory) == 1 and synced[-1] == directory:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(Unavailable):
+        kernel.transition(BY, Mode.RO, confirm=False, reason="moved")
+    found = kernel.element.record()
+    assert (found.mode, found.reason) == (Mode.RO, "moved")  # unless power fails now
+    first = len(synced)
+    with pytest.raises(Conflict, match="already"):
+        kernel.transition(BY, Mode.RO, confirm=False, reason="again")
+    record, name = synced[first:][-2:]
+    assert (record.endswith("element.json"), name) == (True, directory)
+    assert kernel.element.record() == found
+    assert statuses(kernel) == [("mode", "failed"), ("mode", "rolled_back")]
+
+
+def test_a_mode_holds_before_it_is_said_to_be_there_already(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, neighbour = ground.open(mode=Mode.RW), ground.open(mode=Mode.RW)
+    real, asked = kernel.locks._open, threading.Event()
+
+    def refuse(name: str) -> int:
+        if name == "element":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(name)
+
+    def tell(name: str) -> int:
+        if name == "element":
+            asked.set()
+        return real(name)
+
+    with ThreadPoolExecutor(1) as pool:
+        with neighbour.element.gate(Operation.UPDATE):
+            monkeypatch.setattr(kernel.locks, "_open", refuse)
+            with pytest.raises(Unavailable):
+                kernel.transition(BY, Mode.RO, confirm=False, reason="")
+            monkeypatch.setattr(kernel.locks, "_open", tell)
+            again = pool.submit(kernel.transition, BY, Mode.RO, confirm=False, reason="")
+            until(lambda: asked.is_set() or again.done(), "the second try to wait")
+            assert not again.done()
+        with pytest.raises(Conflict, match="already"):
+            again.result(30)
+    assert [status for op, status in statuses(kernel) if op == "mode"] == ["failed", "rolled_back"]
 
 
 def test_another_elements_store_is_refused(ground: Ground) -> None:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from artstore import boot, ids
 from artstore.attr import Attr
-from artstore.errors import ArtstoreError, NotFound, Refused
+from artstore.errors import ArtstoreError, Conflict, NotFound, Refused
 from artstore.hookspecs import Provider, hookimpl
 from artstore.kernel import Kernel
 from artstore.plugins import Plugin, Registry
@@ -230,7 +230,11 @@ class Stage:
 
     def transition(self, kernel: Kernel, mode: Any, confirm: bool = False) -> None:
         def go() -> None:
-            kernel.transition(BY, mode, confirm=confirm, reason="moved")
+            try:
+                kernel.transition(BY, mode, confirm=confirm, reason="moved")
+            except Conflict as e:
+                if "already" not in e.detail:
+                    raise
 
         self.ask("mode", mode.value, {}, go)
 

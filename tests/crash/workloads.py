@@ -455,3 +455,12 @@ def a_damaged_pair(s: Stage) -> None:
     s.mark()
     kernel = s.open().kernel
     s.upload(kernel, "0.txt", b"0")
+
+
+@workload(0.0, mode="rw")
+def mode_fsync_fails(s: Stage) -> None:
+    kernel = s.open().kernel
+    s.mark()
+    s.fail("fsync", "/files/.artstore", nth=2)  # of its name
+    s.transition(kernel, Mode.RO)
+    s.transition(kernel, Mode.RO)  # the same again, and it is so already
