@@ -28,6 +28,7 @@ from artstore.errors import ArtstoreError
 from artstore.spi import SCOPES, Principal
 from artstore_http.app import App
 from artstore_http.message import Request, Response
+from artstore_jwt import keys
 from artstore_local import disk
 
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
@@ -214,8 +215,7 @@ def request(client: Client, script: str, n: int, old: str) -> tuple[int, Any, di
     if script == "read":
         return client.ask("GET", f"{path}/download")
     if script == "mode":
-        target = "ro" if n % 2 else "rw"
-        wish = json.dumps({"target_mode": target, "confirm": True, "reason": ""}).encode()
+        wish = json.dumps({"target_mode": wished(n), "confirm": True, "reason": ""}).encode()
         return client.ask("POST", "/api/v1/mode/transition", wish, content_type="application/json")
     if script == "keeper":
         kernel = client.node.kernel
@@ -229,8 +229,14 @@ def request(client: Client, script: str, n: int, old: str) -> tuple[int, Any, di
     raise AssertionError(script)
 
 
+def wished(n: int) -> str:
+    """The mode that the n-th request asks for: there and back."""
+    return "ro" if n % 2 else "rw"
+
+
 def main(home: Path, script: str, old: str, every: int) -> None:
     keeper.TICK = keeper.SOON = 1e6  # what it does is a script of its own
+    keys._UNSETTLED = 1 << 62  # how many calls a request makes must not depend on the age of the keys
     faults = Faults()
     client = Client(home)
     dice = random.Random()
@@ -265,11 +271,14 @@ def main(home: Path, script: str, old: str, every: int) -> None:
         told |= {"retry": headers.get("retry-after"), "litter": left, "before": before, "after": after[:2]}
         told |= {"again": again, "search": search[0], "synced again": faults.again}
         told |= {"ready": client.ask("GET", "/health/ready")[:2]}
-        print(json.dumps(told), flush=True)
         if name in ("fsync", "fdatasync") or error == errno.EROFS:
             client.node.close()  # a second failure within ten minutes would be another story
             faults.reborn()
             client.open()
+            # What a closed store refused is done now; and the next request makes the same calls as the last one.
+            told |= {"reopened": request(client, script, number, old)[0]}
+        told |= {"mode": client.ask("GET", "/api/v1/info")[1]["mode"], "wished": wished(number)}
+        print(json.dumps(told), flush=True)
         kind += 1
         if kind >= faults.kinds:
             n, kind = n + every, 0

@@ -50,7 +50,10 @@ def judge(script: str, told: dict[str, Any]) -> None:
     if closed and script not in ("mode", "keeper"):
         assert told["ready"][0] == 503, str(told)
         assert "until a restart" in told["ready"][1]["checks"]["store"], str(told)
-    assert told["again"] in (*AGAIN.get(script, ()), DONE[script], *([503] if closed else [])), str(told)
+    done = (*AGAIN.get(script, ()), DONE[script])
+    assert told["again"] in (*done, *([503] if closed else [])), str(told)
+    assert told.get("reopened", DONE[script]) in done, str(told)
+    assert told["mode"] == (told["wished"] if script == "mode" else "edit"), str(told)
     if script not in ("delete", "keeper"):
         # A deletion that could not be made durable keeps its data, and its tombstone, for the next start.
         assert told["litter"] == [], str(told)

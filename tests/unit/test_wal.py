@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from artstore.errors import StorageFull, Unavailable
+from artstore.errors import ArtstoreError, StorageFull, Unavailable
 from artstore.wal import Wal
 
 WRITER = """
@@ -339,6 +340,24 @@ def test_a_segment_whose_fsync_failed_takes_no_more_intents(
     wal.close()
     assert {t.file_id: t.status for t in wal.transactions()} == {"1": "failed", "2": "committed"}
     assert len(segments(wal, "*.settled.jsonl")) == 2
+
+
+@pytest.mark.parametrize("call", ["open", "flock", "write"])
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, Unavailable), (errno.ENOSPC, StorageFull)])
+def test_a_log_that_cannot_be_begun_is_begun_later(
+    wal: Wal, monkeypatch: pytest.MonkeyPatch, call: str, code: int, kind: type[ArtstoreError]
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl if call == "flock" else os, call, fail)
+        with pytest.raises(kind, match="log"):
+            wal.begin("mode", by="ivanov", key="ro")
+    wal.begin("mode", by="ivanov", key="ro").commit()
+    wal.close()
+    assert [t.status for t in wal.transactions()] == ["committed"]
+    assert len(segments(wal)) == 1
 
 
 def test_a_failed_look_lets_go_of_what_a_dead_process_left(
