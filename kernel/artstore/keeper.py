@@ -288,6 +288,6 @@ def _guarded(step: object) -> None:
     try:
         step()  # type: ignore[operator]
     except ArtstoreError as e:
-        log.warning("%s; it is tried again", e.detail)
+        log.warning("%s It is tried again.", e.detail)
     except Exception:
         log.exception("the keeper failed; it is tried again")

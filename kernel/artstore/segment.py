@@ -92,11 +92,12 @@ class Segment:
         return self._size > self._flushed
 
     def sync(self) -> None:
+        fd = self._fd
         # A second fsync would say yes while the disk holds the old bytes.
-        if self.spoiled:
+        if self.spoiled or fd < 0:
             raise Unavailable("This part of the log cannot be made durable any more.")
         try:
-            os.fdatasync(self._fd)
+            os.fdatasync(fd)
             if not self._named:
                 for directory in (self.path.parent, self.path.parent.parent):
                     _fsync_directory(directory)
@@ -105,6 +106,8 @@ class Segment:
             self.spoiled = True
             kind = StorageFull if e.errno in (28, 122) else Unavailable
             raise kind(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
+        if self._fd != fd:  # let go meanwhile: perhaps another file, which had its number by then, was synced
+            raise Unavailable("This part of the log was closed.")
 
     def settle(self) -> None:
         """Nothing in it is of concern any more: give it its final name, and let it go."""
@@ -143,8 +146,8 @@ class Segment:
             os.close(fd)
             raise
         with self._lock:
-            os.close(self._fd)
-            self._fd, self.spoiled = fd, False
+            failed, self._fd, self.spoiled = self._fd, fd, False
+        os.close(failed)
 
     def release(self) -> None:
         with self._lock:

@@ -162,7 +162,7 @@ class Session:
             try:
                 recovery.settle(self._kernel)
             except ArtstoreError as e:
-                log.warning("%s; the tree is asked for %s", e.detail, self._file_id)
+                log.warning("%s The tree is asked for %s.", e.detail, self._file_id)
 
     def _settle_others(self) -> bool:
         """Whoever has the same upload under way elsewhere does not hold the lock that we hold: it will find our file,

@@ -58,7 +58,7 @@ class Left:
         try:
             self._log.say(self._owner, transaction.id, status, error, fenced=True)
         except ArtstoreError as e:
-            log.warning("%s; it is found again", e.detail)
+            log.warning("%s It is found again.", e.detail)
 
     def settle(self) -> None:
         self._log.forget(self._owner)

@@ -74,3 +74,4 @@ def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
     assert [a.file_id for a in again.kernel.search(Query()).items] == [made.file_id]
     again.close()
     assert open_intents(home) == []
+    node.close()

@@ -342,6 +342,33 @@ def test_a_segment_whose_fsync_failed_takes_no_more_intents(
     assert len(segments(wal, "*.settled.jsonl")) == 2
 
 
+def test_a_log_that_is_closed_writes_and_syncs_nothing_of_others(
+    tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal.begin("update", by="ivanov", file_id="1", key="a/1").commit()
+    first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "23")
+    number, real = wal.marks()[0][0]._fd, os.fdatasync
+
+    def closed_meanwhile(fd: int) -> None:
+        wal.close()
+        with (tmp_path / "another's").open("x") as other:
+            assert other.fileno() == fd == number
+            real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", closed_meanwhile)
+        with pytest.raises(Unavailable):
+            first.sync()
+    with (tmp_path / "another's").open("a") as other:
+        assert other.fileno() == number
+        with pytest.raises(Unavailable):
+            second.sync()
+        first.commit()
+        second.fail("closed")
+    assert (tmp_path / "another's").read_bytes() == b""
+    assert [t.status for t in wal.transactions()] == ["pending", "pending", "committed"]
+
+
 @pytest.mark.parametrize("call", ["open", "flock", "write"])
 @pytest.mark.parametrize(("code", "kind"), [(errno.EIO, Unavailable), (errno.ENOSPC, StorageFull)])
 def test_a_log_that_cannot_be_begun_is_begun_later(
