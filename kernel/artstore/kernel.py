@@ -10,16 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, TypeVar
 
+from artstore import names
 from artstore.attr import Attr, decode, revised
 from artstore.debts import Debts
 from artstore.download import Download
 from artstore.element import Element, ElementRecord
 from artstore.errors import (
     ArtstoreError,
-    Conflict,
     Damaged,
     NotFound,
     PreconditionFailed,
@@ -29,7 +28,7 @@ from artstore.errors import (
     Unavailable,
 )
 from artstore.hookspecs import Change
-from artstore.ids import now, uuid7
+from artstore.ids import now
 from artstore.index import Index
 from artstore.keeper import Keeper
 from artstore.locks import Locks
@@ -52,9 +51,6 @@ from artstore.spi import (
 )
 
 log = logging.getLogger("artstore.kernel")
-
-_NAME_TRIES = 64
-"""Of an id that somebody chose and deletes again and again: each name is taken until its tombstone goes."""
 
 _CHANGE_TRIES = 16
 """Of one change, while other nodes change the same file."""
@@ -127,24 +123,8 @@ class Kernel:
             # A retry, or a mistake: the bytes will tell, and need not be kept for it.
             nowhere = Name(directory=begun.storage_path, filename=begun.storage_filename)
             return Session(self, None, Unkept(), nowhere, file_id, True, begun, at, size)
-        for tries_left in reversed(range(_NAME_TRIES)):
-            new_id = file_id or uuid7(at)
-            # A chosen id does not change: the name of one deleted a moment ago differs by its second.
-            moment = at + timedelta(seconds=_NAME_TRIES - 1 - tries_left) if file_id else at
-            name = self.naming.name(file_id=new_id, original_filename=filename, username=by.name, at=moment)
-            intent = self.wal.begin("upload", by=by.name, file_id=new_id, key=name.key)
-            try:
-                writer = self.backend.create(name.key)
-            except Conflict as e:
-                intent.roll_back(e.detail)
-                if not tries_left:
-                    raise
-            except BaseException as e:
-                intent.roll_back(str(e))
-                raise
-            else:
-                return Session(self, intent, writer, name, new_id, bool(file_id), begun, at, size)
-        raise AssertionError("unreachable")
+        new_id, name, intent, writer = names.take(self, by, filename, at, file_id)
+        return Session(self, intent, writer, name, new_id, bool(file_id), begun, at, size)
 
     def _has(self, file_id: str) -> bool:
         try:
@@ -379,7 +359,8 @@ class Kernel:
     def close(self) -> None:
         """Leave everything durable and settled; sessions still open are lost."""
         self.keeper.close()
+        # Before the log: whose intents others may settle can publish nothing any more.
+        self.backend.close()
         self.wal.close()
         self.element.close()
         self.cache.close()
-        self.backend.close()

@@ -32,7 +32,7 @@ class Locks:
         with usable(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             # Made ahead, so that a full disk cannot keep anybody from deleting.
-            for name in ("element", "mode", "recovery", *(f"file-{n:02x}" for n in range(_BUCKETS))):
+            for name in ("element", "mode", "names", "recovery", *(f"file-{n:02x}" for n in range(_BUCKETS))):
                 os.close(self._open(name))
 
     @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from artstore import checkpoint
+from artstore import checkpoint, names
 from artstore.attr import Attr, decode, touched
 from artstore.errors import Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
 from artstore.ids import now
@@ -239,7 +239,7 @@ def _settle(kernel: Kernel, t: Transaction, *, late: bool) -> bool:
     if t.operation == "mode":
         return kernel.element.settle(t.key, dead=not late)
     if t.operation == "upload" and t.key:
-        kernel.backend.settle(t.key)
+        names.settle(kernel, t.key, late=late)
     done = t.operation == "upload" or not t.key or _changed(kernel, t.key, t.revision, late=late)
     there = _repair(kernel, t)
     if there and t.operation == "update" and t.key:

@@ -1068,6 +1068,7 @@ class Unsaid(MemoryWriter):
     def publish(self, sidecar: bytes) -> None:
         if self.published:
             super().publish(sidecar)
+        self.abort()
         raise Undecided("The store does not answer.")
 
 

@@ -24,6 +24,7 @@ from artstore import recovery
 from artstore.attr import Attr
 from artstore.boot import open_node
 from artstore.errors import ConfigError, Conflict, Unavailable
+from artstore.ids import now
 from artstore.jobs import Job, Jobs, Record
 from artstore.kernel import Kernel
 from artstore.settings import load
@@ -36,6 +37,7 @@ from servers import until
 
 PREFIXES = itertools.count()
 LEASE = 1.0
+BY = Principal(id="42", name="ivanov", scopes=SCOPES)
 
 Open = Callable[..., SqlLog]
 
@@ -401,7 +403,7 @@ def test_a_retry_on_another_node_makes_no_second_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The put that decides is on its way when its node dies, or loses its lock with a restart of PostgreSQL; no lease
-    is over yet, and no row tells of it."""
+    is over yet, and no row tells of it. Both begin in one second."""
     proxy = HttpProxy(s3_server.port)
     told = s3.environment(s3.settings(s3_server, s3_server.bucket())) | {"ELEMENT_ID": "se-01", "WAL": "sql"}
     for role in ("CACHE", "WAL"):
@@ -415,21 +417,23 @@ def test_a_retry_on_another_node_makes_no_second_file(
     one, two = (node.kernel for node in nodes)
     chosen = "00000000-0000-4000-8000-0000000000aa"
 
-    def put(kernel: Kernel, name: str) -> tuple[Attr, bool]:
-        by = Principal(id="42", name=name, scopes=SCOPES)
-        session = kernel.begin(by, filename="a.txt", file_id=chosen)
+    at = now()
+    monkeypatch.setattr("artstore.kernel.now", lambda: at)
+
+    def put(kernel: Kernel) -> tuple[Attr, bool]:
+        session = kernel.begin(BY, filename="a.txt", file_id=chosen)
         session.write(b"data")
         return session.commit()
 
     try:
         proxy.catch(2, state, "PUT")  # the first is that of the data
         with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(put, one, "ivanov")
+            first = pool.submit(put, one)
             assert proxy.arrived(30)
             assert proxy.caught
             held = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
             assert postgres.ask(held)
-            attr, new = put(two, "petrov")
+            attr, new = put(two)
             assert new is (state == "late")
             proxy.caught.release.set()
             if new:
@@ -437,7 +441,7 @@ def test_a_retry_on_another_node_makes_no_second_file(
                     first.result()
             else:
                 assert first.result() == (attr, True)
-        two.delete(Principal(id="1", name="x", scopes=SCOPES), chosen, lambda _: None)
+        two.delete(BY, chosen, lambda _: None)
         there = [e for d in two.backend.directories() for e in two.backend.scan(d)]
         assert there == []
         # One fills the cache anew, which may take long: whoever tries again meanwhile must not wait for that.
@@ -445,7 +449,7 @@ def test_a_retry_on_another_node_makes_no_second_file(
 
         def touch(*_: object) -> None:
             assert not two.keeper.is_whole()
-            made.append(put(two, "petrov")[1])
+            made.append(put(two)[1])
 
         monkeypatch.setattr("artstore.recovery._touch", touch)
         one.cache.clear()

@@ -5,40 +5,152 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 
+import pytest
+
+from artstore import cli, recovery
 from artstore.boot import open_default
-from artstore.spi import SCOPES, Principal
-from audit import audit
+from artstore.errors import ArtstoreError
+from artstore.ids import now
+from artstore.kernel import Kernel
+from artstore.session import Session
+from artstore.spi import SCOPES, Principal, Query, Span
+from audit import audit, open_intents
 
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
+BODY = b"the same bytes"
 DIES = """
 import os, sys
+from datetime import datetime
 from pathlib import Path
+import artstore.kernel
 from artstore.boot import open_default
 from artstore.spi import SCOPES, Principal
 
-node = open_default(Path(sys.argv[1]))
-node.kernel.settle_row = lambda *_, **__: os._exit(9)
-session = node.kernel.begin(Principal(id="1", name="ivanov", scopes=SCOPES), filename="a.txt", file_id=sys.argv[2])
+home, file_id, at, where = sys.argv[1:]
+die = lambda *_, **__: os._exit(9)
+artstore.kernel.now = lambda: datetime.fromisoformat(at)
+node = open_default(Path(home))
+if where == "nothing staged":
+    node.kernel.backend.create = die
+if where == "row":
+    node.kernel.settle_row = die
+session = node.kernel.begin(Principal(id="1", name="ivanov", scopes=SCOPES), filename="a.txt", file_id=file_id)
 session.write(b"the same bytes")
+if where == "data in place":
+    rename = os.rename
+    os.rename = lambda old, new, **at: die() if new.endswith(".json") else rename(old, new, **at)
+if where == "data staged":
+    die()
 session.commit()
 """
 
 
-def test_a_retry_finds_what_a_dead_worker_published(tmp_path: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> datetime:
+    """Every upload begins in the same second."""
+    at = now()
+    monkeypatch.setattr("artstore.kernel.now", lambda: at)
+    return at
+
+
+@contextmanager
+def opened(home: Path) -> Iterator[tuple[Kernel, Kernel]]:
+    """By two processes, as far as locks can tell."""
+    with closing(open_default(home)) as one, closing(open_default(home)) as other:
+        yield one.kernel, other.kernel
+
+
+def first_try(home: Path, file_id: str, at: datetime, where: str) -> None:
+    """In a process of its own, which dies at `where`."""
+    died = subprocess.run(
+        [sys.executable, "-W", "error", "-c", DIES, home, file_id, at.isoformat(), where],
+        check=False,
+        timeout=60,
+    )
+    assert died.returncode == 9
+
+
+def retry(kernel: Kernel, file_id: str) -> Session:
+    session = kernel.begin(BY, filename="a.txt", file_id=file_id)
+    session.write(BODY)
+    return session
+
+
+def test_a_retry_finds_what_a_dead_worker_published(tmp_path: Path, clock: datetime) -> None:
     home, file_id = tmp_path / "home", str(uuid.uuid4())
-    node = open_default(home)
-    try:
-        died = subprocess.run(
-            [sys.executable, "-W", "error", "-c", DIES, str(home), file_id], check=False, timeout=60
-        )
-        assert died.returncode == 9
-        session = node.kernel.begin(BY, filename="a.txt", file_id=file_id)
-        session.write(b"the same bytes")
-        attr, new = session.commit()
+    with closing(open_default(home)) as node:
+        first_try(home, file_id, clock, "row")
+        attr, new = retry(node.kernel, file_id).commit()
         assert (attr.file_id, new) == (file_id, False)
         node.kernel.delete(BY, file_id, lambda _: None)
-    finally:
-        node.close()
     assert audit(home) == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "settled_by"),
+    [
+        ("nothing staged", "a neighbour"),
+        ("nothing staged", "the next one"),
+        ("data staged", "a neighbour"),
+        ("data in place", "a neighbour"),
+    ],
+)
+def test_who_settles_the_first_try_takes_nothing_from_the_second(
+    tmp_path: Path, clock: datetime, where: str, settled_by: str
+) -> None:
+    """Both began in one second."""
+    home, file_id = tmp_path / "home", str(uuid.uuid4())
+    with opened(home) as (kernel, neighbour):
+        first_try(home, file_id, clock, where)
+        session = retry(kernel, file_id)
+        if settled_by == "a neighbour":
+            recovery.settle(neighbour)
+        else:
+            open_default(home).close()
+        assert len(kernel.transactions(status="pending", limit=9, before=None)) == 1  # the second try
+        attr, new = session.commit()
+        assert (attr.file_id, new) == (file_id, True)
+        for one in (kernel, neighbour):
+            assert one.search(Query(sha256=attr.sha256)).items == [attr]
+            download = one.download(file_id)
+            assert b"".join(download.pieces(Span(0, attr.size))) == BODY
+            download.close()
+            recovery.settle(one)
+        assert cli.main(["verify", "--digests", "--home", str(home)]) == 0
+    assert list(audit(home)) == [file_id]
+    assert open_intents(home) == []
+
+
+def test_a_second_try_beside_the_first_has_a_name_of_its_own(tmp_path: Path, clock: datetime) -> None:
+    file_id = str(uuid.uuid4())
+    with opened(tmp_path / "home") as (kernel, neighbour):
+        tries = [retry(one, file_id) for one in (kernel, neighbour, kernel, neighbour)]
+        assert len(set(kernel.backend.staged())) == len(tries)
+        assert [session.commit()[1] for session in tries] == [True, False, False, False]
+    assert list(audit(tmp_path / "home")) == [file_id]
+
+
+def test_whose_intents_others_may_settle_publishes_nothing_any_more(tmp_path: Path, clock: datetime) -> None:
+    """A process that is told to end while an upload is under way gives its part of the log out of its hands."""
+    home, file_id = tmp_path / "home", str(uuid.uuid4())
+    with closing(open_default(home)) as node:
+        ending = open_default(home)
+        session, release = retry(ending.kernel, file_id), ending.kernel.wal.close
+
+        def settled() -> None:
+            release()
+            recovery.settle(node.kernel)
+            with pytest.raises((ArtstoreError, OSError, RuntimeError)):
+                session.commit()
+
+        ending.kernel.wal.close = settled  # type: ignore[method-assign]
+        ending.close()
+        assert node.kernel.search(Query()).items == []
+        retry(node.kernel, file_id).commit()
+    assert list(audit(home)) == [file_id]
+    assert open_intents(home) == []

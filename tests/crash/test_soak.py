@@ -79,12 +79,6 @@ class Client:
             except LOST:
                 self.tally["put again"] += 1
                 continue
-            if (
-                answer.status == 503
-            ):  # of the same second as the one that died, it was taken for that and settled
-                answer.problem(503, "unavailable")
-                self.tally["put refused"] += 1
-                continue
             assert answer.status in (200, 201), answer
             self.there[file_id], self.contents[file_id] = answer.json(), body
             return
