@@ -329,7 +329,10 @@ class Element:
 
 def holder(connection: Connection, pids: list[int]) -> int:
     """Which of these processes has accepted a connection; 0 when none has."""
-    ours, theirs = (s[1] for s in (connection.socket.getsockname(), connection.socket.getpeername()))
+    try:
+        ours, theirs = (s[1] for s in (connection.socket.getsockname(), connection.socket.getpeername()))
+    except OSError:  # reset by now: by one that died before it took the connection
+        return 0
     wanted = f":{theirs:04X}", f":{ours:04X}"
 
     def look() -> int | None:
