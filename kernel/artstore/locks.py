@@ -36,9 +36,10 @@ class Locks:
                 os.close(self._open(name))
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
-        """Alone."""
-        yield from self._hold(name, fcntl.LOCK_EX)
+    def exclusive(self, name: str, *, patience: float | None = None) -> Iterator[None]:
+        """Alone. Raises `Unavailable` when the lock was held for `patience` seconds: a process that is stopped may
+        hold it."""
+        yield from self._hold(name, fcntl.LOCK_EX, patience)
 
     def joint(self, name: str) -> Joint:
         """A shared lock for all threads of this process together."""
@@ -47,10 +48,7 @@ class Locks:
 
     @contextmanager
     def file(self, file_id: str, *, patience: float | None = None) -> Iterator[None]:
-        """Alone with one file: changes of one file come one after the other.
-
-        Raises `Unavailable` when the lock was held for `patience` seconds: a process that is stopped may hold it.
-        """
+        """Alone with one file: changes of one file come one after the other. `patience` as above."""
         yield from self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", fcntl.LOCK_EX, patience)
 
     def _open(self, name: str) -> int:
@@ -76,7 +74,7 @@ def _poll(fd: int, kind: int, deadline: float) -> None:
             return fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise Unavailable("Another process holds a file and does not go on.") from None
+                raise Unavailable("Another process holds a lock and does not go on.") from None
             time.sleep(_PAUSE)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from artstore.errors import Conflict
 from artstore.ids import uuid7
+from artstore.rows import PATIENCE
 from artstore.spi import Intent, Name, Principal, Writer
 
 if TYPE_CHECKING:
@@ -65,6 +66,6 @@ def settle(kernel: Kernel, key: str, *, late: bool) -> None:
     if late or not kernel.backend.capabilities.traces:
         kernel.backend.settle(key)
         return
-    with kernel.locks.exclusive("names"):
+    with kernel.locks.exclusive("names", patience=PATIENCE):
         if key not in kernel.backend.staged():
             kernel.backend.settle(key)

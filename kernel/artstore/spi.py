@@ -130,7 +130,7 @@ class Capabilities:
     sidecar_limit: int = SIDECAR_LIMIT
     """Bytes that a sidecar may have; fewer than 4,096 where a wrapper keeps something of its own in it."""
     traces: bool = True
-    """`reap` knows every unfinished upload. Where it does not, the log is the only trace and is made durable first."""
+    """`reap` and `staged` know every unfinished upload. Otherwise the log is the only trace, and made durable first."""
     reuses_keys: bool = True
     """A key is free again once it was forgotten. Otherwise it stays taken while a late request may still come."""
 
@@ -255,7 +255,8 @@ class Backend(Protocol):
         """What lies in the store where no key leads, such as at its root: never ours, listed for people."""
 
     def staged(self) -> Iterator[str]:
-        """The keys that processes, live and dead, have under way: what is half there under them is no damage."""
+        """The keys that processes, live and dead, have under way: what is half there under them is no damage, and no
+        other upload takes them."""
 
     def reap(self) -> Iterator[Settled]:
         """Settle what dead processes left half-done; never touches what a live one holds.

@@ -1118,16 +1118,19 @@ def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None
     assert kernel.keeper.is_whole()
 
 
-def test_a_process_that_holds_a_file_and_is_stopped_stops_nobody_else(
-    shipped: Ground, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("operation", ["update", "upload"])
+def test_a_process_that_holds_a_lock_and_is_stopped_stops_nobody_else(
+    shipped: Ground, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    monkeypatch.setattr("artstore.rows.PATIENCE", 0.05)
+    for module in ("names", "rows"):
+        monkeypatch.setattr(f"artstore.{module}.PATIENCE", 0.05)
     kernel = shipped.open()
     attr = upload(kernel)
-    kernel.wal.begin("update", by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
+    kernel.wal.begin(operation, by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
     for segment, _ in kernel.wal.marks():
         segment.release()
-    with Locks(shipped.home / "state" / "locks").file(attr.file_id):
+    locks = Locks(shipped.home / "state" / "locks")
+    with locks.file(attr.file_id) if operation == "update" else locks.exclusive("names"):
         other = shipped.open()
         assert not other.keeper.is_whole()
         assert other.attr(attr.file_id) == attr

@@ -835,6 +835,7 @@ class BackendSuite:
         writer = other.create(KEY)
         writer.write(DATA)
         assert list(backend.reap()) == []
+        assert not backend.capabilities.traces or KEY in backend.staged()
         writer.publish(SIDECAR)
         assert get(backend) == DATA
 
