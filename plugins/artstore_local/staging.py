@@ -132,7 +132,7 @@ class Staging:
         for owner in (*self.others(), *([self.path] if self._lock >= 0 else [])):
             for shard in range(SHARDS):
                 try:
-                    names = os.listdir(owner / str(shard))
+                    names = os.listdir(f"{owner}/{shard}")
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 for name in names:
