@@ -65,15 +65,19 @@ class Endpoint:
             if body.over:
                 return await self._hop(_at_once, self._app, request, b"".join(pieces))
         exchange = await self._hop(self._app.begin, request)
+        ahead: asyncio.Task[list[bytes]] | None = None
         try:
             while exchange.response is None:
-                if pieces or body.over:
-                    await self._hop(_feed, exchange, pieces, body.over)
-                if exchange.response is None:
-                    pieces = await body.batch()
+                batch = pieces or await (ahead or body.batch())
+                pieces, over = [], body.over
+                ahead = None if over else asyncio.create_task(body.batch())  # while this one is written
+                await self._hop(_feed, exchange, batch, over)
         except Refused as e:
             return await self._hop(exchange.fail, e)
         finally:
+            if ahead is not None:
+                ahead.cancel()
+                ahead.add_done_callback(lambda task: task.cancelled() or task.exception())  # no news any more
             # Also when the server cancels us: what runs in a thread has ended by then, a commit included.
             if exchange.response is None:
                 with CancelScope(shield=True):

@@ -83,8 +83,8 @@ class Session:
         if self._unchecked >= PIECE:  # others write too, and not every body says how long it is
             self._unchecked = 0
             self._kernel.admit(max(0, (self._announced or 0) - self.size), written=self.size)
+        self._sha256.update(piece)  # first: it leaves the piece in the processor's cache for the writing
         self._writer.write(piece)
-        self._sha256.update(piece)
 
     def commit(
         self,
