@@ -52,7 +52,7 @@ def _create(kernel: Kernel, key: str, chosen: str | None) -> Writer:
     if not kernel.backend.capabilities.traces:
         return kernel.backend.create(key)
     with kernel.locks.exclusive("names"):
-        if key in kernel.backend.staged():
+        if key in kernel.backend.staged(key):
             raise Conflict("Other uploads of this id were begun at the same time; try again.")
         return kernel.backend.create(key)
 
@@ -67,5 +67,5 @@ def settle(kernel: Kernel, key: str, *, late: bool) -> None:
         kernel.backend.settle(key)
         return
     with kernel.locks.exclusive("names", patience=PATIENCE):
-        if key not in kernel.backend.staged():
+        if key not in kernel.backend.staged(key):
             kernel.backend.settle(key)

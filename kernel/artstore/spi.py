@@ -254,9 +254,10 @@ class Backend(Protocol):
     def strays(self) -> Iterator[str]:
         """What lies in the store where no key leads, such as at its root: never ours, listed for people."""
 
-    def staged(self) -> Iterator[str]:
+    def staged(self, key: str | None = None) -> Iterator[str]:
         """The keys that processes, live and dead, have under way: what is half there under them is no damage, and no
-        other upload takes them."""
+        other upload takes them. Where one `key` is asked for, as each upload under a chosen id does, the others need
+        not be told."""
 
     def reap(self) -> Iterator[Settled]:
         """Settle what dead processes left half-done; never touches what a live one holds.

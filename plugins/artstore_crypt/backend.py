@@ -234,8 +234,8 @@ class CryptBackend:
     def strays(self) -> Iterator[str]:
         return self._inner.strays()
 
-    def staged(self) -> Iterator[str]:
-        return self._inner.staged()
+    def staged(self, key: str | None = None) -> Iterator[str]:
+        return self._inner.staged(key)
 
     def reap(self) -> Iterator[Settled]:
         return self._inner.reap()

@@ -82,7 +82,7 @@ class ObjectBackend:
         self._objects.delete(key)
         return False
 
-    def staged(self) -> Iterator[str]:
+    def staged(self, key: str | None = None) -> Iterator[str]:
         with self._lock:
             mine = list((+self._under_way).elements())
         yield from mine

@@ -245,9 +245,9 @@ class LocalBackend:
         with disk.translated("the store"):
             yield from self._tree.strays()
 
-    def staged(self) -> Iterator[str]:
+    def staged(self, key: str | None = None) -> Iterator[str]:
         with disk.translated("the staging area"):
-            yield from self._staging.keys()
+            yield from self._staging.keys() if key is None else self._staging.named(key)
 
     def reap(self) -> Iterator[Settled]:
         with disk.translated("the staging area"):
@@ -276,7 +276,7 @@ class LocalBackend:
 
     def _is_nobodys(self, key: str) -> bool:
         """Whether half a file belongs to no upload and to no deletion."""
-        return key not in self.staged() and not disk.exists(staged_name(key) + SIDECAR_SUFFIX, self._trash)
+        return key not in self.staged(key) and not disk.exists(staged_name(key) + SIDECAR_SUFFIX, self._trash)
 
     def lonely(self) -> bool:
         with disk.translated("the store"):

@@ -17,6 +17,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
@@ -129,16 +130,28 @@ class Staging:
 
     def keys(self) -> Iterator[str]:
         """The keys of all that is staged as a new file, by whomever."""
+        for shard in self._everybodys():
+            try:
+                names = os.listdir(shard)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for name in names:
+                key = None if name.startswith(UPDATE) else staged_key(name)
+                if key is not None:
+                    yield key
+
+    def named(self, key: str) -> Iterator[str]:
+        """`key`, for each file that is staged of it: asked by name, among however many."""
+        name = staged_name(key)
+        for shard in self._everybodys():
+            for one in (name, name + SIDECAR_SUFFIX):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.lstat(f"{shard}/{one}")
+                    yield key
+
+    def _everybodys(self) -> Iterator[str]:
         for owner in (*self.others(), *([self.path] if self._lock >= 0 else [])):
-            for shard in range(SHARDS):
-                try:
-                    names = os.listdir(f"{owner}/{shard}")
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-                for name in names:
-                    key = None if name.startswith(UPDATE) else staged_key(name)
-                    if key is not None:
-                        yield key
+            yield from (f"{owner}/{shard}" for shard in range(SHARDS))
 
     def close(self) -> None:
         """Remove what is empty and let the lock go; what is not empty is for a reaper."""

@@ -776,8 +776,9 @@ class BackendSuite:
         writer.write(DATA)
         given_up.abort()
         assert list(backend.staged()) in ([key(2)], [key(2), key(2)])
+        assert [key(n) in backend.staged(key(n)) for n in (1, 2, 3)] == [False, True, False]
         writer.publish(SIDECAR)
-        assert list(backend.staged()) == []
+        assert list(backend.staged()) == [*backend.staged(key(2))] == []
         assert list(backend.strays()) == []
 
     def test_settling_tells_what_is_committed(self, backend: Backend) -> None:
@@ -835,7 +836,7 @@ class BackendSuite:
         writer = other.create(KEY)
         writer.write(DATA)
         assert list(backend.reap()) == []
-        assert not backend.capabilities.traces or KEY in backend.staged()
+        assert not backend.capabilities.traces or KEY in backend.staged(KEY)
         writer.publish(SIDECAR)
         assert get(backend) == DATA
 

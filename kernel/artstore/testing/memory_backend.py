@@ -207,7 +207,7 @@ class MemoryBackend:
     def strays(self) -> Iterator[str]:
         yield from ()
 
-    def staged(self) -> Iterator[str]:
+    def staged(self, key: str | None = None) -> Iterator[str]:
         with self.opened() as store:
             keys = [key for owner in store.staged.values() for key in owner]
         yield from keys

@@ -297,7 +297,7 @@ class BoxesBackend:
         """A box is in its place or it is not: nothing is ever half-way."""
         return (self._box(key) / SIDECAR).exists()
 
-    def staged(self) -> Iterator[str]:
+    def staged(self, key: str | None = None) -> Iterator[str]:
         """There is one process at a time, so what is being packed is being packed here."""
         with our_words():
             yield from [self._key(box.name.partition("~")[2]) for box in self._staging.iterdir()]
