@@ -361,7 +361,7 @@ def faults(
 def judged(seed: int, names: Iterable[str]) -> None:
     """A line of JSON a workload: what its states showed."""
     for name in names:
-        found = run(name, seed, a_cut=6, cuts=36)
+        found = run(name, seed, a_cut=4, cuts=30)
         told = {"states": found.states, "lines": found.lines, "parts": found.broken_pairs}
         print(json.dumps({"name": name, **told, "violations": found.violations}), flush=True)
 

@@ -15,7 +15,7 @@ import pytest
 
 SEED = 2026
 TESTS = Path(__file__).parents[1]
-PARTS, LEAST = 5, 1000
+PARTS, LEAST = 5, 600
 HUNTS = 4
 
 

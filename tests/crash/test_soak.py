@@ -20,7 +20,7 @@ from deaths import FULL, LOST, answers, on_disk
 from servers import Element, file_path, until
 
 CLIENTS = 16
-SECONDS = 600 if FULL else 40
+SECONDS = 600 if FULL else 30
 PAUSE = 0.3
 """Between two requests of a client: it is the deaths that matter, and others want the processor too."""
 KILLS = (3.0, 6.0)
