@@ -6,6 +6,7 @@ A lock dies with its holder, so nothing has to be cleaned after kill -9.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import threading
@@ -39,7 +40,8 @@ class Locks:
     def exclusive(self, name: str, *, patience: float | None = None) -> Iterator[None]:
         """Alone. Raises `Unavailable` when the lock was held for `patience` seconds: a process that is stopped may
         hold it."""
-        yield from self._hold(name, fcntl.LOCK_EX, patience)
+        with self._hold(name, patience):
+            yield
 
     def joint(self, name: str) -> Joint:
         """A shared lock for all threads of this process together."""
@@ -47,35 +49,66 @@ class Locks:
             return Joint(self._open(name))
 
     @contextmanager
-    def file(self, file_id: str, *, patience: float | None = None) -> Iterator[None]:
+    def file(self, file_id: str, *, patience: float | None = None) -> Iterator[Note]:
         """Alone with one file: changes of one file come one after the other. `patience` as above."""
-        yield from self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", fcntl.LOCK_EX, patience)
+        with self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", patience) as fd:
+            yield Note(fd)
 
     def _open(self, name: str) -> int:
         return os.open(f"{self._path}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
-    def _hold(self, name: str, kind: int, patience: float | None = None) -> Iterator[None]:
+    @contextmanager
+    def _hold(self, name: str, patience: float | None) -> Iterator[int]:
         with translated("A lock of this element cannot be taken"):
             fd = self._open(name)
         try:
             with translated("A lock of this element cannot be taken"):
                 if patience is None:
-                    fcntl.flock(fd, kind)
+                    fcntl.flock(fd, fcntl.LOCK_EX)
                 else:
-                    _poll(fd, kind, time.monotonic() + patience)
-            yield
+                    _poll(fd, time.monotonic() + patience)
+            yield fd
         finally:
             os.close(fd)
 
 
-def _poll(fd: int, kind: int, deadline: float) -> None:
+def _poll(fd: int, deadline: float) -> None:
     while True:
         try:
-            return fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise Unavailable("Another process holds a lock and does not go on.") from None
             time.sleep(_PAUSE)
+
+
+class Note:
+    """What the holder of a lock writes into its file for whoever holds it next, should it die within."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self) -> str | None:
+        """What one left that died; None when nobody did. Raises `Unavailable`."""
+        with translated("A lock of this element cannot be read"):
+            line, end, _ = os.pread(self._fd, 4096, 0).partition(b"\n")
+        try:
+            text = json.loads(line) if end else None
+        except ValueError:  # torn by a power cut
+            return None
+        return text if isinstance(text, str) else None
+
+    def write(self, text: str) -> None:
+        """Outlives this process, not a power cut. Raises `StorageFull`, `Unavailable`."""
+        with translated("A lock of this element cannot be written"):
+            os.pwrite(self._fd, json.dumps(text).encode() + b"\n", 0)
+
+    def wipe(self) -> None:
+        """What it says was done or undone. Never raises: to find it once more does no harm."""
+        try:
+            os.pwrite(self._fd, b"\n", 0)
+        except OSError as e:
+            log.warning("a lock cannot be written: %s", os.strerror(e.errno or 0))
 
 
 class Joint:

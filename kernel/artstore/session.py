@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from artstore import checkpoint, recovery
+from artstore import checkpoint, names
 from artstore.attr import Attr, checked, timestamp
 from artstore.errors import (
     ArtstoreError,
@@ -22,6 +22,7 @@ from artstore.errors import (
     Undecided,
 )
 from artstore.ids import now
+from artstore.locks import Note
 from artstore.modes import Operation
 from artstore.rows import believe
 from artstore.spi import PIECE, Intent, Name, Principal, Writer
@@ -115,11 +116,12 @@ class Session:
             attr = checked(self._draft.model_dump() | fields | texts)
             sidecar = attr.encode(kernel.backend.capabilities.sidecar_limit)
             with ExitStack() as stack:
+                note: Note | None = None
                 if self._chosen:
-                    self._settle_the_dead()
-                    stack.enter_context(kernel.locks.file(self._file_id))
+                    note = stack.enter_context(kernel.locks.file(self._file_id))
                     stack.enter_context(kernel.wal.exclusive(f"file {self._file_id}"))
                     kernel.keeper.decide(self._file_id)  # perhaps it is there, and nobody knows
+                    self._settle_the_dead(note)
                     there = self._present()
                     if there is None and self._settle_others():
                         there = self._present()
@@ -139,30 +141,38 @@ class Session:
                     or checkpoint.is_behind(kernel, self._name.directory)
                 ):
                     self._intent.sync()
+                if note is not None:
+                    note.write(self._name.key)
                 try:
                     self._writer.publish(sidecar)
                 except Undecided:
                     self._over = True
                     kernel.keeper.doubt(self._file_id, self._name.key, self._intent)
                     raise
+                except ArtstoreError:
+                    if note is not None:
+                        note.wipe()
+                    raise
                 self._over = True
                 kernel.settle_row(self._intent, attr)
+                if note is not None:
+                    note.wipe()
         except BaseException as e:
             self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
             raise
         kernel.announce("upload", attr)
         return attr, True
 
-    def _settle_the_dead(self) -> None:
-        """Of a file whose writer died before its row nobody knows but the log: a retry must not make a second one.
-
-        An index that is not whole needs none of it: then the tree is asked.
-        """
-        if self._kernel.keeper.is_whole():
-            try:
-                recovery.settle(self._kernel)
-            except ArtstoreError as e:
-                log.warning("%s The tree is asked for %s.", e.detail, self._file_id)
+    def _settle_the_dead(self, note: Note) -> None:
+        """Of a file whose writer died after its commit and before its row nobody knows for now but the lock that it
+        held, and a request of it may still be on its way: a retry must not make a second one."""
+        kernel = self._kernel
+        if (key := note.read()) is None:
+            return
+        names.settle(kernel, key, late=kernel.backend.capabilities.shared)
+        if (attr := believe(kernel, key)) is not None:
+            kernel.write_row(None, attr)
+        note.wipe()
 
     def _settle_others(self) -> bool:
         """Whoever has the same upload under way elsewhere does not hold the lock that we hold: it will find our file,

@@ -1103,6 +1103,50 @@ def test_a_retry_settles_an_upload_whose_outcome_nobody_knows(
     ground.close()
 
 
+class Shared(MemoryBackend):
+    """One to which a request of a dead process may still be on its way."""
+
+    capabilities = replace(MemoryBackend.capabilities, shared=True)
+
+
+class Delayed(MemoryWriter):
+    """A writer whose request to publish stays on its way."""
+
+    arrive: Callable[[], None]
+
+    def publish(self, sidecar: bytes) -> None:
+        Delayed.arrive = lambda: MemoryWriter.publish(self, sidecar)
+        self.abort = lambda: None  # type: ignore[method-assign]
+        raise Undecided("The store does not answer.")
+
+
+@pytest.mark.parametrize("arrives", ["before", "after"])
+def test_a_retry_by_a_neighbour_settles_what_is_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str
+) -> None:
+    ground = Ground(tmp_path, "memory", memory=Shared)
+    cache = MemoryCache()
+    kernel, neighbour = ground.open(cache=cache), ground.open(cache=cache)
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryBackend, "create", lambda backend, key: Delayed(backend, key))
+        with pytest.raises(Undecided):
+            put(kernel)
+    if arrives == "before":
+        Delayed.arrive()
+    attr, new = put(neighbour)
+    assert new is (arrives == "after")
+    if new:
+        with pytest.raises(Unavailable):
+            Delayed.arrive()
+    kernel.keeper.decide()
+    kernel.keeper.pay()
+    assert everything(kernel) == everything(neighbour) == {CHOSEN: attr}
+    assert entries(kernel) == [(True, True)]
+    neighbour.delete(BY, CHOSEN, anyway)
+    assert everything(kernel) == {}
+    ground.close()
+
+
 def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None:
     """A rebuild has read a sidecar; before its row is there the file is deleted, and its id used again elsewhere."""
     put(kernel)
@@ -1139,12 +1183,6 @@ def test_a_process_that_holds_a_lock_and_is_stopped_stops_nobody_else(
     recovery.settle(other)
     assert other.keeper.is_whole()
     assert everything(other) == {attr.file_id: attr}
-
-
-class Shared(MemoryBackend):
-    """One to which a request of a dead process may still be on its way."""
-
-    capabilities = replace(MemoryBackend.capabilities, shared=True)
 
 
 @pytest.mark.parametrize("operation", ["update", "delete"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,17 +18,18 @@ import pytest
 
 from artstore import cli, recovery
 from artstore.boot import open_default
-from artstore.errors import ArtstoreError
+from artstore.errors import ArtstoreError, NotFound
 from artstore.ids import now
 from artstore.kernel import Kernel
 from artstore.session import Session
 from artstore.spi import SCOPES, Principal, Query, Span
 from audit import audit, open_intents
+from servers import until
 
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 BODY = b"the same bytes"
 DIES = """
-import os, sys
+import os, signal, sys
 from datetime import datetime
 from pathlib import Path
 import artstore.kernel
@@ -39,6 +44,8 @@ if where == "nothing staged":
     node.kernel.backend.create = die
 if where == "row":
     node.kernel.settle_row = die
+if where == "row, killed":
+    node.kernel.settle_row = lambda *_, **__: (print("published", flush=True), signal.pause())
 session = node.kernel.begin(Principal(id="1", name="ivanov", scopes=SCOPES), filename="a.txt", file_id=file_id)
 session.write(b"the same bytes")
 if where == "data in place":
@@ -65,14 +72,13 @@ def opened(home: Path) -> Iterator[tuple[Kernel, Kernel]]:
         yield one.kernel, other.kernel
 
 
+def command(home: Path, file_id: str, at: datetime, where: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-c", DIES, str(home), file_id, at.isoformat(), where]
+
+
 def first_try(home: Path, file_id: str, at: datetime, where: str) -> None:
     """In a process of its own, which dies at `where`."""
-    died = subprocess.run(
-        [sys.executable, "-W", "error", "-c", DIES, home, file_id, at.isoformat(), where],
-        check=False,
-        timeout=60,
-    )
-    assert died.returncode == 9
+    assert subprocess.run(command(home, file_id, at, where), check=False, timeout=60).returncode == 9
 
 
 def retry(kernel: Kernel, file_id: str) -> Session:
@@ -88,6 +94,47 @@ def test_a_retry_finds_what_a_dead_worker_published(tmp_path: Path, clock: datet
         attr, new = retry(node.kernel, file_id).commit()
         assert (attr.file_id, new) == (file_id, False)
         node.kernel.delete(BY, file_id, lambda _: None)
+    assert audit(home) == {}
+
+
+def test_a_retry_finds_it_while_the_index_takes_no_row(
+    tmp_path: Path, clock: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour that was stopped while it wrote to the index holds it."""
+    home, file_id = tmp_path / "home", str(uuid.uuid4())
+    monkeypatch.setenv("ARTSTORE_CACHE__SQL__TIMEOUT", "0.5")
+    with closing(open_default(home)) as node:
+        first_try(home, file_id, clock, "row")
+        session = retry(node.kernel, file_id)
+        with (home / "state" / "cache.db.lock").open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            attr, new = session.commit()
+            assert (attr.file_id, new) == (file_id, False)
+            node.kernel.delete(BY, file_id, lambda _: None)
+        until(node.kernel.keeper.is_whole, "all rows are paid")
+        with pytest.raises(NotFound):
+            node.kernel.attr(file_id)
+    assert audit(home) == {}
+
+
+def test_a_retry_finds_what_was_published_while_it_waited(tmp_path: Path, clock: datetime) -> None:
+    """The first try lives when the second has all its bytes, and is killed then."""
+    home, file_id = tmp_path / "home", str(uuid.uuid4())
+    with closing(open_default(home)) as node, ThreadPoolExecutor(1) as pool:
+        first = subprocess.Popen(command(home, file_id, clock, "row, killed"), stdout=subprocess.PIPE)
+        with first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == b"published\n"
+            second = pool.submit(retry(node.kernel, file_id).commit)
+            waits = re.compile(rf"-> FLOCK .* {os.getpid()} ")
+            until(lambda: waits.search(Path("/proc/locks").read_text()), "the second waits for the first")
+            first.kill()
+        attr, new = second.result()
+        assert (attr.file_id, new) == (file_id, False)
+        node.kernel.delete(BY, file_id, lambda _: None)
+        recovery.settle(node.kernel)
+        with pytest.raises(NotFound):
+            node.kernel.attr(file_id)
     assert audit(home) == {}
 
 
