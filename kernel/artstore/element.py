@@ -52,7 +52,7 @@ class Element:
         self, *, element_id: str | None, naming: str, mode: Mode, fallback_id: str, at: datetime
     ) -> None:
         """Remember the element on the first start, recognise it later. Raises `ConfigError` for another's."""
-        with self._locks.exclusive("element"):
+        with self._locks.exclusive("mode"):
             document = self._backend.record(RECORD)
             if document is None:
                 if element_id is None and self._has_files():
@@ -134,6 +134,8 @@ class Element:
         except PreconditionFailed:
             raise Conflict("The record of the mode was changed meanwhile; try again.") from None
         self._seen = (document, record)
+        if modes.allows_changes(record.mode):
+            return  # no way leads to it from one that allows more; and others come all the time
         with self._locks.exclusive("element"):
             pass
 

@@ -43,6 +43,11 @@ def require(mode: Mode, operation: Operation) -> None:
         )
 
 
+def allows_changes(mode: Mode) -> bool:
+    """Whether an element in `mode` takes uploads and updates."""
+    return not ALLOWED[mode].isdisjoint({Operation.UPLOAD, Operation.UPDATE})
+
+
 def check_transition(current: Mode, target: Mode, *, confirm: bool) -> None:
     """Raise `Conflict` unless `current` -> `target` is a step that exists (backward ones need `confirm`)."""
     step = (current, target)

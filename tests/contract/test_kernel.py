@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -820,6 +821,37 @@ def test_a_mode_holds_before_it_is_said_to_be_there_already(
         with pytest.raises(Conflict, match="already"):
             again.result(30)
     assert [status for op, status in statuses(kernel) if op == "mode"] == ["failed", "rolled_back"]
+
+
+@pytest.mark.parametrize("before", [Mode.RO, Mode.RW])
+def test_a_mode_that_allows_changes_does_not_wait_for_a_moment_without_any(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, before: Mode
+) -> None:
+    """Under load there is none: one change ends after the next has begun."""
+    kernel, neighbour = ground.open(mode=before), ground.open(mode=before)
+    put_record = kernel.backend.put_record
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+
+        def put(*args: Any, **options: Any) -> None:
+            put_record(*args, **options)
+            stack.enter_context(neighbour.element.gate(Operation.UPLOAD))
+
+        stack.enter_context(monkeypatch.context()).setattr(kernel.backend, "put_record", put)
+        step = pool.submit(kernel.transition, BY, Mode.RW, confirm=True, reason="")
+        until(step.done, "the answer")
+        if before is Mode.RO:
+            assert step.result().mode is Mode.RW
+        else:
+            with pytest.raises(Conflict, match="already"):
+                step.result()
+
+
+def test_a_start_does_not_wait_for_a_moment_without_changes(ground: Ground) -> None:
+    kernel = ground.open()
+    with ThreadPoolExecutor(1) as pool, kernel.element.gate(Operation.UPLOAD):
+        start = pool.submit(ground.open)
+        until(start.done, "the start")
+        assert start.result().element.record() == kernel.element.record()
 
 
 def test_another_elements_store_is_refused(ground: Ground) -> None:
