@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 
@@ -19,7 +19,7 @@ from artstore.boot import Node, open_default
 from artstore.errors import MalformedRequest, Refused
 from artstore.spi import PIECE
 from artstore_http.app import App, Exchange
-from artstore_http.message import Request, Response, Stream
+from artstore_http.message import Request, Response
 from artstore_http.problems import RequestTimeout
 
 T = TypeVar("T")
@@ -43,31 +43,31 @@ class Endpoint:
             return
         request = _request(scope)
         if self._app.instant(request):
-            await _send_small(send, self._app.begin(request).finish())
-            return
-        if request.method not in _WITH_BODY:
-            response = await self._hop(_at_once, self._app, request, b"")
-        else:
+            response = self._app.begin(request).finish()
+        elif request.method in _WITH_BODY:
             response = await self._take(request, _Body(receive, self._idle))
+        else:
+            response = await self._hop(_at_once, self._app, request, b"")
         await self._send(scope, send, response)
 
     async def _take(self, request: Request, body: _Body) -> Response:
         """A request with a body: in one hop where it is small, else a MiB at a time, its head judged first."""
         pieces: list[bytes] = []
+        refused: Refused | None = None
         if request.small:
             try:
                 pieces = await body.batch()
             except Refused as e:
-                exchange = await self._hop(self._app.begin, request)
-                if exchange.response is None:
-                    await self._hop(exchange.fail, e)
-                return exchange.finish()
+                refused = e  # unless its head is refused
             if body.over:
                 return await self._hop(_at_once, self._app, request, b"".join(pieces))
         exchange = await self._hop(self._app.begin, request)
         ahead: asyncio.Task[list[bytes]] | None = None
         try:
             while exchange.response is None:
+                await asyncio.sleep(0)  # here a cancellation is heard, whatever is ready
+                if refused:
+                    raise refused
                 batch = pieces or await (ahead or body.batch())
                 pieces, over = [], body.over
                 ahead = None if over else asyncio.create_task(body.batch())  # while this one is written
@@ -78,37 +78,42 @@ class Endpoint:
             if ahead is not None:
                 ahead.cancel()
                 ahead.add_done_callback(lambda task: task.cancelled() or task.exception())  # no news any more
-            # Also when the server cancels us: what runs in a thread has ended by then, a commit included.
             if exchange.response is None:
-                with CancelScope(shield=True):
-                    await self._hop(exchange.abort)
+                await self._hop(exchange.abort)
         return exchange.response
 
     async def _send(self, scope: Scope, send: Send, response: Response) -> None:
         if isinstance(response.body, bytes):
-            await _send_small(send, response)
+            await send(_start(response))
+            await send({"type": "http.response.body", "body": response.body})
             return
         stream = response.body
         try:
             await send(_start(response))
             if stream.path is not None and "http.response.pathsend" in scope.get("extensions", {}):
                 await send({"type": "http.response.pathsend", "path": stream.path})
-            else:
-                await self._stream_out(send, stream)
+                return
+            pieces = iter(stream.pieces())
+            while (piece := await self._hop(next, pieces, None)) is not None:
+                await asyncio.sleep(0)  # likewise
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
         finally:
             stream.close()
 
-    async def _stream_out(self, send: Send, stream: Stream) -> None:
-        pieces = iter(stream.pieces())
-        while True:
-            piece = await self._hop(next, pieces, None)
-            if piece is None:
-                break
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
     async def _hop(self, function: Callable[..., T], *args: object) -> T:
-        return await to_thread.run_sync(partial(function, *args), limiter=self._limiter)
+        """In a thread, to its end: a server that cancels us is heard after it, at the next wait. So a commit is over
+        before anything is given up, and what was opened comes to whoever closes it."""
+        running = asyncio.ensure_future(to_thread.run_sync(partial(function, *args), limiter=self._limiter))
+        cancelled = None
+        while not running.done():
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:
+                cancelled = asyncio.current_task()
+        if cancelled:
+            cancelled.cancel()
+        return running.result()
 
 
 class _Body:
@@ -176,11 +181,6 @@ def _request(scope: Scope) -> Request:
 def _start(response: Response) -> Message:
     headers = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in response.headers]
     return {"type": "http.response.start", "status": response.status, "headers": headers}
-
-
-async def _send_small(send: Send, response: Response) -> None:
-    await send(_start(response))
-    await send({"type": "http.response.body", "body": response.body})
 
 
 def create_app(node: Node | None = None) -> Starlette:

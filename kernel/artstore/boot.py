@@ -239,6 +239,7 @@ def open_node(configuration: Configuration) -> Node:
         report = recovery.recover(kernel)
         if report.rebuilt:
             jobs.set_position("")  # of another cache than this
+        metrics = Metrics(told.state / "metrics")
         kernel.keeper.start()
     except BaseException:
         for provider in reversed(built):
@@ -246,7 +247,6 @@ def open_node(configuration: Configuration) -> Node:
             if close is not None:
                 close()
         raise
-    metrics = Metrics(told.state / "metrics")
     return Node(configuration, registry, kernel, auth, jobs, metrics, report, stop)
 
 
