@@ -67,6 +67,10 @@ transcript() {
   run 'ls artstore-data/files/*/*/*/*/'
 }
 
+if curl -s http://127.0.0.1:8010/ >/dev/null; then
+  echo "Somebody listens at 127.0.0.1:8010 already: the transcript would be theirs. Stop them first." >&2
+  exit 1
+fi
 start
 transcript >"$work.out" 2>&1 || { cat "$work.out" >&2; exit 1; }
 if [ "${1:-}" = --write ]; then

@@ -1,4 +1,5 @@
-"""A server may cancel an app in the middle of a request (uvicorn does, when its time to end is over)."""
+"""The ASGI app under a server of ours: what crosses to a thread, and a server that cancels, as uvicorn does when its
+time to end is over."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ from artstore.boot import Node, open_default
 from artstore.spi import PIECE, SCOPES, Principal
 from artstore_local.backend import LocalBackend
 from artstore_local.writer import LocalWriter
+from artstore_starlette import app as starlette_app
 from artstore_starlette.app import create_app
-from servers import prepare
+from servers import FORM, file, form, prepare, text
 
-LARGE = bytes(range(256)) * (3 * PIECE // 256)
+SMALL = bytes(range(256)) * 16
+LARGE = SMALL * (3 * PIECE // len(SMALL))
 
 
 @pytest.fixture
@@ -32,12 +35,53 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
         node.close()
 
 
+def stored(node: Node, data: bytes) -> str:
+    session = node.kernel.begin(Principal(id="u", name="u", scopes=SCOPES), filename="a")
+    session.write(data)
+    return session.commit()[0].file_id
+
+
 def scope(node: Node, method: str, target: str, **headers: str) -> dict[str, Any]:
     path, _, query = target.partition("?")
     bearer = node.auth.issue(user="u", roles=["operator"], seconds=60)  # type: ignore[attr-defined]
     headers |= {"host": "a", "authorization": f"Bearer {bearer}"}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     return {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": pairs}
+
+
+@pytest.mark.parametrize("kind", ["plain", "form", "search", "small download"])
+def test_what_is_small_crosses_to_a_thread_once(
+    kind: str, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossings: list[Any] = []
+    cross = starlette_app.to_thread.run_sync
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        crossings.append(args)
+        return await cross(*args, **options)
+
+    monkeypatch.setattr(starlette_app.to_thread, "run_sync", counted)
+    body = SMALL if kind == "plain" else form(text("tags", "t"), file(SMALL)) if kind == "form" else b""
+    heads = {
+        "plain": ("POST", "/api/v1/files?filename=a", {}),
+        "form": ("POST", "/api/v1/files", {FORM[0].lower(): FORM[1]}),
+        "search": ("GET", "/api/v1/files?q=a", {}),
+        "small download": ("GET", f"/api/v1/files/{stored(node, SMALL)}/download", {}),
+    }
+    method, target, headers = heads[kind]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers["content-length"] = str(len(body))
+    asyncio.run(create_app(node)(scope(node, method, target, **headers), receive, send))
+    assert [message.get("status") for message in sent] == [201 if body else 200, None]
+    assert len(crossings) == 1
 
 
 @pytest.mark.parametrize("step", ["create", "write", "publish"])
@@ -96,9 +140,7 @@ def test_a_cancelled_upload_ends_before_it_is_given_up(
 
 
 def test_a_cancelled_download_goes_no_further(node: Node) -> None:
-    session = node.kernel.begin(Principal(id="u", name="u", scopes=SCOPES), filename="a")
-    session.write(LARGE)
-    attr, _ = session.commit()
+    file_id = stored(node, LARGE)
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -111,7 +153,7 @@ def test_a_cancelled_download_goes_no_further(node: Node) -> None:
         task.cancel()
 
     async def serve() -> None:
-        head = scope(node, "GET", f"/api/v1/files/{attr.file_id}/download")
+        head = scope(node, "GET", f"/api/v1/files/{file_id}/download")
         await create_app(node)(head, receive, send)
 
     before = os.listdir("/proc/self/fd")
