@@ -37,6 +37,8 @@ class Segment:
         self.path = path
         self._fd = fd
         self._lock = threading.Lock()
+        self._syncing = threading.Lock()
+        self._synced = 0
         self._size = os.fstat(fd).st_size
         self._flushed = self._size
         self._named = False
@@ -92,22 +94,29 @@ class Segment:
         return self._size > self._flushed
 
     def sync(self) -> None:
-        fd = self._fd
-        # A second fsync would say yes while the disk holds the old bytes.
-        if self.spoiled or fd < 0:
-            raise Unavailable("This part of the log cannot be made durable any more.")
-        try:
-            os.fdatasync(fd)
-            if not self._named:
-                for directory in (self.path.parent, self.path.parent.parent):
-                    _fsync_directory(directory)
-                self._named = True
-        except OSError as e:
-            self.spoiled = True
-            kind = StorageFull if e.errno in (28, 122) else Unavailable
-            raise kind(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
-        if self._fd != fd:  # let go meanwhile: perhaps another file, which had its number by then, was synced
-            raise Unavailable("This part of the log was closed.")
+        upto = self._size
+        # One at a time: of several at once the kernel tells only one that it failed, and the others yes.
+        with self._syncing:
+            fd, size = self._fd, self._size
+            # A second fsync would say yes while the disk holds the old bytes.
+            if self.spoiled or fd < 0:
+                raise Unavailable("This part of the log cannot be made durable any more.")
+            if self._synced >= upto:
+                return
+            try:
+                os.fdatasync(fd)
+                if not self._named:
+                    for directory in (self.path.parent, self.path.parent.parent):
+                        _fsync_directory(directory)
+                    self._named = True
+            except OSError as e:
+                self.spoiled = True
+                kind = StorageFull if e.errno in (28, 122) else Unavailable
+                raise kind(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
+            # Let go meanwhile: perhaps another file, which had its number by then, was synced.
+            if self._fd != fd:
+                raise Unavailable("This part of the log was closed.")
+            self._synced = size
 
     def settle(self) -> None:
         """Nothing in it is of concern any more: give it its final name, and let it go."""
@@ -146,7 +155,7 @@ class Segment:
             os.close(fd)
             raise
         with self._lock:
-            failed, self._fd, self.spoiled = self._fd, fd, False
+            failed, self._fd, self.spoiled, self._synced = self._fd, fd, False, 0
         os.close(failed)
 
     def release(self) -> None:

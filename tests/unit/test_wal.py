@@ -342,6 +342,46 @@ def test_a_segment_whose_fsync_failed_takes_no_more_intents(
     assert len(segments(wal, "*.settled.jsonl")) == 2
 
 
+def test_of_two_that_sync_at_once_neither_is_told_what_the_other_alone_was(
+    wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of an error once for each open file: a sync beside the one that fails says yes."""
+    first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "12")
+    beside = threading.Event()
+    told: list[int] = []
+
+    def fdatasync(fd: int) -> None:
+        told.append(fd)
+        if len(told) > 1:
+            return beside.set()
+        other = pool.submit(second.sync)
+        assert not beside.wait(0.2)
+        assert not other.done()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        with pytest.raises(Unavailable):
+            first.sync()
+    with pytest.raises(Unavailable):
+        second.sync()
+    assert len(told) == 1
+    wal.close()
+
+
+def test_many_that_sync_at_once_share_it(wal: Wal, monkeypatch: pytest.MonkeyPatch) -> None:
+    intents = [wal.begin("update", by="ivanov", file_id=str(i), key=f"a/{i}") for i in range(9)]
+    told: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", told.append)
+    for intent in intents:
+        intent.sync()
+    assert len(told) == 1
+    late = wal.begin("update", by="ivanov", file_id="late", key="a/late")
+    late.sync()
+    assert len(told) == 2
+    wal.close()
+
+
 def test_a_log_that_is_closed_writes_and_syncs_nothing_of_others(
     tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
