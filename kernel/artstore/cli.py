@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
-        sys.stdout.flush()  # here, where a reader that went away is expected
+        print(end="", flush=True)  # here, where a reader that went away is expected
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `artstore wal | head`

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, Field, ValidationError, model_validator
 
+from artstore.attr import plainly
 from artstore.errors import ConfigError
 from artstore.modes import Mode
 
@@ -39,24 +40,34 @@ def _listed(value: object) -> object:
     return [x.strip() for x in value.split(",") if x.strip()] if isinstance(value, str) else value
 
 
+def _sized(value: object) -> object:
+    # pydantic reads how a text begins: of "1,5 GiB" it makes one byte.
+    if isinstance(value, str) and not re.fullmatch(r"\s*\d*\.?\d+\s*[A-Za-z]*\s*", value, re.ASCII):
+        raise ValueError('must be a number of bytes, or a size like "5 GiB" or "1.5 TB"')
+    return value
+
+
+Size = Annotated[ByteSize, BeforeValidator(_sized)]
+
+
 class Server(BaseModel, extra="forbid"):
     """`[server]`: who listens where."""
 
     adapter: Literal["starlette", "falcon"] = "starlette"
     host: str = "127.0.0.1"
-    port: int = Field(default=8010, ge=0, le=65535)
+    port: int = Field(default=8010, ge=1, le=65535)
     workers: int = Field(default=1, ge=1, le=256, description="processes")
     threads: int = Field(default=32, ge=1, le=1024, description="transfers at a time in one process")
-    drain: float = Field(default=30, gt=0, description="seconds for transfers to end after SIGTERM")
+    drain: float = Field(default=30, gt=0, le=86_400, description="seconds for transfers after SIGTERM")
 
 
 class Limits(BaseModel, extra="forbid"):
     """`[limits]`: sizes in bytes or as "5 GiB", times in seconds."""
 
-    max_file_size: ByteSize = Field(default=ByteSize(5 << 30), gt=0, description="of one file")
-    capacity: ByteSize | None = Field(default=None, description="of all files together")
-    min_free: ByteSize = Field(default=ByteSize(64 << 20), description="free space that uploads leave alone")
-    max_json_body: ByteSize = Field(default=ByteSize(64 << 10), gt=0, description="of one JSON request")
+    max_file_size: Size = Field(default=ByteSize(5 << 30), gt=0, description="of one file")
+    capacity: Size | None = Field(default=None, description="of all files together")
+    min_free: Size = Field(default=ByteSize(64 << 20), description="free space that uploads leave alone")
+    max_json_body: Size = Field(default=ByteSize(64 << 10), gt=0, description="of one JSON request")
     idle_body: float = Field(default=30, gt=0, description="seconds over which a body must bring 1 KiB/s")
 
 
@@ -104,7 +115,7 @@ class WalSettings(Tables):
 
     use: str = FILES
     keep_hours: float = Field(default=168, ge=0, description="hours")
-    max_size: ByteSize = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
+    max_size: Size = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
 
     def chosen(self) -> list[str]:
         return [] if self.use == FILES else [self.use]
@@ -193,7 +204,7 @@ def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str],
                 f"There is no setting '{loc[-1]}'.", place=place, cure=suggestion(loc[-1], known)
             ) from None
         shown = "" if _is_secret(model, loc, first["input"]) else f" (it is {first['input']!r})"
-        raise ConfigError(f"{first['msg']}{shown}.", place=place, cure="See docs/configuration.md.") from None
+        raise ConfigError(f"{plainly(first)}{shown}.", place=place, cure="See docs/configuration.md.") from None
 
 
 def _is_secret(model: type[BaseModel], loc: list[str], value: object) -> bool:
@@ -222,8 +233,12 @@ def _with_files(
                 values[key.removesuffix("_file")] = path.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as e:
                 place = _place(under, [key], sources)
-                raise ConfigError(f"{path} cannot be read: {e}", place=place) from None
+                raise ConfigError(f"{path} cannot be read: {_why(e)}.", place=place) from None
     return values
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return os.strerror(error.errno or 0) if isinstance(error, OSError) else f"byte {error.start} is not UTF-8"
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
@@ -247,9 +262,9 @@ def _find_file(home: Path, config: Path | None, environ: Mapping[str, str]) -> P
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before the first letter
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"It cannot be read: {e}", place=str(path)) from None
+        raise ConfigError(f"It cannot be read: {_why(e)}.", place=str(path)) from None
     table = re.search(r"^\s*\[", text, re.MULTILINE)
     top = table.start() if table else len(text)
     text = _SHORT_ROLE.sub(rf"\1.{USE}\2", text[:top]) + text[top:]
@@ -260,6 +275,8 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, list[str], str]]:
+    if environ.get("ARTSTORE_PLUGINS", "none").lower() not in ("", "none"):
+        raise ConfigError("It can only be 'none'.", place="ARTSTORE_PLUGINS", cure="Leave it out to load all.")
     for name, value in sorted(environ.items()):
         if not name.startswith(_ENV) or name in _NOT_SETTINGS:
             continue

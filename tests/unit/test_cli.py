@@ -114,6 +114,13 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert err.startswith("usage: artstore")
 
 
+def test_a_standard_output_that_is_closed() -> None:
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m artstore version >&-', sys.executable], capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_version(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("version") == (0, f"{artstore.__version__}\n", "")
     assert cli.json("version") == {"version": artstore.__version__}

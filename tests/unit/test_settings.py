@@ -84,6 +84,11 @@ def test_the_file_is_looked_for_in_order(home: Path, tmp_path: Path) -> None:
     ("x = \udcff", ["artstore.toml: It cannot be read"]),
     ("backend = 3", ["artstore.toml: backend"]),
     ("[wal]\nkeep_hours = -1", ["wal.keep_hours"]),
+    ("[server]\nport = 0", ["server.port"]),
+    ("[server]\ndrain = inf", ["server.drain", "86400"]),
+    ("[limits]\nmax_file_size = '1,5 GiB'", ["limits.max_file_size: must be a number of bytes", "'1,5 GiB'"]),
+    ("[limits]\ncapacity = '1,000 GB'", ["limits.capacity: must be"]),
+    ("[limits]\nmin_free = '5 GB of it'", ["limits.min_free: must be"]),
 ])  # fmt: skip
 def test_what_is_wrong_in_the_file(home: Path, toml: str, says: list[str]) -> None:
     (home / "artstore.toml").write_bytes(toml.encode("utf-8", "surrogateescape"))
@@ -102,7 +107,8 @@ def test_what_is_wrong_in_the_file(home: Path, toml: str, says: list[str]) -> No
     ("ARTSTORE_SERVER__PORT", "many", "'many'"),
     ("ARTSTORE_SERVER__PORT__X", "1", ""),
     ("ARTSTORE_SERVER", "1", ""),
-    ("ARTSTORE_ELEMENT_ID_FILE", "/no/such/file", "/no/such/file cannot be read"),
+    ("ARTSTORE_ELEMENT_ID_FILE", "/no/such/file", "/no/such/file cannot be read: No such file or directory."),
+    ("ARTSTORE_PLUGINS", "off", "It can only be 'none'."),
 ])  # fmt: skip
 def test_what_is_wrong_in_the_environment(home: Path, name: str, value: str, says: str) -> None:
     message = fails(home, environ={name: value})
@@ -150,6 +156,10 @@ def test_a_role_in_the_environment(home: Path) -> None:
 def test_words_that_only_look_like_a_role_are_left_alone(home: Path) -> None:
     settings = read(home, 'display_name = "x"\n# backend = "s3"\n[plugins]\nblock = ["a:b"]\n').settings
     assert (settings.backend.use, settings.plugins.block) == ("local", ["a:b"])
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(home: Path) -> None:
+    assert read(home, "\ufeffmode = 'rw'").settings.mode is Mode.RW
 
 
 @pytest.mark.parametrize(("text", "size"), [
