@@ -8,7 +8,7 @@ import secrets
 import time
 
 from artstore.boot import Node
-from artstore.errors import ArtstoreError, Forbidden, Unauthorized
+from artstore.errors import ArtstoreError, Forbidden, MalformedRequest, Unauthorized
 from artstore_http import matching
 from artstore_http.call import Call
 from artstore_http.gauges import counted
@@ -106,6 +106,8 @@ class Exchange:
         """The body is over."""
         if self.response is None and self._receiver is not None:
             try:
+                if self._received < (self._request.length or 0):  # a WSGI server tells it in no other way
+                    raise MalformedRequest("The body ended before it should.")
                 self._answer(self._receiver.finish())
             except Exception as e:
                 self.fail(e)

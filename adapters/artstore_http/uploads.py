@@ -130,10 +130,11 @@ class FormUpload:
         self._announced = _announced(call.request)
         # A digest in the head is of the form as a whole (RFC 9530, 3); many mean the file. Either will do.
         self._whole = hashlib.sha256() if self._announced else None
-        self._left = call.request.length
         self._room = call.kernel.limits.max_file_size + FORM_ROOM
         self._reader = FormReader(call.request.header("content-type") or "", self)
         call.kernel.element.require(Operation.UPLOAD)
+        if (least := (call.request.length or 0) - FORM_ROOM) > 0:
+            call.kernel.admit(least)  # before the body comes
 
     def on_file(self, filename: str, content_type: str | None) -> None:
         self._session = self._call.kernel.begin(
@@ -148,8 +149,6 @@ class FormUpload:
         """The form goes on."""
 
     def feed(self, piece: bytes) -> None:
-        if self._left is not None:
-            self._left -= len(piece)
         self._room -= len(piece)
         if self._room < 0:
             raise TooLarge("The form is larger than any file that is taken here.")
@@ -158,8 +157,6 @@ class FormUpload:
         self._reader.feed(piece)
 
     def finish(self) -> Response:
-        if self._left:
-            raise MalformedRequest("The body ended before it should.")
         form = self._reader.close()
         session = self._session
         if session is None:

@@ -116,13 +116,16 @@ class Kernel:
         Raises `ModeNotAllowed`, `TooLarge`, `StorageFull`, `Conflict`, `InvalidField`, `Unavailable`.
         """
         self.element.require(Operation.UPLOAD)
-        self.admit(size)
+        if size is not None and size > self.limits.max_file_size:
+            most = int(self.limits.max_file_size)
+            raise TooLarge(f"The file has {size} bytes; {most} is the most taken here.")
         at = now()
         begun = draft(by, filename, content_type, at)
         if file_id is not None and self._has(file_id):
-            # A retry, or a mistake: the bytes will tell, and need not be kept for it.
+            # A retry, or a mistake: the bytes will tell, and need not be kept for it, so it needs no room.
             nowhere = Name(directory=begun.storage_path, filename=begun.storage_filename)
             return Session(self, None, Unkept(), nowhere, file_id, True, begun, at, size)
+        self.admit(size)
         new_id, name, intent, writer = names.take(self, by, filename, at, file_id)
         return Session(self, intent, writer, name, new_id, bool(file_id), begun, at, size)
 
@@ -134,10 +137,8 @@ class Kernel:
         return True
 
     def admit(self, size: int | None, *, written: int = 0) -> None:
-        """Raise `TooLarge` or `StorageFull` unless `size` more bytes (None: a few) may come after those `written`."""
+        """Raise `StorageFull` unless `size` more bytes (None: a few) may come after those `written`."""
         limits = self.limits
-        if size is not None and size > limits.max_file_size:
-            raise TooLarge(f"The file has {size} bytes; {int(limits.max_file_size)} is the most taken here.")
         space = self.backend.space()
         if space.free is not None and space.free - (size or 0) < limits.min_free:
             raise StorageFull("The volume of this element has no room for the file.")

@@ -82,10 +82,14 @@ class Session:
             raise TooLarge(f"The file is larger than {int(self._kernel.limits.max_file_size)} bytes.")
         self._unchecked += len(piece)
         if self._unchecked >= PIECE:  # others write too, and not every body says how long it is
-            self._unchecked = 0
-            self._kernel.admit(max(0, (self._announced or 0) - self.size), written=self.size)
+            self._admit()
         self._sha256.update(piece)  # first: it leaves the piece in the processor's cache for the writing
         self._writer.write(piece)
+
+    def _admit(self) -> None:
+        self._unchecked = 0
+        if self._intent is not None:  # else nothing is kept
+            self._kernel.admit(max(0, (self._announced or 0) - self.size), written=self.size)
 
     def commit(
         self,
@@ -105,6 +109,8 @@ class Session:
         try:
             digest = self._sha256.hexdigest()
             self._check(digest, sha256)
+            if self._announced is None and self._unchecked:
+                self._admit()
             fields = {
                 "file_id": self._file_id,
                 "storage_filename": self._name.filename,

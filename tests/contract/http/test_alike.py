@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -189,6 +190,29 @@ def test_changes(pair: Pair) -> None:
     assert alike(pair, "POST", "/api/v1/mode/transition", [JSON], b'{"target_mode": "ro"}') == 409
     assert alike(pair, "POST", "/api/v1/mode/transition", [JSON], b'{"target_mode": "x"}') == 422
     assert alike(pair, "POST", "/api/v1/mode/transition", [JSON], b'{"target_mode": "ro", "x": 1}') == 422
+
+
+def test_bodies_cut_short(pair: Pair) -> None:
+    """Also where what came would do by itself."""
+    path, mode = file_path(THERE), "/api/v1/mode/transition"
+    for method, target, headers, body in (
+        ("PATCH", path, [MERGE], b'{"description": "cut"}'),
+        ("POST", mode, [JSON], b'{"target_mode": "ro"}'),
+        ("POST", "/api/v1/maintenance/reconcile", [JSON], b"{}"),
+        ("POST", "/api/v1/files?filename=a", [], b"abc"),
+        ("PUT", f"{file_path(ABSENT)}?filename=a", [], b"abc"),
+        ("POST", "/api/v1/files", [FORM], form(file(b"abc"))),
+    ):
+        answers = []
+        for element in pair:
+            announced = [ID, *headers, ("Content-Length", str(len(body) + 1))]
+            with element.unchanged(), element.connect() as connection:
+                connection.send(element.head(method, target, announced) + body)
+                connection.socket.shutdown(socket.SHUT_WR)
+                answers.append(shown(connection.answer(method)))
+        assert answers[0] == answers[1]
+        assert answers[0][0] == 400
+    assert pair[0].get(path).json()["description"] == "d"
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,19 @@ def test_file_size_and_capacity(adapter: str, start: Start) -> None:
             "POST", "/api/v1/files?filename=a", [("Content-Length", "90000"), ("Expect", "100-continue")]
         )
         element.raw(head, "POST").problem(507, "storage-full")
-    assert element.post(bytes(60_000)).status == 201
+    chosen = "0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4"
+    assert element.put(chosen, bytes(60_000)).status == 201
     capacity = element.get("/api/v1/capacity").json()
     assert capacity == {"total": CAPACITY, "used": CAPACITY, "free": 0, "file_count": 4, "status": "full"}
     with element.unchanged():
         element.post(b"x").problem(507, "storage-full")
+        element.post_form([file(b"x")]).problem(507, "storage-full")
+        once = ("Repr-Digest", sha256_header(b"x"))
+        head = element.head("POST", "/api/v1/files?filename=a", [("Transfer-Encoding", "chunked"), once])
+        element.raw(head + chunked(b"x"), "POST").problem(507, "storage-full")
+        # What is there already needs no room.
+        assert element.put(chosen, bytes(60_000)).status == 200
+        element.put(chosen, bytes(60_001)).problem(409, "conflict")
     # Reading, changing and deleting go on, and deleting makes room.
     file_id = first.json()["file_id"]
     assert element.download(file_id).status == 200
@@ -92,6 +100,9 @@ def test_free_space(adapter: str, start: Start) -> None:
         head = element.head(
             "POST", "/api/v1/files?filename=a", [("Content-Length", "5000000"), ("Expect", "100-continue")]
         )
+        element.raw(head, "POST").problem(507, "storage-full")
+        # A form says how long it is, too.
+        head = element.head("POST", "/api/v1/files", [FORM, ("Content-Length", "5000000")])
         element.raw(head, "POST").problem(507, "storage-full")
     assert element.get("/api/v1/files").json() == {"items": [], "next_cursor": None}
     ready = element.get("/health/ready", bearer=None)
