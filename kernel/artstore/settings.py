@@ -204,7 +204,9 @@ def validate(model: type[M], raw: Mapping[str, Any], sources: Mapping[str, str],
                 f"There is no setting '{loc[-1]}'.", place=place, cure=suggestion(loc[-1], known)
             ) from None
         shown = "" if _is_secret(model, loc, first["input"]) else f" (it is {first['input']!r})"
-        raise ConfigError(f"{plainly(first)}{shown}.", place=place, cure="See docs/configuration.md.") from None
+        raise ConfigError(
+            f"{plainly(first)}{shown}.", place=place, cure="See docs/configuration.md."
+        ) from None
 
 
 def _is_secret(model: type[BaseModel], loc: list[str], value: object) -> bool:
@@ -276,7 +278,9 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, list[str], str]]:
     if environ.get("ARTSTORE_PLUGINS", "none").lower() not in ("", "none"):
-        raise ConfigError("It can only be 'none'.", place="ARTSTORE_PLUGINS", cure="Leave it out to load all.")
+        raise ConfigError(
+            "It can only be 'none'.", place="ARTSTORE_PLUGINS", cure="Leave it out to load all."
+        )
     for name, value in sorted(environ.items()):
         if not name.startswith(_ENV) or name in _NOT_SETTINGS:
             continue
