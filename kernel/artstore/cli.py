@@ -306,13 +306,3 @@ def _healthcheck(args: argparse.Namespace) -> int:
 def _version(args: argparse.Namespace) -> int:
     print(json.dumps({"version": artstore.__version__}) if args.json else artstore.__version__)
     return OK
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 
 from artstore.boot import migrate, open_log
-from artstore.cli import OK, _print_table, _standing
+from artstore.cli import OK, _standing
 
 
 def wal(args: argparse.Namespace) -> int:
@@ -20,7 +20,9 @@ def wal(args: argparse.Namespace) -> int:
         return OK
     table = [("STARTED", "OPERATION", "STATUS", "BY", "FILE", "ERROR")]
     table += [(t.started, t.operation, t.status, t.by, t.file_id or "-", t.error or "") for t in found]
-    _print_table(table)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return OK
 
 

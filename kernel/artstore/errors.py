@@ -22,7 +22,8 @@ import errno
 import os
 from typing import ClassVar
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where there is no space."""
 _THE_OPERATOR_S = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
@@ -164,4 +165,4 @@ def unusable(error: OSError, what: str, *, place: str, cure: str) -> ArtstoreErr
     detail = f"{what}: {os.strerror(error.errno) if error.errno else error}."
     if not error.errno or error.errno in _THE_OPERATOR_S:
         return ConfigError(detail, place=place, cure=cure)
-    return StorageFull(detail) if error.errno in _FULL else Unavailable(detail)
+    return StorageFull(detail) if error.errno in FULL else Unavailable(detail)

@@ -158,16 +158,15 @@ class Jobs:
     def get(self, job_id: str) -> Record:
         """What is known of a job. Raises `NotFound`, `Unavailable`."""
         try:
-            record = Record.model_validate_json(
-                (self._directory / f"{parse_id(job_id, 'job_id')}.json").read_bytes()
-            )
+            path = self._path(parse_id(job_id, "job_id"))
+            record = Record.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             raise NotFound(f"There is no job {job_id}.") from None
         except OSError as e:
             raise Unavailable(f"The job cannot be read: {e.strerror}.") from e
         if record.status == "running" and not self._lives(record.id):
             # It may have ended between the two looks.
-            again = Record.model_validate_json((self._directory / f"{record.id}.json").read_bytes())
+            again = Record.model_validate_json(path.read_bytes())
             if again.status == "running":
                 again.status, again.error = "failed", "the process died"
             return again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -255,7 +255,7 @@ class Keeper:
         while self._wait():
             _guarded(self.decide)
             _guarded(self.pay)
-            _guarded(self._settle_neighbours)
+            _guarded(lambda: recovery.settle(self._kernel))
             if time.monotonic() - flushed >= FLUSH_EVERY * TICK:
                 flushed = time.monotonic()
                 _guarded(self.flush)
@@ -279,14 +279,11 @@ class Keeper:
                 self._woken.wait(left)
             return not self._over
 
-    def _settle_neighbours(self) -> None:
-        recovery.settle(self._kernel)
 
-
-def _guarded(step: object) -> None:
+def _guarded(step: Callable[[], object]) -> None:
     """A fault here is a line in the log: the next tick tries again."""
     try:
-        step()  # type: ignore[operator]
+        step()
     except ArtstoreError as e:
         log.warning("%s It is tried again.", e.detail)
     except Exception:

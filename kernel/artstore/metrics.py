@@ -17,7 +17,7 @@ import struct
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 log = logging.getLogger("artstore.metrics")
@@ -104,8 +104,20 @@ class Metrics:
         except OSError:
             return []
 
-    def _exclusive(self) -> _Held:
-        return _Held(self._directory / "lock")
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """A lock between processes, as far as it can be had."""
+        fd = -1
+        try:
+            fd = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:
+            log.debug("no lock for the counters")
+        try:
+            yield
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def close(self) -> None:
         """Let the counters go: somebody else takes them over."""
@@ -114,25 +126,6 @@ class Metrics:
             with suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)  # the mapping has a descriptor of its own
             os.close(fd)
-
-
-class _Held:
-    """A lock between processes, as far as it can be had."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-
-    def __enter__(self) -> None:
-        try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-        except OSError:
-            log.debug("no lock for the counters")
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
 
 
 def _records(raw: bytes) -> Iterator[tuple[str, float]]:

@@ -26,20 +26,17 @@ def take(
 ) -> tuple[str, Name, Intent, Writer]:
     """Begin an upload, under the id that its caller chose or a new one. Raises `Conflict`, `StorageFull`,
     `Unavailable`; then nothing is begun."""
-    for tries_left in reversed(range(_TRIES)):
+    for tried in range(_TRIES):
         file_id = chosen or uuid7(at)
-        moment = at + timedelta(seconds=_TRIES - 1 - tries_left) if chosen else at
+        moment = at + timedelta(seconds=tried) if chosen else at
         name = kernel.naming.name(file_id=file_id, original_filename=filename, username=by.name, at=moment)
         intent = kernel.wal.begin("upload", by=by.name, file_id=file_id, key=name.key)
         try:
             return file_id, name, intent, _create(kernel, name.key, chosen)
-        except Conflict as e:
-            intent.roll_back(e.detail)
-            if not tries_left:
-                raise
         except BaseException as e:
             intent.roll_back(str(e))
-            raise
+            if not isinstance(e, Conflict) or tried == _TRIES - 1:
+                raise
     raise AssertionError("unreachable")
 
 
@@ -47,13 +44,14 @@ def _create(kernel: Kernel, key: str, chosen: str | None) -> Writer:
     if chosen is None:
         return kernel.backend.create(key)
     # After our own intent: of two nodes that begin at once at least one sees the other's.
+    taken = Conflict("Other uploads of this id were begun at the same time; try again.")
     if key in kernel.wal.begun(chosen):
-        raise Conflict("Other uploads of this id were begun at the same time; try again.")
+        raise taken
     if not kernel.backend.capabilities.traces:
         return kernel.backend.create(key)
     with kernel.locks.exclusive("names"):
         if key in kernel.backend.staged(key):
-            raise Conflict("Other uploads of this id were begun at the same time; try again.")
+            raise taken
         return kernel.backend.create(key)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from artstore.attr import timestamp
-from artstore.errors import StorageFull, Unavailable
+from artstore.errors import FULL, StorageFull, Unavailable
 from artstore.ids import now
 from artstore.spi import STATUSES, Transaction
+from artstore.system import translated
 
 log = logging.getLogger("artstore.wal")
 
@@ -96,7 +97,7 @@ class Segment:
     def sync(self) -> None:
         upto = self._size
         # One at a time: of several at once the kernel tells only one that it failed, and the others yes.
-        with self._syncing:
+        with self._syncing, translated("The log cannot be made durable"):
             fd, size = self._fd, self._size
             # A second fsync would say yes while the disk holds the old bytes.
             if self.spoiled or fd < 0:
@@ -109,10 +110,9 @@ class Segment:
                     for directory in (self.path.parent, self.path.parent.parent):
                         _fsync_directory(directory)
                     self._named = True
-            except OSError as e:
+            except OSError:
                 self.spoiled = True
-                kind = StorageFull if e.errno in (28, 122) else Unavailable
-                raise kind(f"The log cannot be made durable: {os.strerror(e.errno or 0)}.") from e
+                raise
             # Let go meanwhile: perhaps another file, which had its number by then, was synced.
             if self._fd != fd:
                 raise Unavailable("This part of the log was closed.")
@@ -178,7 +178,7 @@ class Segment:
                 if self._torn:
                     raise StorageFull("There is no space left for the log.")
             except OSError as e:
-                if e.errno in (28, 122):  # ENOSPC, EDQUOT
+                if e.errno in FULL:
                     raise StorageFull("There is no space left for the log.") from e
                 raise Unavailable(f"The log cannot be written: {os.strerror(e.errno or 0)}.") from e
             if opens:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from artstore.errors import StorageFull, Unavailable, unusable
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+from artstore.errors import FULL, StorageFull, Unavailable, unusable
 
 
 @contextmanager
@@ -19,7 +16,7 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        kind = StorageFull if e.errno in _FULL else Unavailable
+        kind = StorageFull if e.errno in FULL else Unavailable
         raise kind(f"{what}: {os.strerror(e.errno or 0)}.") from e
 
 

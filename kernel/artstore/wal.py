@@ -28,7 +28,6 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from artstore.attr import timestamp
-from artstore.errors import StorageFull, Unavailable
 from artstore.ids import now, uuid7
 from artstore.segment import OPEN, SETTLED, Segment, Written, hold, read
 from artstore.spi import API, NoSettings, Status, Transaction
@@ -45,21 +44,18 @@ class Intent:
         self.tx = tx
 
     def commit(self) -> None:
-        self._end("committed", None)
+        self.end("committed", None)
 
     def roll_back(self, error: str) -> None:
-        """It failed or was given up, and everything of it was undone."""
-        self._end("rolled_back", error)
+        self.end("rolled_back", error)
 
     def fail(self, error: str) -> None:
-        """It failed, and what is left of it is for recovery."""
-        self._end("failed", error)
+        self.end("failed", error)
 
     def sync(self) -> None:
-        """The opening record is durable on return."""
         self._segment.sync()
 
-    def _end(self, status: Status, error: str | None) -> None:
+    def end(self, status: Status, error: str | None) -> None:
         record = {"tx": self.tx, "at": timestamp(now()), "status": status}
         if error:
             record["error"] = error[:500]
@@ -76,10 +72,7 @@ class Abandoned:
     unflushed: list[Written] = field(default_factory=list)
 
     def end(self, transaction: Transaction, status: Status, error: str | None = None) -> None:
-        record = {"tx": transaction.id, "at": timestamp(now()), "status": status}
-        if error:
-            record["error"] = error
-        self.segment.end(transaction.id, record)
+        Intent(self.segment, transaction.id).end(status, error)
 
     def settle(self) -> None:
         if not self.segment.open:  # a full disk: then it is looked at again
@@ -137,11 +130,8 @@ class Wal:
             number = f"{next(self._numbers):06d}"
             name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{number}-{secrets.token_hex(4)}{OPEN}"
             path = self._directory / name
-            try:
+            with translated("The log cannot be begun"):
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            except OSError as e:
-                kind = StorageFull if e.errno in (28, 122) else Unavailable
-                raise kind(f"The log cannot be begun: {os.strerror(e.errno or 0)}.") from e
             try:
                 with translated("The log cannot be begun"):
                     if hold(fd, path):
