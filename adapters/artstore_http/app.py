@@ -80,7 +80,6 @@ class Exchange:
             node=self._app.node,
             adapter=self._app.adapter,
             request=request,
-            request_id=self.request_id,
             path=found.path,
             allowed=frozenset(found.route.parameters),
         )

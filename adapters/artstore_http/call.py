@@ -10,7 +10,7 @@ from artstore.ids import parse_id
 from artstore.kernel import Kernel
 from artstore.spi import Principal
 from artstore_http.message import Headers, Request, Response
-from artstore_http.problems import UnknownParameter
+from artstore_http.problems import InvalidCursor, UnknownParameter
 
 NOBODY = Principal(id="-", name="-")
 
@@ -22,7 +22,6 @@ class Call:
     node: Node
     adapter: str
     request: Request
-    request_id: str
     path: dict[str, str]
     by: Principal = NOBODY
     allowed: frozenset[str] = field(default_factory=frozenset)
@@ -60,6 +59,16 @@ class Call:
         if not (text.isascii() and text.isdigit() and len(text) <= 19 and least <= int(text) <= most):
             raise InvalidField(name, f"{name} must be a whole number from {least} to {most}.")
         return int(text)
+
+    def page(self) -> tuple[int, str | None]:
+        """How many are asked for, and the id behind which they begin. Raises `InvalidField`, `InvalidCursor`."""
+        limit, cursor = self.number("limit", least=1, most=1000) or 100, self.parameter("cursor")
+        if cursor is not None:
+            try:
+                parse_id(cursor)
+            except InvalidField:
+                raise InvalidCursor from None
+        return limit, cursor
 
 
 def json_response(body: bytes, status: int = 200, headers: Headers | None = None) -> Response:

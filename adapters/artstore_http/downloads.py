@@ -17,30 +17,14 @@ from artstore_http.problems import InvalidRange
 from artstore_http.ranges import ByteRanges, Unsatisfiable, content_range, parse_range
 
 
-class Whole:
-    """All bytes of a file."""
-
-    def __init__(self, download: Download) -> None:
-        self._download = download
-        self.size = download.attr.size
-        self.path = download.path
-
-    def pieces(self) -> Iterable[bytes]:
-        return self._download.pieces(Span(0, self._download.attr.size))
-
-    def close(self) -> None:
-        self._download.close()
-
-
 class Part:
-    """The bytes of one span."""
+    """The bytes of one span. `path`: of a file that holds no others."""
 
-    path: str | None = None
-
-    def __init__(self, download: Download, span: Span) -> None:
+    def __init__(self, download: Download, span: Span, path: str | None = None) -> None:
         self._download = download
         self._span = span
         self.size = span.length
+        self.path = path
 
     def pieces(self) -> Iterable[bytes]:
         return self._download.pieces(self._span)
@@ -158,7 +142,7 @@ def _answer(call: Call, found: Download, inline: bool) -> Response:
         raise InvalidRange(attr.size)
     if spans is None:
         headers += [("Content-Type", attr.content_type), ("Content-Length", str(attr.size))]
-        return Response(200, headers, Whole(found))
+        return Response(200, headers, Part(found, Span(0, attr.size), found.path))
     if len(spans) == 1:
         headers += [
             ("Content-Type", attr.content_type),

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 import artstore
 from artstore.errors import ArtstoreError, InvalidField
-from artstore.ids import parse_id
 from artstore.modes import ALLOWED, Operation
 from artstore.spi import STATUSES, Status, Transaction
 from artstore_http.call import Call, json_response
@@ -32,7 +31,6 @@ from artstore_http.models import (
     TransitionRequest,
 )
 from artstore_http.openapi import document
-from artstore_http.problems import InvalidCursor
 
 _WARNING, _CRITICAL = 0.80, 0.95
 
@@ -116,13 +114,7 @@ def transactions(call: Call) -> Response:
     status = call.parameter("status")
     if status is not None and status not in STATUSES:
         raise InvalidField("status", f"status must be one of {', '.join(get_args(Status))}.")
-    limit = call.number("limit", least=1, most=1000) or 100
-    cursor = call.parameter("cursor")
-    if cursor is not None:
-        try:
-            parse_id(cursor)
-        except InvalidField:
-            raise InvalidCursor("The cursor is not one that this element made.") from None
+    limit, cursor = call.page()
     found = call.kernel.transactions(status=status, limit=limit + 1, before=cursor)
     more = len(found) > limit
     items = [_transaction(t) for t in found[:limit]]

@@ -91,8 +91,7 @@ def _merge(target: JsonValue, patch: JsonValue) -> JsonValue:
 def json_body(call: Call, types: tuple[str, ...], then: Any) -> Receiver:
     """A receiver of JSON of one of `types`."""
     request = call.request
-    media_type = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    if media_type not in types:
+    if request.media_type not in types:
         raise UnsupportedMediaType(f"Content-Type must be {' or '.join(types)}.")
     if (request.header("content-encoding") or "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("Content-Encoding is not taken.")

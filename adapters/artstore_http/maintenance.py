@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from artstore.errors import InvalidField
-from artstore.ids import parse_id
 from artstore.jobs import Job, Record
 from artstore.repairs import rebuild as rebuild_cache
 from artstore.repairs import reconcile as reconcile_store
@@ -12,7 +10,6 @@ from artstore_http.files import json_body
 from artstore_http.jsonbody import parse_model
 from artstore_http.message import Receiver, Response
 from artstore_http.models import JobJson, JobPage, ReconcileRequest
-from artstore_http.problems import InvalidCursor
 
 _JOBS = "/api/v1/maintenance/jobs"
 
@@ -49,13 +46,7 @@ def job(call: Call) -> Response:
 
 def jobs(call: Call) -> Response:
     """GET /api/v1/maintenance/jobs"""
-    limit = call.number("limit", least=1, most=1000) or 100
-    cursor = call.parameter("cursor")
-    if cursor is not None:
-        try:
-            parse_id(cursor)
-        except InvalidField:
-            raise InvalidCursor("The cursor is not one that this element made.") from None
+    limit, cursor = call.page()
     found = call.node.jobs.newest(limit=limit + 1, before=cursor)
     items = [_json(record) for record in found[:limit]]
     page = JobPage(items=items, next_cursor=items[-1].id if len(found) > limit else None)

@@ -70,6 +70,11 @@ class Request:
         return int(text)
 
     @property
+    def media_type(self) -> str:
+        """Content-Type without parameters, in lower case; "" when it did not come."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    @property
     def chunked(self) -> bool:
         return self.header("transfer-encoding") is not None
 

@@ -82,6 +82,9 @@ class InvalidCursor(Refused):
 
     code = "invalid-cursor"
 
+    def __init__(self, detail: str = "The cursor is not one that this element made.") -> None:
+        super().__init__(detail)
+
 
 class BadFraming(MalformedRequest):
     """Where this request ends, or whom it is for, can be read in two ways: the connection ends with it."""

@@ -32,8 +32,6 @@ class Route:
     gives: type[BaseModel] | Literal["bytes", "nothing", "openapi", "page", "text"]
     success: int = 200
     codes: tuple[str, ...] = ()
-    instant: bool = False
-    """It touches nothing that could make it wait."""
 
     def load(self) -> Operation:
         """The function behind it."""
@@ -254,7 +252,6 @@ ROUTES: tuple[Route, ...] = (
         operation="elements.live",
         summary="The process answers",
         gives=models.Alive,
-        instant=True,
     ),
     Route(
         method="GET",

@@ -102,9 +102,9 @@ def _decode(cursor: str, column: str, fingerprint: str) -> Position:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         value, file_id, made_for = json.loads(raw)
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        raise InvalidCursor("The cursor is not one that this element made.") from None
+        raise InvalidCursor from None
     if not _is_position(value, file_id, column):
-        raise InvalidCursor("The cursor is not one that this element made.")
+        raise InvalidCursor
     if made_for != fingerprint:
         raise InvalidCursor("The cursor belongs to another search: keep the other parameters as they were.")
     return Position(value, file_id)

@@ -29,7 +29,7 @@ def upload(call: Call) -> Receiver:
     """POST /api/v1/files"""
     request = call.request
     _check_head(request)
-    if _media_type(request) == FORM:
+    if request.media_type == FORM:
         if request.length is not None and request.length > call.kernel.limits.max_file_size + FORM_ROOM:
             raise TooLarge(f"The body has {request.length} bytes; no file of that size is taken here.")
         return FormUpload(call)
@@ -39,7 +39,7 @@ def upload(call: Call) -> Receiver:
 def put(call: Call) -> Receiver:
     """PUT /api/v1/files/{file_id}"""
     _check_head(call.request)
-    if _media_type(call.request) == FORM:
+    if call.request.media_type == FORM:
         raise UnsupportedMediaType(
             "PUT takes the bytes of the file as they are; forms go to POST /api/v1/files."
         )
@@ -64,10 +64,6 @@ def _check_head(request: Request) -> None:
         raise MalformedRequest("Content-Range: a part of a file is not taken; send the whole of it.")
     if request.length is None and not request.chunked:
         raise LengthRequired("Send Content-Length, or the body in chunks.")
-
-
-def _media_type(request: Request) -> str:
-    return (request.header("content-type") or "").partition(";")[0].strip().lower()
 
 
 def _announced(request: Request) -> str | None:
@@ -103,7 +99,7 @@ class PlainUpload:
         self._session = call.kernel.begin(
             call.by,
             filename=filename,
-            content_type=None if _media_type(request) in _SAYS_NOTHING else declared,
+            content_type=None if request.media_type in _SAYS_NOTHING else declared,
             file_id=file_id,
             size=request.length,
         )
