@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from artstore.errors import ArtstoreError, Damaged, StorageFull, Unavailable, Undecided
+from artstore.errors import FULL, ArtstoreError, Damaged, StorageFull, Unavailable, Undecided
 from artstore.spi import PIECE, Span
 from artstore_fsspec.connections import Connections
 
@@ -27,7 +27,7 @@ def translated(what: str) -> Iterator[None]:
     except ArtstoreError:
         raise
     except OSError as e:
-        if e.errno in (28, 122):  # ENOSPC, EDQUOT
+        if e.errno in FULL:
             raise StorageFull(f"There is no space left for {what}.") from e
         raise Unavailable(f"The file system failed at {what}: {e.strerror or type(e).__name__}.") from e
     except Exception as e:  # each library behind fsspec has errors of its own

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
-from artstore.errors import Conflict, NotFound, PreconditionFailed, Unavailable, unusable
+from artstore.errors import FULL, Conflict, NotFound, PreconditionFailed, Unavailable, unusable
 from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space
 from artstore_local import disk, reaping, staging
 from artstore_local.ahead import Ahead
@@ -109,6 +108,12 @@ class LocalBackend:
             return _read_small(name + SIDECAR_SUFFIX, fd, SIDECAR_LIMIT + 1)
 
     def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+        with self._unchanged(key, old) as (fd, name):
+            self._write_durably(staging.UPDATE + staged_name(key) + SIDECAR_SUFFIX, new, fd, name)
+
+    @contextmanager
+    def _unchanged(self, key: str, old: bytes) -> Iterator[tuple[int, str]]:
+        """The directory and the name of a sidecar that is `old`, and stays so but for what is done within."""
         directory, name = split(key)
         self._health.require()
         with (
@@ -118,8 +123,7 @@ class LocalBackend:
         ):
             if os.read(sidecar, SIDECAR_LIMIT + 1) != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
-            temp = staging.UPDATE + staged_name(key) + SIDECAR_SUFFIX
-            self._write_durably(temp, new, fd, name + SIDECAR_SUFFIX)
+            yield fd, name + SIDECAR_SUFFIX
 
     def _write_durably(self, temp: str, content: bytes, target: int, name: str) -> None:
         """Temp, write, fsync, rename, fsync of the directory."""
@@ -138,23 +142,15 @@ class LocalBackend:
             disk.unlink(temp, shard)
 
     def entomb(self, key: str, old: bytes) -> None:
-        directory, name = split(key)
         tomb = staged_name(key) + SIDECAR_SUFFIX
-        self._health.require()
-        with (
-            disk.translated(f"sidecar of {key}"),
-            self._tree.open(directory) as fd,
-            disk.held(name + SIDECAR_SUFFIX, fd) as sidecar,
-        ):
-            if os.read(sidecar, SIDECAR_LIMIT + 1) != old:
-                raise PreconditionFailed("The file was changed meanwhile.")
-            self._reserve.rename(name + SIDECAR_SUFFIX, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
+        with self._unchanged(key, old) as (fd, name):
+            self._reserve.rename(name, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
             # The trace before the loss: were the name's removal durable alone, nobody would know of the data.
             try:
                 self._health.fsync(self._trash)
             except OSError:
                 # Not deleted, then; or the next fsync of this directory would take the last name away.
-                os.rename(tomb, name + SIDECAR_SUFFIX, src_dir_fd=self._trash, dst_dir_fd=fd)
+                os.rename(tomb, name, src_dir_fd=self._trash, dst_dir_fd=fd)
                 raise
             self._health.fsync(fd)
         self._entombed.add(key)
@@ -324,7 +320,7 @@ class LocalBackend:
                 os.close(disk.create(probe, shard))
                 disk.unlink(probe, shard)
         except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            if e.errno in FULL:
                 return  # full is not broken: reading and deleting go on
             raise Unavailable(f"The store does not answer: {os.strerror(e.errno or 0)}.") from e
 

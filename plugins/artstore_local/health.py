@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 
-from artstore.errors import Unavailable
+from artstore.errors import FULL, Unavailable
 
 log = logging.getLogger("artstore.local")
 
@@ -36,7 +36,7 @@ class Health:
 
     def _failed(self, error: OSError) -> None:
         log.error("fsync failed: %s", os.strerror(error.errno or 0))
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             return
         with self._lock:
             now = time.monotonic()

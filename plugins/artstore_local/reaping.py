@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
+from artstore.errors import FULL
 from artstore.spi import Settled
 from artstore_local import disk
 from artstore_local.staging import SHARDS, UPDATE, Staging, staged_key, staged_name
@@ -114,7 +115,7 @@ def _aside(shard: Path, mine: Staging) -> int:
         return os.dup(mine.shard())
     except OSError as e:
         beside = sorted(p for p in shard.parent.iterdir() if p.is_dir() and p != shard)
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT) or not beside:
+        if e.errno not in FULL or not beside:
             raise
         return os.open(beside[0], disk.DIRECTORY)
 

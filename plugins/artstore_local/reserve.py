@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from artstore.errors import FULL
 
 log = logging.getLogger("artstore.local")
 
@@ -44,7 +45,7 @@ class Reserve:
         try:
             os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if e.errno not in FULL:
                 raise
             with self._alone():  # nobody takes it back before the name has it
                 self._kept = False

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
-from artstore.errors import NotFound
+from artstore.errors import FULL, NotFound
 from artstore_local import disk
 from artstore_local.tree import INTERNAL, split
 
@@ -74,7 +74,7 @@ class Staging:
             try:
                 self._begin()
             except OSError as e:
-                if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if e.errno not in FULL:
                     raise
                 log.warning("the disk is full: files can be read and deleted only")
 

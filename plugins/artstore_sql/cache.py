@@ -1,4 +1,4 @@
-"""The cache in an SQL database. Only SQLite is there yet."""
+"""The cache in SQLite."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ log = logging.getLogger("artstore.sql")
 class Owner:
     """A process as the log knows it. Its number is never used again: who was fenced comes back as another.
 
-    `beat` is called every third of a lease; `rested` when the lease was renewed.
+    `rested` is called each time the lease was renewed.
     """
 
     def __init__(self, database: Postgres, table: str, lease: float, rested: Callable[[], None]) -> None:

@@ -177,15 +177,9 @@ class Postgres:
         return result
 
     def _on(self, engine: Any, ask: Callable[[Connection], T], deadline: float) -> T:
-        with self._checked_out(engine, deadline) as connection:
-            return ask(connection)
-
-    @contextmanager
-    def _checked_out(self, engine: Any, deadline: float) -> Iterator[Connection]:
         with engine.connect() as connection:
-            driver = connection.connection.driver_connection
-            driver.deadline = deadline
-            yield connection
+            connection.connection.driver_connection.deadline = deadline
+            return ask(connection)
 
     def _connect(self) -> psycopg.Connection[Any]:
         connection = Timed.connect(self._conninfo, autocommit=True)

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,9 @@ class Sqlite:
         except FileNotFoundError:
             return False
 
-    def exclusive(self, deadline: float) -> AbstractContextManager[None]:
-        """The right to write, among all threads of all processes."""
-        return self._exclusive(deadline)
-
     @contextmanager
-    def _exclusive(self, deadline: float) -> Iterator[None]:
+    def exclusive(self, deadline: float) -> Iterator[None]:
+        """The right to write, among all threads of all processes."""
         with self.translated(), exclusive(self.path, deadline):
             yield
 

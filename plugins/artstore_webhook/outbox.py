@@ -10,7 +10,6 @@ A file is whole when it has its name. A process that dies leaves nothing to be t
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import math
@@ -22,7 +21,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
-from artstore.errors import StorageFull, Unavailable
+from artstore.errors import FULL, StorageFull, Unavailable
 
 REMEMBERED = 600.0
 """Seconds for which a delivered event is known."""
@@ -176,6 +175,6 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        if e.errno in FULL:
             raise StorageFull("There is no space left for events.") from e
         raise Unavailable(f"The outbox cannot be written: {os.strerror(e.errno or 0)}.") from e
