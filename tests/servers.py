@@ -411,6 +411,17 @@ def start(
     return element
 
 
+@contextmanager
+def serving(adapter: str, home: Path, **how: Any) -> Iterator[Element]:
+    """The same, and gone in the end, whatever becomes of it."""
+    element = start(adapter, home, **how)
+    try:
+        yield element
+    finally:
+        element.process.kill()
+        element.process.wait(30)
+
+
 # --- what goes over the wire ---
 
 BOUNDARY = "cut-here-7d3"

@@ -12,9 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import s3
 import sftp
-from artstore.attr import SIDECAR_SUFFIX
 from artstore.spi import Backend
 from artstore.testing import BackendSuite, MemoryBackend, make_context
 from artstore.testing.memory_backend import Kept, MemoryStore
@@ -23,18 +21,19 @@ from artstore_fsspec.protocols import connected
 from artstore_local.backend import LocalBackend
 from artstore_s3.backend import S3Backend
 from artstore_s3.settings import S3Settings
+from stores import InFiles, InS3, Lay, Plant, Store
 
-Plant = Callable[[str, bytes | None, bytes | None], None]
 
+class TestMemoryBackend(Store, BackendSuite):
+    closes = True
 
-class TestMemoryBackend(BackendSuite):
     @pytest.fixture
     def store(self) -> MemoryStore:
         return MemoryStore()
 
     @pytest.fixture
-    def backend(self, store: MemoryStore) -> Backend:
-        return MemoryBackend(store=store)
+    def make(self, store: MemoryStore) -> Callable[[], Backend]:
+        return lambda: MemoryBackend(store=store)
 
     @pytest.fixture
     def plant(self, store: MemoryStore) -> Plant:
@@ -47,65 +46,19 @@ class TestMemoryBackend(BackendSuite):
         return plant
 
     @pytest.fixture
-    def reopen(self, backend: Backend, store: MemoryStore) -> Callable[[], Backend]:
-        def reopen() -> Backend:
-            backend.close()
-            return MemoryBackend(store=store)
-
-        return reopen
-
-    @pytest.fixture
     def unplug(self, backend: Backend) -> Callable[[], None]:
         return backend.close
 
-    @pytest.fixture
-    def neighbour(self, store: MemoryStore) -> Callable[[], Backend]:
-        return lambda: MemoryBackend(store=store)
 
-
-class TestLocalBackend(BackendSuite):
-    @pytest.fixture
-    def opened(self, tmp_path: Path) -> Iterator[Callable[[], LocalBackend]]:
-        backends: list[LocalBackend] = []
-
-        def open_it() -> LocalBackend:
-            backends.append(LocalBackend(LocalBackend.Settings(), make_context(tmp_path)))
-            return backends[-1]
-
-        yield open_it
-        for backend in backends:
-            backend.close()
+class TestLocalBackend(InFiles, BackendSuite):
+    closes = True
 
     @pytest.fixture
-    def backend(self, opened: Callable[[], LocalBackend]) -> Backend:
-        return opened()
-
-    @pytest.fixture
-    def plant(self, tmp_path: Path) -> Plant:
-        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
-            path = tmp_path / "files" / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if data is not None:
-                path.write_bytes(data)
-            if sidecar is not None:
-                path.with_name(path.name + SIDECAR_SUFFIX).write_bytes(sidecar)
-
-        return plant
-
-    @pytest.fixture
-    def reopen(self, backend: Backend, opened: Callable[[], LocalBackend]) -> Callable[[], Backend]:
-        def reopen() -> Backend:
-            backend.close()
-            return opened()
-
-        return reopen
-
-    @pytest.fixture
-    def neighbour(self, opened: Callable[[], LocalBackend]) -> Callable[[], Backend]:
-        return opened
+    def make(self, tmp_path: Path) -> Callable[[], Backend]:
+        return lambda: LocalBackend(LocalBackend.Settings(), make_context(tmp_path))
 
 
-class TestFsspecInMemory(BackendSuite):
+class TestFsspecInMemory(Store, BackendSuite):
     """The weakest file system there is, and one that lives in this process."""
 
     @pytest.fixture
@@ -115,64 +68,25 @@ class TestFsspecInMemory(BackendSuite):
         fsspec.filesystem("memory").rm(name, recursive=True)
 
     @pytest.fixture
-    def opened(self, tmp_path: Path, place: str) -> Callable[[], FsspecBackend]:
+    def make(self, tmp_path: Path, place: str) -> Callable[[], Backend]:
         settings = FsspecBackend.Settings(url=f"memory:/{place}", accept_weaker=True)
         return lambda: FsspecBackend(settings, make_context(tmp_path))
 
     @pytest.fixture
-    def backend(self, opened: Callable[[], FsspecBackend]) -> Backend:
-        return opened()
-
-    @pytest.fixture
-    def plant(self, place: str) -> Plant:
+    def lay(self, place: str) -> Lay:
         fs = fsspec.filesystem("memory")
-
-        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
-            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
-                if content is not None:
-                    fs.pipe_file(f"{place}/{name}", content)
-
-        return plant
-
-    @pytest.fixture
-    def reopen(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
-        return opened
-
-    @pytest.fixture
-    def neighbour(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
-        return opened
+        return lambda name, content: fs.pipe_file(f"{place}/{name}", content)
 
 
-class TestFsspecInFiles(BackendSuite):
+class TestFsspecInFiles(InFiles, BackendSuite):
     """Files without fsync: whole, not durable."""
 
+    below = "store"
+
     @pytest.fixture
-    def opened(self, tmp_path: Path) -> Callable[[], FsspecBackend]:
+    def make(self, tmp_path: Path) -> Callable[[], Backend]:
         settings = FsspecBackend.Settings(url=f"file://{tmp_path}/store", accept_weaker=True)
         return lambda: FsspecBackend(settings, make_context(tmp_path))
-
-    @pytest.fixture
-    def backend(self, opened: Callable[[], FsspecBackend]) -> Backend:
-        return opened()
-
-    @pytest.fixture
-    def plant(self, tmp_path: Path) -> Plant:
-        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
-            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
-                if content is not None:
-                    path = tmp_path / "store" / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
-
-        return plant
-
-    @pytest.fixture
-    def reopen(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
-        return opened
-
-    @pytest.fixture
-    def neighbour(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
-        return opened
 
     def test_who_gives_up_while_it_holds_a_name_waits_for_nobody(
         self, backend: Backend, reopen: Callable[[], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,7 +97,7 @@ class TestFsspecInFiles(BackendSuite):
         )
 
 
-class FsspecSuite(BackendSuite):
+class FsspecSuite(Store, BackendSuite):
     """Of a store behind a URL, which a stranger reaches by fsspec as well."""
 
     @pytest.fixture
@@ -191,41 +105,17 @@ class FsspecSuite(BackendSuite):
         raise NotImplementedError
 
     @pytest.fixture
-    def opened(
-        self, tmp_path: Path, settings: FsspecBackend.Settings
-    ) -> Iterator[Callable[[], FsspecBackend]]:
-        backends: list[FsspecBackend] = []
-
-        def open_it() -> FsspecBackend:
-            backends.append(FsspecBackend(settings, make_context(tmp_path)))
-            return backends[-1]
-
-        yield open_it
-        for backend in backends:
-            backend.close()
+    def make(self, tmp_path: Path, settings: FsspecBackend.Settings) -> Callable[[], Backend]:
+        return lambda: FsspecBackend(settings, make_context(tmp_path))
 
     @pytest.fixture
-    def backend(self, opened: Callable[[], FsspecBackend]) -> Backend:
-        return opened()
-
-    @pytest.fixture
-    def plant(self, settings: FsspecBackend.Settings) -> Plant:
-        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
+    def lay(self, settings: FsspecBackend.Settings) -> Lay:
+        def lay(name: str, content: bytes) -> None:
             fs, root = connected(settings.url.get_secret_value(), settings.options)
-            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
-                if content is not None:
-                    fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
-                    fs.pipe_file(f"{root}/{name}", content)
+            fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            fs.pipe_file(f"{root}/{name}", content)
 
-        return plant
-
-    @pytest.fixture
-    def reopen(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
-        return opened
-
-    @pytest.fixture
-    def neighbour(self, opened: Callable[[], FsspecBackend]) -> Callable[[], Backend]:
-        return opened
+        return lay
 
 
 class TestFsspecOverSftp(FsspecSuite):
@@ -270,45 +160,9 @@ if ELSEWHERE := os.environ.get("URLS_STORE"):
             return FsspecBackend.Settings.model_validate(told)
 
 
-class TestS3Backend(BackendSuite):
+class TestS3Backend(InS3, BackendSuite):
     """Against a real server."""
 
     @pytest.fixture
-    def bucket(self, s3_server: s3.Seaweed) -> str:
-        return s3_server.bucket()
-
-    @pytest.fixture
-    def opened(self, tmp_path: Path, s3_server: s3.Seaweed, bucket: str) -> Iterator[Callable[[], S3Backend]]:
-        backends: list[S3Backend] = []
-        settings = S3Settings.model_validate(s3.settings(s3_server, bucket, prefix="se-01"))
-
-        def open_it() -> S3Backend:
-            backends.append(S3Backend(settings, make_context(tmp_path)))
-            return backends[-1]
-
-        yield open_it
-        for backend in backends:
-            backend.close()
-
-    @pytest.fixture
-    def backend(self, opened: Callable[[], S3Backend]) -> Backend:
-        return opened()
-
-    @pytest.fixture
-    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Plant:
-        client = s3_server.client
-
-        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
-            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
-                if content is not None:
-                    client.put_object(Bucket=bucket, Key=f"se-01/{name}", Body=content)
-
-        return plant
-
-    @pytest.fixture
-    def reopen(self, backend: Backend, opened: Callable[[], S3Backend]) -> Callable[[], Backend]:
-        return opened
-
-    @pytest.fixture
-    def neighbour(self, opened: Callable[[], S3Backend]) -> Callable[[], Backend]:
-        return opened
+    def make(self, tmp_path: Path, settings: S3Settings) -> Callable[[], Backend]:
+        return lambda: S3Backend(settings, make_context(tmp_path))

@@ -17,6 +17,7 @@ from artstore_sql.cache import SqlCache, SqlSettings
 from artstore_sql.postgres_cache import PostgresCache
 from artstore_sql.provider import Sql
 from postgres import Postgres
+from stores import opening
 
 
 class TestMemoryCache(CacheSuite):
@@ -29,34 +30,39 @@ class TestMemoryCache(CacheSuite):
         return cache.close
 
 
-class TestSqlCache(CacheSuite):
-    kind: type[SqlCache] = SqlCache
-    settings: ClassVar[dict[str, Any]] = {}
+class Opened(CacheSuite):
+    """The fixtures of the suite, out of `make`."""
 
     @pytest.fixture
-    def opened(self, tmp_path: Path) -> Iterator[Callable[[], SqlCache]]:
-        caches: list[SqlCache] = []
-
-        def open_it() -> SqlCache:
-            context = Context(home=tmp_path, files=tmp_path / "files", state=tmp_path / "state")
-            caches.append(self.kind(SqlCache.Settings(**self.settings, timeout=60), context))
-            return caches[-1]
-
-        yield open_it
-        for cache in caches:
-            cache.close()
+    def make(self, tmp_path: Path) -> Callable[[], Cache]:
+        raise NotImplementedError
 
     @pytest.fixture
-    def cache(self, opened: Callable[[], SqlCache]) -> SqlCache:
+    def opened(self, make: Callable[[], Cache]) -> Iterator[Callable[[], Cache]]:
+        with opening(make) as open_it:
+            yield open_it
+
+    @pytest.fixture
+    def cache(self, opened: Callable[[], Cache]) -> Cache:
         return opened()
 
     @pytest.fixture
-    def reopen(self, cache: SqlCache, opened: Callable[[], SqlCache]) -> Callable[[], SqlCache]:
-        def reopen() -> SqlCache:
+    def reopen(self, cache: Cache, opened: Callable[[], Cache]) -> Callable[[], Cache]:
+        def reopen() -> Cache:
             cache.close()
             return opened()
 
         return reopen
+
+
+class TestSqlCache(Opened):
+    kind: type[SqlCache] = SqlCache
+    settings: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Callable[[], SqlCache]:
+        context = Context(home=tmp_path, files=tmp_path / "files", state=tmp_path / "state")
+        return lambda: self.kind(SqlCache.Settings(**self.settings, timeout=60), context)
 
 
 class WithoutTrigrams(SqlCache):
@@ -73,34 +79,19 @@ class TestSqlCacheWithPrefix(TestSqlCache):
     settings: ClassVar[dict[str, Any]] = {"table_prefix": "se_01_", "url": "sqlite:///some dir/%41 é.db"}
 
 
-class TestPostgresCache(CacheSuite):
+class TestPostgresCache(Opened):
     @pytest.fixture
-    def opened(self, tmp_path: Path, postgres: Postgres) -> Iterator[Callable[[], PostgresCache]]:
-        caches: list[PostgresCache] = []
-
-        def open_it() -> PostgresCache:
+    def make(self, tmp_path: Path, postgres: Postgres) -> Callable[[], Cache]:
+        def make() -> Cache:
             settings = SqlSettings(url=SecretStr(postgres.url()), table_prefix="storage_elem_01_", timeout=60)
             cache = Sql(settings, make_context(tmp_path))
             assert isinstance(cache, PostgresCache)
-            caches.append(cache)
             return cache
 
-        yield open_it
-        for cache in caches:
-            cache.close()
+        return make
 
     @pytest.fixture
-    def cache(self, opened: Callable[[], PostgresCache]) -> PostgresCache:
+    def cache(self, opened: Callable[[], Cache]) -> Cache:
         cache = opened()
         cache.clear()  # making the tables for each test costs more than all the tests
         return cache
-
-    @pytest.fixture
-    def reopen(
-        self, cache: PostgresCache, opened: Callable[[], PostgresCache]
-    ) -> Callable[[], PostgresCache]:
-        def reopen() -> PostgresCache:
-            cache.close()
-            return opened()
-
-        return reopen

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import s3
-from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import ConfigError, Damaged, InvalidField, NotFound, PreconditionFailed
 from artstore.spi import PIECE, Backend, Span, SupportsRekey
 from artstore.testing import BackendSuite, MemoryBackend, make_attr, make_context
@@ -28,8 +27,7 @@ from artstore_crypt.keys import Keyring, key_id
 from artstore_local.backend import LocalBackend
 from artstore_s3.backend import S3Backend
 from artstore_s3.settings import S3Settings
-
-Plant = Callable[[str, bytes | None, bytes | None], None]
+from stores import InFiles, InS3
 
 MASTER, NEXT = bytes(range(32)), bytes(range(1, 33))
 
@@ -43,93 +41,24 @@ def around(inner: Backend, home: Path, master: bytes = MASTER, **settings: Any) 
     return CryptBackend(told, replace(make_context(home), inner=inner))
 
 
-class TestCryptOverLocal(BackendSuite):
+class TestCryptOverLocal(InFiles, BackendSuite):
     """Files of strangers are plain, so the suite's are let through."""
 
-    @pytest.fixture
-    def opened(self, tmp_path: Path) -> Iterator[Callable[[], Backend]]:
-        backends: list[Backend] = []
+    closes = True
 
-        def open_it() -> Backend:
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Callable[[], Backend]:
+        def make() -> Backend:
             local = LocalBackend(LocalBackend.Settings(), make_context(tmp_path))
-            backends.append(around(local, tmp_path, allow_plain=True))
-            return backends[-1]
+            return around(local, tmp_path, allow_plain=True)
 
-        yield open_it
-        for backend in backends:
-            backend.close()
+        return make
 
+
+class OverS3(InS3):
     @pytest.fixture
-    def backend(self, opened: Callable[[], Backend]) -> Backend:
-        return opened()
-
-    @pytest.fixture
-    def plant(self, tmp_path: Path) -> Plant:
-        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
-            path = tmp_path / "files" / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if data is not None:
-                path.write_bytes(data)
-            if sidecar is not None:
-                path.with_name(path.name + SIDECAR_SUFFIX).write_bytes(sidecar)
-
-        return plant
-
-    @pytest.fixture
-    def reopen(self, backend: Backend, opened: Callable[[], Backend]) -> Callable[[], Backend]:
-        def reopen() -> Backend:
-            backend.close()
-            return opened()
-
-        return reopen
-
-    @pytest.fixture
-    def neighbour(self, opened: Callable[[], Backend]) -> Callable[[], Backend]:
-        return opened
-
-
-class OverS3:
-    """Against a real server."""
-
-    @pytest.fixture
-    def bucket(self, s3_server: s3.Seaweed) -> str:
-        return s3_server.bucket()
-
-    @pytest.fixture
-    def opened(self, tmp_path: Path, s3_server: s3.Seaweed, bucket: str) -> Iterator[Callable[[], Backend]]:
-        backends: list[Backend] = []
-        settings = S3Settings.model_validate(s3.settings(s3_server, bucket, prefix="se-01"))
-
-        def open_it() -> Backend:
-            backends.append(around(S3Backend(settings, make_context(tmp_path)), tmp_path, allow_plain=True))
-            return backends[-1]
-
-        yield open_it
-        for backend in backends:
-            backend.close()
-
-    @pytest.fixture
-    def backend(self, opened: Callable[[], Backend]) -> Backend:
-        return opened()
-
-    @pytest.fixture
-    def plant(self, s3_server: s3.Seaweed, bucket: str) -> Plant:
-        client = s3_server.client
-
-        def plant(key: str, data: bytes | None, sidecar: bytes | None) -> None:
-            for name, content in ((key, data), (key + SIDECAR_SUFFIX, sidecar)):
-                if content is not None:
-                    client.put_object(Bucket=bucket, Key=f"se-01/{name}", Body=content)
-
-        return plant
-
-    @pytest.fixture
-    def reopen(self, backend: Backend, opened: Callable[[], Backend]) -> Callable[[], Backend]:
-        return opened
-
-    @pytest.fixture
-    def neighbour(self, opened: Callable[[], Backend]) -> Callable[[], Backend]:
-        return opened
+    def make(self, tmp_path: Path, settings: S3Settings) -> Callable[[], Backend]:
+        return lambda: around(S3Backend(settings, make_context(tmp_path)), tmp_path, allow_plain=True)
 
 
 class TestCryptOverS3(OverS3):

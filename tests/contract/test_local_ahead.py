@@ -16,6 +16,7 @@ from artstore.testing import make_context
 from artstore.testing.backend import KEY, SIDECAR, entries, key
 from artstore_local import ahead
 from artstore_local.backend import LocalBackend
+from stores import opening
 
 Open = Callable[[], LocalBackend]
 PIECES = os.urandom(PIECE)
@@ -41,15 +42,8 @@ def volume(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def open_(volume: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     monkeypatch.setattr(ahead, "ROOM", 0)
-    opened: list[LocalBackend] = []
-
-    def open_it() -> LocalBackend:
-        opened.append(LocalBackend(LocalBackend.Settings(), make_context(volume)))
-        return opened[-1]
-
-    yield open_it
-    for backend in opened:
-        backend.close()
+    with opening(lambda: LocalBackend(LocalBackend.Settings(), make_context(volume))) as open_it:
+        yield open_it
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from artstore.testing.backend import DATA, HOUR, KEY, SIDECAR, entries, get, key
 from artstore_local import disk
 from artstore_local.backend import LocalBackend
 from artstore_local.staging import staged_key, staged_name
+from stores import opening
 
 Open = Callable[..., LocalBackend]
 
@@ -47,15 +48,11 @@ sys.stdin.readline()
 
 @pytest.fixture
 def open_(tmp_path: Path) -> Iterator[Open]:
-    opened: list[LocalBackend] = []
+    def make(home: Path = tmp_path) -> LocalBackend:
+        return LocalBackend(LocalBackend.Settings(), make_context(home))
 
-    def open_it(home: Path = tmp_path) -> LocalBackend:
-        opened.append(LocalBackend(LocalBackend.Settings(), make_context(home)))
-        return opened[-1]
-
-    yield open_it
-    for backend in opened:
-        backend.close()
+    with opening(make) as open_it:
+        yield open_it
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from artstore_sql.postgres_cache import CONNECTIONS, PostgresCache
 from artstore_sql.postgres_search import FEW, WALK
 from postgres import Postgres
 from servers import until
+from stores import opening
 
 PREFIXES = itertools.count()
 Open = Callable[..., PostgresCache]
@@ -39,22 +40,13 @@ def prefix() -> str:
 
 @pytest.fixture
 def opened(tmp_path: Path, postgres: Postgres, prefix: str) -> Iterator[Open]:
-    with ExitStack() as stack:
+    def make(*, reading: bool = False, **changes: Any) -> PostgresCache:
+        given: dict[str, Any] = {"url": postgres.url(), "table_prefix": prefix, "timeout": 30} | changes
+        settings = SqlSettings(**given | {"url": SecretStr(given["url"])})
+        return PostgresCache(settings, replace(make_context(tmp_path), reading=reading))
 
-        def open_it(**changes: Any) -> PostgresCache:
-            given: dict[str, Any] = {"url": postgres.url(), "table_prefix": prefix, "timeout": 30} | changes
-            reading = given.pop("reading", False)
-            settings = SqlSettings(**given | {"url": SecretStr(given["url"])})
-            context = make_context(tmp_path)
-            cache = PostgresCache(settings, type(context)(**_fields(context) | {"reading": reading}))
-            stack.callback(cache.close)
-            return cache
-
+    with opening(make) as open_it:
         yield open_it
-
-
-def _fields(context: Any) -> dict[str, Any]:
-    return {"home": context.home, "files": context.files, "state": context.state}
 
 
 @pytest.fixture(scope="module")

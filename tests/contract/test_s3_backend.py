@@ -35,6 +35,7 @@ from artstore_s3.settings import S3Settings
 from between import HttpProxy, TcpProxy
 from ports import free_port
 from servers import until
+from stores import opening
 
 KEY = "2025/01/11/15/report_ivanov_20250111T153045_a1b2c3d4.pdf"
 Open = Callable[..., S3Backend]
@@ -52,16 +53,12 @@ def client(s3_server: s3.Seaweed) -> Any:
 
 @pytest.fixture
 def opened(tmp_path: Path, s3_server: s3.Seaweed, bucket: str) -> Iterator[Open]:
-    backends: list[S3Backend] = []
-
-    def open_it(**more: Any) -> S3Backend:
+    def make(**more: Any) -> S3Backend:
         settings = S3Settings.model_validate(s3.settings(s3_server, bucket) | more)
-        backends.append(S3Backend(settings, make_context(tmp_path)))
-        return backends[-1]
+        return S3Backend(settings, make_context(tmp_path))
 
-    yield open_it
-    for backend in backends:
-        backend.close()
+    with opening(make) as open_it:
+        yield open_it
 
 
 def put(backend: S3Backend, data: bytes, key: str = KEY) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -207,15 +208,16 @@ def test_an_upload_that_nobody_can_tell_of_is_claimed_neither_way(
         node.close()
 
 
-def _served(adapter: str, tmp_path: Path, server: s3.Seaweed, proxy: TcpProxy) -> Element:
+def _served(
+    adapter: str, tmp_path: Path, server: s3.Seaweed, proxy: TcpProxy
+) -> AbstractContextManager[Element]:
     settings = {n.removeprefix("ARTSTORE_"): v for n, v in _environ(tmp_path, server, proxy.port).items()}
     settings |= {"AUTH__JWT__ISSUER": servers.ISSUER, "AUTH__JWT__AUDIENCE": servers.AUDIENCE}
-    return servers.start(adapter, tmp_path / "home", settings=settings)
+    return servers.serving(adapter, tmp_path / "home", settings=settings)
 
 
 def test_a_worker_waits_for_its_store(tmp_path: Path, s3_server: s3.Seaweed, proxy: TcpProxy) -> None:
-    element = _served("starlette", tmp_path, s3_server, proxy)
-    try:
+    with _served("starlette", tmp_path, s3_server, proxy) as element:
         made = element.upload(b"kept")
         proxy.turn("refuse")
         os.kill(element.workers()[0], signal.SIGKILL)
@@ -226,15 +228,11 @@ def test_a_worker_waits_for_its_store(tmp_path: Path, s3_server: s3.Seaweed, pro
         element.process.terminate()
         assert element.process.wait(60) == 0
         assert "Traceback" not in element.log.read_text()
-    finally:
-        element.process.kill()
-        element.process.wait()
 
 
 @pytest.mark.parametrize("adapter", ["starlette", "falcon"])
 def test_over_http(adapter: str, tmp_path: Path, s3_server: s3.Seaweed, proxy: TcpProxy) -> None:
-    element = _served(adapter, tmp_path, s3_server, proxy)
-    try:
+    with _served(adapter, tmp_path, s3_server, proxy) as element:
         made = element.upload(b"kept")
         for weather in STORMS:
             proxy.turn(weather)
@@ -258,6 +256,3 @@ def test_over_http(adapter: str, tmp_path: Path, s3_server: s3.Seaweed, proxy: T
         element.process.terminate()
         assert element.process.wait(60) == 0
         assert "Traceback" not in element.log.read_text()
-    finally:
-        element.process.kill()
-        element.process.wait()

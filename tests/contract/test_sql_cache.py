@@ -41,6 +41,7 @@ from artstore_sql.schema import has_trigram
 from artstore_sql.search import fewest, narrow, walk
 from artstore_sql.sqlite import LONG_WAL, READERS, Sqlite
 from artstore_sql.tables import SCHEMA, Tables
+from stores import opening
 
 Open = Callable[..., SqlCache]
 
@@ -52,13 +53,11 @@ class WithoutTrigrams(SqlCache):
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
     """Opens caches on one file; all are closed in the end."""
-    with ExitStack() as stack:
 
-        def open_it(kind: type[SqlCache] = SqlCache, **changes: Any) -> SqlCache:
-            cache = kind(SqlCache.Settings(**changes), context(tmp_path))
-            stack.callback(cache.close)
-            return cache
+    def make(kind: type[SqlCache] = SqlCache, **changes: Any) -> SqlCache:
+        return kind(SqlCache.Settings(**changes), context(tmp_path))
 
+    with opening(make) as open_it:
         yield open_it
 
 

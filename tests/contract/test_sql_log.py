@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from artstore_sql.log import LogSettings, SqlLog
 from between import HttpProxy
 from postgres import Postgres
 from servers import until
+from stores import opening
 
 PREFIXES = itertools.count()
 LEASE = 1.0
@@ -50,14 +50,12 @@ def prefix() -> str:
 @pytest.fixture
 def opened(tmp_path: Path, postgres: Postgres, prefix: str) -> Iterator[Open]:
     """Opens logs of one element; all are closed in the end."""
-    with ExitStack() as stack:
 
-        def open_it(**changes: Any) -> SqlLog:
-            settings: dict[str, Any] = {"table_prefix": prefix, "lease": LEASE, "timeout": 30} | changes
-            log = SqlLog(LogSettings(url=SecretStr(postgres.url()), **settings), make_context(tmp_path))
-            stack.callback(log.close)
-            return log
+    def make(**changes: Any) -> SqlLog:
+        settings: dict[str, Any] = {"table_prefix": prefix, "lease": LEASE, "timeout": 30} | changes
+        return SqlLog(LogSettings(url=SecretStr(postgres.url()), **settings), make_context(tmp_path))
 
+    with opening(make) as open_it:
         yield open_it
 
 

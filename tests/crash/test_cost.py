@@ -19,8 +19,7 @@ DATA = b"x" * 5000
 @pytest.mark.parametrize("adapter", ["starlette", "falcon"])
 def test_fsyncs_of_an_answer(tmp_path: Path, adapter: str, tried: Callable[[str], None]) -> None:
     """In the steady state: the first change of a process and of an hour makes directories durable as well."""
-    element = servers.start(adapter, tmp_path / "home")
-    try:
+    with servers.serving(adapter, tmp_path / "home") as element:
         (worker,) = until(element.workers, "a worker")
 
         def synced(change: Callable[[], object], what: str) -> list[str]:
@@ -61,6 +60,3 @@ def test_fsyncs_of_an_answer(tmp_path: Path, adapter: str, tried: Callable[[str]
             f"{adapter}, download and search",
         )
         assert reading == []
-    finally:
-        element.process.kill()
-        element.process.wait(30)

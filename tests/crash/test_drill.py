@@ -31,14 +31,10 @@ def test_drill(tried: Callable[[str], None]) -> None:
 
 
 def test_drill_with_a_home_of_ones_own_changes_nothing(tmp_path: Path) -> None:
-    element = servers.start("starlette", tmp_path / "home")
-    try:
+    with servers.serving("starlette", tmp_path / "home") as element:
         element.upload(b"mine", "mine.txt", description="d")
         before = element.tree()
         assert drill("--home", str(element.home)).startswith("1 files, ")
         assert element.tree() == before
         assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["home"]
         element.stop()
-    finally:
-        element.process.kill()
-        element.process.wait(30)

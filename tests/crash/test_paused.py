@@ -36,9 +36,8 @@ def slow_upload(element: Element, answers: list[Answer]) -> tuple[threading.Even
 
 def test_a_stopped_worker_is_not_dead(tmp_path: Path) -> None:
     """Its lock is held while it is stopped: nobody touches what is its own, and it goes on where it was."""
-    element = servers.start("starlette", tmp_path / "home")
-    (worker,) = element.workers()
-    try:
+    with servers.serving("starlette", tmp_path / "home") as element:
+        (worker,) = element.workers()
         answers: list[Answer] = []
         go, thread = slow_upload(element, answers)
         until(element.staged, "a staged upload")
@@ -57,9 +56,6 @@ def test_a_stopped_worker_is_not_dead(tmp_path: Path) -> None:
         assert element.download(answers[0].json()["file_id"]).body == BODY
         element.stop()
         assert len(audit(element.home)) == 1
-    finally:
-        element.process.kill()
-        element.process.wait(30)
 
 
 def test_a_worker_whose_staging_was_taken_away_fails_cleanly(tmp_path: Path) -> None:
@@ -102,9 +98,8 @@ def test_a_worker_paused_past_its_lease_publishes_nothing(tmp_path: Path, postgr
         "WAL__SQL__TABLE_PREFIX": "paused_",
         "LIMITS__IDLE_BODY": "600",  # on a busy machine the pause alone may last longer than a body may stand still
     }
-    element = servers.start("starlette", tmp_path / "home", workers=2, settings=settings)
     told = "SELECT status FROM paused_wal WHERE op = 'upload'"
-    try:
+    with servers.serving("starlette", tmp_path / "home", workers=2, settings=settings) as element:
         answers: list[Answer] = []
         go, thread = slow_upload(element, answers)
         until(element.staged, "a staged upload")
@@ -123,19 +118,12 @@ def test_a_worker_paused_past_its_lease_publishes_nothing(tmp_path: Path, postgr
         os.killpg(element.process.pid, signal.SIGTERM)
         element.process.wait(30)
         assert len(audit(element.home)) == 1
-    finally:
-        element.process.kill()
-        element.process.wait(30)
 
 
 def test_a_store_that_lost_the_record_of_its_element_is_refused(tmp_path: Path) -> None:
-    element = servers.start("starlette", tmp_path / "home")
-    try:
+    with servers.serving("starlette", tmp_path / "home") as element:
         element.upload(b"x")
         element.stop()
-    finally:
-        element.process.kill()
-        element.process.wait(30)
     record = element.home / "files/.artstore/element.json"
     known = record.read_bytes()
     record.unlink()

@@ -27,8 +27,7 @@ def own() -> Iterator[Postgres]:
 
 def test_an_element_outlives_its_database(tmp_path: Path, own: Postgres) -> None:
     settings = {"CACHE__SQL__URL": own.url(), "CACHE__SQL__TABLE_PREFIX": "out_", "CACHE__SQL__TIMEOUT": "1"}
-    element = servers.start("starlette", tmp_path / "home", settings=settings)
-    try:
+    with servers.serving("starlette", tmp_path / "home", settings=settings) as element:
         made = {attr["file_id"]: attr for attr in (element.upload(b"%d" % n) for n in range(3))}
         for off, on in ((own.stop, own.start), (own.pause, own.resume), (own.crash, own.start)):
             off()
@@ -40,9 +39,6 @@ def test_an_element_outlives_its_database(tmp_path: Path, own: Postgres) -> None
             until(lambda: listed(element) == set(made), "the index to heal", deadline=60)
             assert until(lambda: element.get("/health/ready").status == 200, "readiness")
         until(lambda: not element.pending(), "every intent to end")
-    finally:
-        element.process.kill()
-        element.process.wait()
     assert "Traceback" not in element.log.read_text()
     assert "hunter2" not in element.log.read_text()
 
