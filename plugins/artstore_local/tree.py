@@ -57,7 +57,6 @@ class Tree:
                 parent, fd = fd, os.open(part, disk.DIRECTORY, dir_fd=fd)
                 if parent != self.root:
                     os.close(parent)
-                    parent = self.root
             yield fd
         finally:
             if fd != self.root:

@@ -26,7 +26,7 @@ from artstore_sql.opening import PATIENCE, look_into
 from artstore_sql.schema import has_trigram, renew
 from artstore_sql.search import found, possible
 from artstore_sql.sqlite import Sqlite
-from artstore_sql.tables import Tables, consistent, row, sort_value
+from artstore_sql.tables import Tables, consistent, is_text, row, sort_value
 from artstore_sql.writer import BATCH, Row, Step, Writer
 
 _PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
@@ -79,13 +79,13 @@ class SqlCache:
             self._write(self._upsert, rows[start : start + BATCH])
 
     def remove(self, file_ids: Sequence[str]) -> None:
-        rows = [{"gone": file_id} for file_id in file_ids if _is_text(file_id)]
+        rows = [{"gone": file_id} for file_id in file_ids if is_text(file_id)]
         for start in range(0, len(rows), BATCH):
             self._write(self._delete, rows[start : start + BATCH])
 
     def key(self, file_id: str) -> str | None:
         files = self._tables.files.c
-        if not _is_text(file_id):
+        if not is_text(file_id):
             return None
         with self._reading() as connection:
             wanted = select(files.storage_path, files.storage_filename).where(files.file_id == file_id)
@@ -105,7 +105,7 @@ class SqlCache:
 
     def directory(self, directory: str) -> dict[str, str]:
         files = self._tables.files.c
-        if not _is_text(directory):
+        if not is_text(directory):
             return {}
         with self._reading() as connection:
             wanted = select(files.storage_filename, files.file_id).where(files.storage_path == directory)
@@ -113,7 +113,7 @@ class SqlCache:
 
     def rows(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
         files, last = self._tables.files, 0
-        while _is_text(directory):
+        while is_text(directory):
             some = select(files).where(files.c.storage_path == directory, files.c.id > last)
             with self._reading() as connection:
                 found = connection.execute(some.order_by(files.c.id).limit(BATCH)).mappings().all()
@@ -125,7 +125,7 @@ class SqlCache:
     def directories(self, since: str = "") -> Iterator[str]:
         path = self._tables.files.c.storage_path
         wanted: ColumnElement[bool] = path >= since
-        while _is_text(since):
+        while is_text(since):
             # The index is entered once for each directory, not read once for each row.
             with self._reading() as connection:
                 found = connection.execute(select(func.min(path)).where(wanted)).scalar_one()
@@ -243,14 +243,6 @@ def _upserting(tables: Tables) -> Insert:
         set_={name: value for name, value in new.excluded.items() if name not in kept},
         where=new.excluded.revision >= tables.files.c.revision,
     )
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _path(url: SecretStr | None, context: Context) -> Path:

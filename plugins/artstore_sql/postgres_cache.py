@@ -20,7 +20,7 @@ from artstore_sql.postgres_errors import Dropped
 from artstore_sql.postgres_search import found
 from artstore_sql.postgres_tables import Tables
 from artstore_sql.search import possible
-from artstore_sql.tables import consistent, row, sort_value
+from artstore_sql.tables import consistent, is_text, row, sort_value
 
 CONNECTIONS = 8
 """Of one process, at most."""
@@ -184,11 +184,7 @@ class PostgresCache:
 
 
 def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in value
+    return is_text(value) and "\0" not in value
 
 
 def _row(attr: Attr) -> Row:

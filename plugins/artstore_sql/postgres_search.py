@@ -17,7 +17,7 @@ from sqlalchemy.sql.expression import FromClause
 from artstore.spi import Query
 from artstore_sql.grams import probes
 from artstore_sql.postgres_tables import Tables
-from artstore_sql.search import position
+from artstore_sql.search import ordered, position
 from artstore_sql.tables import LARGEST
 from artstore_sql.words import wanted
 
@@ -56,7 +56,7 @@ def walk(files: FromClause, query: Query, reach: int) -> Select[Any]:
     rows = select(files).where(*_bounds(files, query))
     some = _page(rows, files, query).limit(reach).subquery()
     near = select(some.c.attr).where(*_conditions(some, query))
-    return _ordered(near, [some.c[query.sort], some.c.file_id], query).limit(query.limit + 1)
+    return ordered(near, [some.c[query.sort], some.c.file_id], query).limit(query.limit + 1)
 
 
 def narrow(files: FromClause, query: Query) -> Select[Any]:
@@ -100,7 +100,7 @@ def _sorted(ids: Select[Any], rows: FromClause, files: FromClause, query: Query)
     first = _page(ids.add_columns(place, rows.c.file_id), rows, query, [place, rows.c.file_id]).subquery()
     shown = files.alias()
     page = select(shown.c.attr).where(shown.c.id == first.c.id)
-    return _ordered(page, [first.c.place, first.c.file_id], query)
+    return ordered(page, [first.c.place, first.c.file_id], query)
 
 
 def _page(
@@ -110,11 +110,7 @@ def _page(
     if query.after is not None:
         here, there = tuple_(*order), position(query, query.after)
         rows = rows.where(here < there if query.descending else here > there)
-    return _ordered(rows, order, query).limit(query.limit + 1)
-
-
-def _ordered(rows: Select[Any], order: list[ColumnElement[Any]], query: Query) -> Select[Any]:
-    return rows.order_by(*(column.desc() if query.descending else column.asc() for column in order))
+    return ordered(rows, order, query).limit(query.limit + 1)
 
 
 def _bounds(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from artstore.errors import InvalidField
 from artstore.spi import Position, Query
 from artstore_sql.conditions import Condition, conditions, plus
-from artstore_sql.tables import LARGEST, Tables
+from artstore_sql.tables import LARGEST, Tables, is_text
 
 _NEAR = 8
 """Of the fewest rows, the part that is walked through at first."""
@@ -114,7 +114,7 @@ def _stage(
     """What is `wanted` among the `reach` rows behind `start`, and where these end unless all rows do."""
     order = _order(tables, query)
     ahead = select(*order).where(*_stretch(order, query, must, start))
-    last = connection.execute(_ordered(ahead, order, query).offset(reach - 1).limit(1)).one_or_none()
+    last = connection.execute(ordered(ahead, order, query).offset(reach - 1).limit(1)).one_or_none()
     end = None if last is None else Position(*last)
     return _run(connection, walk(tables, query, must, start, end).limit(wanted)), end
 
@@ -132,7 +132,7 @@ def walk(
     rows = select(tables.files.c.attr).where(*_tests(must), *_stretch(order, query, must, start, end))
     if among is not None:
         rows = rows.where(plus(tables.files.c.id).in_(among))
-    return _ordered(rows, order, query).limit(query.limit + 1)
+    return ordered(rows, order, query).limit(query.limit + 1)
 
 
 def narrow(tables: Tables, query: Query, must: list[Condition], ids: str) -> Select[tuple[str]]:
@@ -143,7 +143,7 @@ def narrow(tables: Tables, query: Query, must: list[Condition], ids: str) -> Sel
     rows = select(files.c.attr).where(files.c.id == those.c.value, *_tests(must))
     if query.after is not None:
         rows = rows.where(_behind(order, query, query.after))
-    return _ordered(rows, order, query).limit(query.limit + 1)
+    return ordered(rows, order, query).limit(query.limit + 1)
 
 
 def names(tables: Tables, query: Query, ids: str) -> Select[Any]:
@@ -157,7 +157,7 @@ def names(tables: Tables, query: Query, ids: str) -> Select[Any]:
     rows: Any = select(number.label("id"), name.label("name")).select_from(source.bindparams(ids=ids))
     if query.after is not None:
         rows = rows.where(name <= query.after.value if query.descending else name >= query.after.value)
-    return _ordered(rows, [name], query).limit(2 * query.limit + 1)
+    return ordered(rows, [name], query).limit(2 * query.limit + 1)
 
 
 def _tests(must: list[Condition]) -> list[ColumnElement[bool]]:
@@ -168,7 +168,7 @@ def _order(tables: Tables, query: Query) -> list[ColumnElement[Any]]:
     return [tables.files.c[query.sort], tables.files.c.file_id]
 
 
-def _ordered(rows: Select[Any], order: list[ColumnElement[Any]], query: Query) -> Select[Any]:
+def ordered(rows: Select[Any], order: list[ColumnElement[Any]], query: Query) -> Select[Any]:
     return rows.order_by(*(column.desc() if query.descending else column.asc() for column in order))
 
 
@@ -201,23 +201,17 @@ def possible(query: Query) -> bool:
     """Whether a row could match: none holds what UTF-8 cannot say."""
     texts = (*query.words, *query.tags, query.filename, query.uploaded_by, query.content_type, query.sha256)
     times = (query.uploaded_after, query.uploaded_before)
-    try:
-        for one in (*texts, *times):
-            if one is not None:
-                one.encode()
-    except UnicodeEncodeError:
+    if not all(is_text(one) for one in (*texts, *times) if one is not None):
         return False
     return (query.min_size or 0) < LARGEST and (query.max_size is None or query.max_size >= 0)
 
 
 def position(query: Query, at: Position) -> Any:
     value, file_id = at
-    number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
-    try:
-        fits = number if query.sort == "size" else isinstance(value, str) and bool(value.encode() or True)
-        file_id.encode()
-    except UnicodeEncodeError:
-        fits = False
-    if not fits:
+    if query.sort == "size":
+        fits = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    else:
+        fits = isinstance(value, str) and is_text(value)
+    if not (fits and is_text(file_id)):
         raise InvalidField("cursor", "The position does not belong to this order.")
     return tuple_(value, file_id)

@@ -96,6 +96,15 @@ def consistent(found: Mapping[Any, Any]) -> Attr | None:
     return attr if all(found[name] == right[name] for name in right if name != "attr") else None
 
 
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can say it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sort_value(attr: Attr, sort: Sort) -> str | int:
     """What `attr` is sorted by."""
     value: str | int = getattr(attr, sort)
