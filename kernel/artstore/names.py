@@ -43,8 +43,8 @@ def take(
 def _create(kernel: Kernel, key: str, chosen: str | None) -> Writer:
     if chosen is None:
         return kernel.backend.create(key)
-    # After our own intent: of two nodes that begin at once at least one sees the other's.
     taken = Conflict("Other uploads of this id were begun at the same time; try again.")
+    # After our own intent: of two nodes that begin at once at least one sees the other's.
     if key in kernel.wal.begun(chosen):
         raise taken
     if not kernel.backend.capabilities.traces:
