@@ -181,7 +181,7 @@ def migrate(configuration: Configuration, target: str | None) -> str | None:
 
 
 def open_auth(configuration: Configuration) -> Auth:
-    """Only the auth of an element: for `artstore token`. Raises `ConfigError`."""
+    """Only the auth of an element: for `artstore token`. Raises `ConfigError`, `Unavailable`."""
     auth: Auth = build("auth", configuration, open_registry(configuration.settings), context(configuration))
     return auth
 

@@ -151,12 +151,12 @@ class UrlKeys:
         try:
             self._raw = fetch()
             self._keys = KeySet(parse(self._raw))
-        except (OSError, ValueError) as e:
-            raise ConfigError(
-                f"No key came from the JWK set: {e}.",
-                place=place,
-                cure="Start the identity provider first, or put its keys into a jwks_file.",
-            ) from None
+        except OSError as e:  # it may answer later: to a worker that takes a dead one's place, for one
+            cure = "Start the identity provider first, or put its keys into a jwks_file."
+            raise Unavailable(f"{place}: No key came from the JWK set: {e}. {cure}") from None
+        except ValueError as e:
+            cure = "Name the address of a JWK set, or put its keys into a jwks_file."
+            raise ConfigError(f"No key came from the JWK set: {e}.", place=place, cure=cure) from None
         self._due = ticks() + every
 
     def current(self) -> KeySet:

@@ -6,14 +6,20 @@ import base64
 import hashlib
 import hmac
 import json
+import os
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from joserfc.jwk import RSAKey
 
+import servers
 from servers import AUDIENCE, FORM, ISSUER, JSON, KEY, Element, file, form, sign, token, until
 
 NOW = int(time.time())
@@ -215,3 +221,54 @@ def test_a_token_dies_while_it_is_remembered(element: Element) -> None:
     bearer = token(exp=time.time() + 0.5)
     assert element.get("/api/v1/files", bearer=bearer).status == 200
     until(lambda: element.get("/api/v1/files", bearer=bearer).status == 401, "the token's end", 10)
+
+
+class Provider(ThreadingHTTPServer):
+    """An identity provider that tells `KEY`, while it can."""
+
+    status = 200
+    asked = 0
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Keys)
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class _Keys(BaseHTTPRequestHandler):
+    server: Provider
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        body = json.dumps({"keys": [KEY.as_dict(private=False) | {"alg": "RS256"}]}).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_a_worker_waits_for_the_identity_provider(tmp_path: Path) -> None:
+    """The other has the keys: an element must not end because one of its workers died meanwhile."""
+    with Provider() as provider:
+        url = f"http://127.0.0.1:{provider.server_port}/keys"
+        element = servers.start(
+            "starlette", tmp_path / "home", workers=2, settings={"AUTH__JWT__JWKS_URL": url}
+        )
+        try:
+            until(lambda: provider.asked == 3, "recovery and two workers have keys")
+            provider.status = 503
+            killed, other = element.workers()
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: "a worker waits: auth.jwt.jwks_url: No key" in element.log.read_text(), "it waits")
+            until(element.answers, "the other serves")
+            assert element.get("/api/v1/files").status == 200
+            provider.status = 200
+            os.kill(other, signal.SIGKILL)
+            until(element.answers, "its successor has keys")
+            element.process.send_signal(signal.SIGTERM)
+            assert element.process.wait(servers.DEADLINE) == 0
+        finally:
+            element.process.kill()
+            provider.shutdown()
