@@ -21,6 +21,9 @@ from artstore_http.message import Headers, Response
 from artstore_http.models import file_json
 from artstore_http.problems import InvalidCursor
 
+MAX_WORDS = 20
+"""And tags, of one search."""
+
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d))?", re.ASCII)
 
 
@@ -40,7 +43,8 @@ def search(call: Call) -> Response:
 
 
 def _query(call: Call) -> Query:
-    sort = call.parameter("sort") or "-uploaded_at"
+    sort = call.parameter("sort")
+    sort = "-uploaded_at" if sort is None else sort
     column = sort.removeprefix("-")
     if column not in get_args(Sort):
         raise InvalidField(
@@ -62,8 +66,9 @@ def _query(call: Call) -> Query:
         "after": None if cursor is None else _decode(cursor, column, _fingerprint(call)),
     }
     fields |= {n: call.parameter(n) for n in ("filename", "uploaded_by", "content_type")}
-    if len(fields["words"]) > 20 or len(fields["tags"]) > 20:
-        raise InvalidField("q" if len(fields["words"]) > 20 else "tag", "At most 20 at a time.")
+    for name, what in (("q", "words"), ("tag", "tags")):
+        if len(fields[what]) > MAX_WORDS:
+            raise InvalidField(name, f"At most {MAX_WORDS} {what} at a time.")
     return Query(**fields)
 
 

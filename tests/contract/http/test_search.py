@@ -207,6 +207,7 @@ def test_a_cursor_belongs_to_its_search(element: Element, made: list[dict[str, A
         ("limit=%D9%A1", 422, "invalid-field"),
         ("limit=" + "9" * 5000, 422, "invalid-field"),
         ("limit=1&limit=2", 422, "invalid-field"),
+        ("sort=", 422, "invalid-field"),
         ("sort=name", 422, "invalid-field"),
         ("sort=--size", 422, "invalid-field"),
         ("sort=size,uploaded_at", 422, "invalid-field"),
