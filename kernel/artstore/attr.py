@@ -195,8 +195,8 @@ def decode(sidecar: bytes, key: str) -> Attr:
         _is_storable(attr.model_extra)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(x) for x in first["loc"])
-        raise Damaged(f"The sidecar of {key} is not valid: {where}: {first['msg']}.") from None
+        where = "".join(f"{x}: " for x in first["loc"])
+        raise Damaged(f"The sidecar of {key} is not valid: {where}{plainly(first)}.") from None
     except ValueError as e:
         raise Damaged(f"The sidecar of {key} {e}.") from None
     if attr.key != key:
