@@ -153,6 +153,7 @@ class Segment:
             copy.rename(self.path)
         except OSError:
             os.close(fd)
+            copy.unlink(missing_ok=True)
             raise
         with self._lock:
             failed, self._fd, self.spoiled, self._synced = self._fd, fd, False, 0

@@ -342,6 +342,24 @@ def test_a_segment_whose_fsync_failed_takes_no_more_intents(
     assert len(segments(wal, "*.settled.jsonl")) == 2
 
 
+def test_what_a_full_disk_cut_short_is_not_left_behind(
+    tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of a segment whose fsync failed."""
+    intent, write = wal.begin("update", by="ivanov", file_id="1", key="a/1"), os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda fd: (_ for _ in ()).throw(OSError(errno.EIO, "lost")))
+        with pytest.raises(Unavailable):
+            intent.sync()
+    intent.commit()
+    marks = wal.marks()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, line: write(fd, line[:10]))
+        marks[0][0].settle()
+    assert list(tmp_path.rglob("*.*")) == segments(wal)
+    wal.close()
+
+
 def test_of_two_that_sync_at_once_neither_is_told_what_the_other_alone_was(
     wal: Wal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
