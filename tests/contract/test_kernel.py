@@ -45,7 +45,7 @@ from artstore.modes import Mode, Operation
 from artstore.rows import put_rows
 from artstore.session import Session
 from artstore.settings import Limits
-from artstore.spi import PIECE, SCOPES, Backend, Cache, Page, Principal, Query, Span
+from artstore.spi import PIECE, Backend, Cache, Page, Query, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context
 from artstore.testing.memory_backend import MemoryStore, MemoryWriter
 from artstore.wal import Wal
@@ -56,8 +56,8 @@ from artstore_local.writer import LocalWriter
 from artstore_naming.dated import DatedNaming
 from artstore_sql.cache import SqlCache
 from servers import until
+from uploads import BY, content, upload
 
-BY = Principal(id="42", name="ivanov", scopes=SCOPES)
 CHOSEN = "00000000-0000-4000-8000-0000000000aa"
 
 
@@ -138,26 +138,12 @@ def kernel(ground: Ground) -> Kernel:
     return ground.open()
 
 
-def upload(kernel: Kernel, data: bytes = b"data", name: str = "a.txt", **fields: Any) -> Attr:
-    session = kernel.begin(BY, filename=name)
-    session.write(data)
-    return session.commit(**fields)[0]
-
-
 def put(
     kernel: Kernel, data: bytes = b"data", name: str = "a.txt", file_id: str = CHOSEN
 ) -> tuple[Attr, bool]:
     session = kernel.begin(BY, filename=name, file_id=file_id)
     session.write(data)
     return session.commit()
-
-
-def content(kernel: Kernel, file_id: str) -> bytes:
-    download = kernel.download(file_id)
-    try:
-        return b"".join(download.pieces(Span(0, download.attr.size)))
-    finally:
-        download.close()
 
 
 def everything(kernel: Kernel) -> dict[str, Attr]:

@@ -23,14 +23,12 @@ from artstore.locks import Locks
 from artstore.modes import Mode
 from artstore.observers import Line, Observers
 from artstore.settings import Configuration, Limits, Settings
-from artstore.spi import ROLES, Principal
 from artstore.testing import MemoryCache, make_context
 from artstore.wal import Intent, Wal
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
 from servers import until
-
-BY = Principal(id="u", name="ivanov", scopes=ROLES["admin"])
+from uploads import BY, upload
 
 
 class Ear:
@@ -109,12 +107,6 @@ def home(tmp_path: Path) -> Iterator[Home]:
     for kernel in made.open:
         kernel.close()
         kernel.observers.close()
-
-
-def upload(kernel: Kernel, name: str = "a.txt") -> Attr:
-    session = kernel.begin(BY, filename=name)
-    session.write(b"data")
-    return session.commit()[0]
 
 
 def describe(kernel: Kernel, file_id: str, text: str) -> None:

@@ -27,17 +27,17 @@ from artstore.ids import now
 from artstore.jobs import Job, Jobs, Record
 from artstore.kernel import Kernel
 from artstore.settings import load
-from artstore.spi import SCOPES, Principal, Query
+from artstore.spi import Query
 from artstore.testing import make_context
 from artstore_sql.log import LogSettings, SqlLog
 from between import HttpProxy
 from postgres import Postgres
 from servers import until
 from stores import opening
+from uploads import BY
 
 PREFIXES = itertools.count()
 LEASE = 1.0
-BY = Principal(id="42", name="ivanov", scopes=SCOPES)
 
 Open = Callable[..., SqlLog]
 

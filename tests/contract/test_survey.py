@@ -25,17 +25,17 @@ from artstore.errors import ArtstoreError, Conflict, Damaged, NotFound, Unavaila
 from artstore.jobs import Job
 from artstore.repairs import rebuild, reconcile
 from artstore.settings import load
-from artstore.spi import SCOPES, Entry, Principal, Query, Span
+from artstore.spi import Entry, Query, Span
 from artstore.survey import Kind, Survey
 from artstore.testing import MemoryBackend, make_context
 from artstore.testing.memory_backend import Kept
 from artstore.wal import Wal
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
+from uploads import BY, upload
 
 LONGER = int(os.environ.get("SURVEY_LONGER", "1"))
 KEYS: dict[str, bytes] = {}
-BY = Principal(id="42", name="ivanov", scopes=SCOPES)
 
 
 @dataclass
@@ -67,9 +67,7 @@ class House:
 
     def upload(self, content: bytes = b"content", **texts: Any) -> Attr:
         node = self.node or self.open()
-        session = node.kernel.begin(BY, filename=texts.pop("filename", "report.txt"))
-        session.write(content)
-        return session.commit(**texts)[0]
+        return upload(node.kernel, content, texts.pop("filename", "report.txt"), **texts)
 
     def job(self, task: str, **options: Any) -> Any:
         node = self.node or self.open()

@@ -12,16 +12,15 @@ import pytest
 import s3
 import servers
 from artstore import cli
-from artstore.attr import Attr
 from artstore.boot import Node, open_node
 from artstore.errors import NotFound
 from artstore.jobs import Job, Record
 from artstore.repairs import rebuild, reconcile
 from artstore.settings import load
-from artstore.spi import SCOPES, Principal, Query, Span
+from artstore.spi import Query
 from postgres import Postgres
+from uploads import content, upload
 
-BY = Principal(id="42", name="ivanov", scopes=SCOPES)
 HOUR = "2025/01/11/15"
 
 Verify = Callable[..., tuple[int, dict[str, Any]]]
@@ -89,20 +88,6 @@ def verify(remote: Remote, capsys: pytest.CaptureFixture[str]) -> Verify:
     return verify
 
 
-def upload(node: Node, content: bytes) -> Attr:
-    session = node.kernel.begin(BY, filename="report.txt")
-    session.write(content)
-    return session.commit()[0]
-
-
-def content(node: Node, attr: Attr) -> bytes:
-    download = node.kernel.download(attr.file_id)
-    try:
-        return b"".join(download.pieces(Span(0, attr.size)))
-    finally:
-        download.close()
-
-
 def job(node: Node, task: str) -> Record:
     def work(job: Job) -> None:
         if task == "rebuild":
@@ -123,7 +108,7 @@ def test_each_kind_is_told_and_mended(
 ) -> None:
     node = remote.open()
     one, two, changed, forgotten, no_data, no_sidecar, garbage, other, gone = (
-        upload(node, b"content %d" % n) for n in range(9)
+        upload(node.kernel, b"content %d" % n) for n in range(9)
     )
     assert verify("--digests")[0] == 0
     remote.delete(no_data.key, gone.key, gone.key + ".attr.json", no_sidecar.key + ".attr.json")
@@ -157,7 +142,7 @@ def test_each_kind_is_told_and_mended(
         with pytest.raises(NotFound):
             node.kernel.attr(attr.file_id)
     kept = [one, two, changed, forgotten]
-    assert [content(node, attr) for attr in kept] == [b"content %d" % n for n in range(4)]
+    assert [content(node.kernel, attr.file_id) for attr in kept] == [b"content %d" % n for n in range(4)]
     assert {a.file_id: a for a in node.kernel.search(Query()).items} == {a.file_id: a for a in kept}
     node.close()
 
@@ -165,7 +150,7 @@ def test_each_kind_is_told_and_mended(
 def test_a_rebuild_is_the_identity(remote: Remote, verify: Verify) -> None:
     node = remote.open()
     for n in range(5):
-        upload(node, bytes(n))
+        upload(node.kernel, bytes(n))
     before = rows(remote)
     assert len(before) == 5
     assert job(node, "rebuild").repaired == {}
@@ -186,7 +171,7 @@ def test_looking_makes_nothing(remote: Remote, verify: Verify, monkeypatch: pyte
     assert verify()[0] == 0
     assert (remote.objects(), remote.tables()) == ({}, {})
     node = remote.open()
-    lost = upload(node, b"content")
+    lost = upload(node.kernel, b"content")
     node.close()
     remote.delete(lost.key)
     before = remote.objects(), remote.tables()

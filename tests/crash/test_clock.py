@@ -13,11 +13,10 @@ import artstore.kernel
 from artstore import checkpoint
 from artstore.boot import open_default
 from artstore.ids import now
-from artstore.spi import SCOPES, Principal, Query
+from artstore.spi import Query
 from audit import audit, open_intents
 from servers import ARTSTORE
-
-BY = Principal(id="1", name="ivanov", scopes=SCOPES)
+from uploads import upload
 
 
 def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path) -> None:
@@ -25,8 +24,7 @@ def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path
     node = open_default(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(artstore.kernel, "now", lambda: datetime(2099, 5, 6, 7, tzinfo=UTC))
-        session = node.kernel.begin(BY, filename="from the future.txt")
-        made = session.commit()[0]
+        made = upload(node.kernel, b"", "from the future.txt")
     node.close()
     record = home / "files" / ".artstore" / checkpoint.CHECKPOINT
     future = json.loads(record.read_bytes()) | {
@@ -45,7 +43,7 @@ def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path
         assert "Traceback" not in run.stderr
     record.unlink()  # the cure
     node = open_default(home)
-    new = node.kernel.begin(BY, filename="now.txt").commit()[0]
+    new = upload(node.kernel, b"", "now.txt")
     assert {a.file_id for a in node.kernel.search(Query()).items} == {made.file_id, new.file_id}
     assert made.storage_path == "2099/05/06/07"
     assert node.kernel.attr(made.file_id) == made
@@ -63,7 +61,7 @@ def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
     ago = now() - timedelta(hours=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(artstore.kernel, "now", lambda: ago)
-        made = node.kernel.begin(BY, filename="of an hour ago.txt").commit()[0]
+        made = upload(node.kernel, b"", "of an hour ago.txt")
     assert checkpoint.is_behind(node.kernel, made.storage_path)
     # A power cut takes the row, which nobody synced; the log was.
     node.kernel.cache.remove([made.file_id])

@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 
 from artstore.boot import open_default
-from artstore.spi import SCOPES, Principal
 from audit import audit, open_intents
+from uploads import upload
 
 FAILING = Path(__file__).with_name("failing.py")
 RELAPSING = Path(__file__).with_name("relapsing.py")
 pytestmark = pytest.mark.timeout(300)
 LONG = bool(os.environ.get("FAULTS_FULL"))
-BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 DONE = {"upload": 201, "update": 200, "delete": 204, "mode": 200, "read": 200, "keeper": 200}
 AGAIN = {"delete": (204, 404), "mode": (200, 409)}
 """What is there already, or gone: the first request may have done it without being able to say so."""
@@ -74,9 +73,7 @@ def test_every_call_fails_once(
     monkeypatch.setenv("ARTSTORE_MODE", "rw" if script == "mode" else "edit")
     monkeypatch.setenv("ARTSTORE_LIMITS__MIN_FREE", "0")
     node = open_default(home)
-    session = node.kernel.begin(BY, filename="old.txt")
-    session.write(b"old")
-    old = session.commit(description="old")[0].file_id
+    old = upload(node.kernel, b"old", "old.txt", description="old").file_id
     node.close()
     every = 1 if LONG or script in ("upload", "mode", "read") else 3
     run = subprocess.run(

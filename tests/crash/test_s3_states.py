@@ -29,10 +29,11 @@ import servers
 from artstore.boot import Node, open_node
 from artstore.errors import NotFound
 from artstore.settings import load
-from artstore.spi import Span
+from artstore.spi import Query
 from between import HttpProxy
 from late import DATA, SMALL
 from servers import until
+from uploads import content
 
 STATES = ("not applied", "applied", "reply lost", "twice", "late")
 WRITERS = ("dead", "late")
@@ -185,7 +186,7 @@ def check(case: Case, step: str) -> None:
     node = case.open(case.neighbour("third"), grace=0.5)
     try:
         file_id = outcome.get("done") or outcome.get("ready")
-        listed = {attr.file_id: attr for attr in node.kernel.search(_everything()).items}
+        listed = {attr.file_id: attr for attr in node.kernel.search(Query()).items}
         names = _names(case)
         pairs = {n for n in names if not n.endswith(".attr.json")}
         assert {n for n in names if n.endswith(".attr.json")} == {f"{n}.attr.json" for n in pairs}, names
@@ -193,10 +194,7 @@ def check(case: Case, step: str) -> None:
         for found, row in listed.items():
             data = DATA.get(step, SMALL)
             attr = node.kernel.attr(found)
-            download = node.kernel.download(found)
-            content = b"".join(download.pieces(Span(0, attr.size)))
-            download.close()
-            assert content == data, "torn"
+            assert content(node.kernel, found) == data, "torn"
             assert attr.sha256 == hashlib.sha256(data).hexdigest()
             assert attr.description == row.description
             if step == "update":
@@ -220,12 +218,6 @@ def _names(case: Case) -> set[str]:
     page = client.list_objects_v2(Bucket=case.bucket, Prefix=f"{case.prefix}/")
     names = {found["Key"].removeprefix(f"{case.prefix}/") for found in page.get("Contents", ())}
     return names - {f".artstore/{name}" for name in OURS}
-
-
-def _everything() -> Any:
-    from artstore.spi import Query
-
-    return Query()
 
 
 @pytest.fixture(scope="module")

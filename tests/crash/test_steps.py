@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from artstore.boot import open_default
-from artstore.spi import SCOPES, Principal
 from audit import audit, open_intents
+from uploads import upload
 
 DYING = Path(__file__).with_name("dying.py")
-BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 DEAD = 99
 Tried = Callable[[str], None]
 
@@ -29,13 +28,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     """A home with two files, and their ids; the first is the one that will change."""
     home = tmp_path_factory.mktemp("prepared") / "home"
     node = open_default(home)
-    ids = []
-    for n in range(2):
-        session = node.kernel.begin(BY, filename=f"old-{n}.txt")
-        session.write(b"old" * n)
-        ids.append(session.commit(description="old")[0].file_id)
+    made = [upload(node.kernel, b"old" * n, f"old-{n}.txt", description="old") for n in range(2)]
     node.close()
-    return home, ids
+    return home, [attr.file_id for attr in made]
 
 
 @pytest.fixture

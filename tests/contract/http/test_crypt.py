@@ -105,7 +105,7 @@ def test_an_element_with_encryption(start: Start, adapter: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"BACKEND": "crypt"}, "backend.crypt.key: Field required"),
+        ({"BACKEND": "crypt"}, "backend.crypt.key: is needed"),
         (crypt("c2hvcnQ="), "must be 32 bytes in base64"),
         (crypt(NEW), "This store needs the master key"),
         (crypt(OLD, NEW, BACKEND__CRYPT__INNER="crypt"), "A backend cannot wrap itself: crypt -> crypt"),
