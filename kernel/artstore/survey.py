@@ -158,7 +158,8 @@ class Survey:
         for directory, keys in suspects.items():
             for finding in self._compare(directory, keys):
                 halves = finding.kind in (Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)
-                if not (halves and finding.key in under_way):
+                # A deletion may have begun after that.
+                if not (halves and (finding.key in under_way or finding.key in self.backend.tombstones())):
                     yield finding
 
     def _compare(self, directory: str, only: Collection[str] | None) -> Iterator[Finding]:

@@ -149,7 +149,7 @@ def test_what_a_dead_process_had_not_handed_over_is_told_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = home.start(Ear(stuck))
-    one, two, three = (upload(kernel, f"{n}.txt") for n in range(3))
+    one, two, three = (upload(kernel, name=f"{n}.txt") for n in range(3))
     describe(kernel, two.file_id, "x")
     delete(kernel, three.file_id)
     with monkeypatch.context() as patch:
@@ -190,7 +190,7 @@ def test_a_change_is_told_wherever_its_process_died(
         else:
             patch.setattr(Intent, "commit", die)
         change: dict[str, Callable[[], Any]] = {
-            "upload": lambda: upload(kernel, "new.txt"),
+            "upload": lambda: upload(kernel, name="new.txt"),
             "update": lambda: describe(kernel, one.file_id, "new"),
             "delete": lambda: delete(kernel, one.file_id),
         }
@@ -284,7 +284,7 @@ def test_what_a_full_line_cannot_take_is_told_at_the_next_start(
     gate = threading.Event()
     slow = Ear(lambda: gate.wait(30) and None)
     kernel = home.start(slow)
-    made = [upload(kernel, f"{n}.txt") for n in range(8)]
+    made = [upload(kernel, name=f"{n}.txt") for n in range(8)]
     gate.set()
     until(lambda: len(slow.heard) == 3, "what was in line is heard")
     assert not kernel.observers.heard()

@@ -417,6 +417,27 @@ def test_what_is_under_way_is_no_damage(house: House, verify: Verify) -> None:
     writer.abort()
 
 
+def test_a_deletion_that_begins_between_the_looks_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artstore.survey.PAUSE", 0)
+    key = "2025/01/11/15/new_ivanov_20250111T153045_a1b2c3d4.txt"
+    looks: list[str] = []
+
+    class Busy(MemoryBackend):
+        def scan(self, directory: str) -> Iterator[Entry]:
+            looks.append(directory)
+            if len(looks) == 2:  # its upload was seen by half, and ended since
+                self.store.tombstones[key] = b""
+            yield from super().scan(directory)
+
+    backend = Busy()
+    backend.store.data[key] = Kept(b"data")
+    naming = DatedNaming(DatedNaming.Settings(), make_context(tmp_path))
+    assert list(Survey(backend=backend, naming=naming, cache=None).findings()) == []
+    assert len(looks) == 2
+
+
 def test_where_only_the_log_traces_uploads_it_is_asked(tmp_path: Path) -> None:
     key = "2025/01/11/15/new_ivanov_20250111T153045_a1b2c3d4.txt"
     backend = MemoryBackend()
