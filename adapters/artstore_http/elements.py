@@ -12,7 +12,7 @@ from pydantic import BaseModel
 import artstore
 from artstore.errors import ArtstoreError, InvalidField
 from artstore.modes import ALLOWED, Operation
-from artstore.spi import STATUSES, Status, Transaction
+from artstore.spi import STATUSES, Status
 from artstore_http.call import Call, json_response
 from artstore_http.files import json_body
 from artstore_http.jsonbody import parse_model
@@ -117,7 +117,7 @@ def transactions(call: Call) -> Response:
     limit, cursor = call.page()
     found = call.kernel.transactions(status=status, limit=limit + 1, before=cursor)
     more = len(found) > limit
-    items = [_transaction(t) for t in found[:limit]]
+    items = [TransactionJson.model_validate(t, from_attributes=True) for t in found[:limit]]
     return _model(TransactionPage(items=items, next_cursor=items[-1].id if more else None))
 
 
@@ -164,19 +164,6 @@ def openapi(call: Call) -> Response:
         200,
         [("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
         json.dumps(document(), ensure_ascii=False).encode(),
-    )
-
-
-def _transaction(t: Transaction) -> TransactionJson:
-    return TransactionJson(
-        id=t.id,
-        operation=t.operation,
-        file_id=t.file_id,
-        by=t.by,
-        status=t.status,
-        started=t.started,
-        finished=t.finished,
-        error=t.error,
     )
 
 

@@ -24,21 +24,11 @@ def document() -> dict[str, Any]:
     """The whole document."""
     from artstore_http.routes import ROUTES
 
-    classes = {r.gives for r in ROUTES if isinstance(r.gives, type)} | {
-        models.Problem,
-        models.FilePatch,
-        models.ReconcileRequest,
-        models.TransitionRequest,
-        models.UploadForm,
-    }
+    taken = {models.FilePatch, models.ReconcileRequest, models.TransitionRequest, models.UploadForm}
+    given = {r.gives for r in ROUTES if isinstance(r.gives, type)} | {models.Problem}
     modes: list[tuple[Any, Any]] = [
-        (
-            c,
-            "validation"
-            if c in (models.FilePatch, models.ReconcileRequest, models.TransitionRequest, models.UploadForm)
-            else "serialization",
-        )
-        for c in sorted(classes, key=lambda c: c.__name__)
+        (c, "validation" if c in taken else "serialization")
+        for c in sorted(taken | given, key=lambda c: c.__name__)
     ]
     names, definitions = models_json_schema(modes, ref_template=_REF)
     refs = {c: names[(c, mode)] for c, mode in modes}

@@ -18,15 +18,15 @@ from sqlalchemy.exc import ArgumentError
 
 from artstore.attr import Attr
 from artstore.errors import ConfigError, Unavailable
-from artstore.spi import Context, Page, Position, Query, Totals
+from artstore.spi import Context, Page, Query, Totals
 from artstore_sql import migration
 from artstore_sql.inuse import InUse
 from artstore_sql.mounts import UNSAFE, file_system
 from artstore_sql.opening import PATIENCE, look_into
 from artstore_sql.schema import has_trigram, renew
-from artstore_sql.search import found, possible
+from artstore_sql.search import found, page_of, possible
 from artstore_sql.sqlite import Sqlite
-from artstore_sql.tables import Tables, consistent, is_text, row, sort_value
+from artstore_sql.tables import Tables, consistent, is_text, row
 from artstore_sql.writer import BATCH, Row, Step, Writer
 
 _PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
@@ -97,11 +97,7 @@ class SqlCache:
             return Page(items=(), next=None)
         with self._reading() as connection:
             texts = found(connection, self._tables, query, indexed=self._indexed)
-        items = [self._attr(text) for text in texts[: query.limit]]
-        if len(texts) <= query.limit or not items:
-            return Page(items=items, next=None)
-        last = Position(sort_value(items[-1], query.sort), items[-1].file_id)
-        return Page(items=items, next=last)
+        return page_of(texts, query, self._attr)
 
     def directory(self, directory: str) -> dict[str, str]:
         files = self._tables.files.c

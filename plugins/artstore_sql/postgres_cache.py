@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Executable, TextClause, delete
 
 from artstore.attr import Attr
 from artstore.errors import Unavailable
-from artstore.spi import Context, Page, Position, Query, Totals
+from artstore.spi import Context, Page, Query, Totals
 from artstore_sql.cache import SqlSettings
 from artstore_sql.grams import grams
 from artstore_sql.opened import Opened
@@ -19,8 +19,8 @@ from artstore_sql.postgres import Postgres
 from artstore_sql.postgres_errors import Dropped
 from artstore_sql.postgres_search import found
 from artstore_sql.postgres_tables import Tables
-from artstore_sql.search import possible
-from artstore_sql.tables import consistent, is_text, row, sort_value
+from artstore_sql.search import page_of, possible
+from artstore_sql.tables import consistent, is_text, row
 
 CONNECTIONS = 8
 """Of one process, at most."""
@@ -83,10 +83,7 @@ class PostgresCache:
         if not possible(query):
             return Page(items=(), next=None)
         texts = self._use(lambda: self._database.read(lambda c: found(c, self._tables, query)))
-        items = [_attr(text) for text in texts[: query.limit]]
-        if len(texts) <= query.limit or not items:
-            return Page(items=items, next=None)
-        return Page(items=items, next=Position(sort_value(items[-1], query.sort), items[-1].file_id))
+        return page_of(texts, query, _attr)
 
     def directory(self, directory: str) -> dict[str, str]:
         files = self._tables.files.c

@@ -13,7 +13,7 @@ uploaded together are not together, lie beside the ids in an index of their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isqrt
 from typing import Any
 
@@ -31,10 +31,11 @@ from sqlalchemy import (
     tuple_,
 )
 
+from artstore.attr import Attr
 from artstore.errors import InvalidField
-from artstore.spi import Position, Query
+from artstore.spi import Page, Position, Query
 from artstore_sql.conditions import Condition, conditions, plus
-from artstore_sql.tables import LARGEST, Tables, is_text
+from artstore_sql.tables import LARGEST, Tables, is_text, sort_value
 
 _NEAR = 8
 """Of the fewest rows, the part that is walked through at first."""
@@ -195,6 +196,14 @@ def _behind(order: list[ColumnElement[Any]], query: Query, start: Position) -> C
     here, there = tuple_(*order), position(query, start)
     behind: ColumnElement[bool] = here < there if query.descending else here > there
     return behind
+
+
+def page_of(texts: list[str], query: Query, read: Callable[[str], Attr]) -> Page:
+    """What was `found`, as a page."""
+    items = [read(text) for text in texts[: query.limit]]
+    if len(texts) <= query.limit or not items:
+        return Page(items=items, next=None)
+    return Page(items=items, next=Position(sort_value(items[-1], query.sort), items[-1].file_id))
 
 
 def possible(query: Query) -> bool:
