@@ -439,7 +439,8 @@ class SupportsMigration(Protocol):
     def migrate(self, settings: Any, context: Context, target: str | None) -> str | None:
         """Go to `target`: a revision, `head`, `base`, or steps such as `-1`; None stays. The revision then.
 
-        Raises `ConfigError` for a target that does not exist, `Unavailable`.
+        Raises `ConfigError` for a target that does not exist, `Conflict` when it is known that the element runs,
+        `Unavailable`.
         """
 
 

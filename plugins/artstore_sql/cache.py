@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from artstore.attr import Attr
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, Conflict, Unavailable
 from artstore.spi import Context, Page, Query, Totals
 from artstore_sql import migration
 from artstore_sql.inuse import InUse
@@ -167,10 +167,13 @@ class SqlCache:
         return self._in_use is not None and self._in_use.indexed
 
     def move(self, target: str) -> str | None:
-        """Move the schema; nothing but `close` may follow."""
+        """Move the schema; nothing but `close` may follow. Raises `Conflict` while others use it."""
         deadline = time.monotonic() + PATIENCE
-        with self._database.exclusive(deadline), self._database.transaction(deadline) as connection:
-            return migration.move(connection, self._tables.prefix, target)
+        with self._database.exclusive(deadline):
+            if self._in_use is not None and self._in_use.shared():
+                raise Conflict("The element is running: stop it, then move the schema of its cache.")
+            with self._database.transaction(deadline) as connection:
+                return migration.move(connection, self._tables.prefix, target)
 
     def revision(self) -> str | None:
         """Of the schema."""

@@ -79,6 +79,10 @@ class InUse:
             log.warning("the cache cannot be used: %s", error.detail)
             self._why, self._next = error.detail, time.monotonic() + PAUSE
 
+    def shared(self) -> bool:
+        """Whether another process uses it, too; ask under `exclusive` only."""
+        return self._alive is not None and not self._alive.is_alone()
+
     def close(self) -> None:
         """This process uses it no more."""
         if self._alive is not None:

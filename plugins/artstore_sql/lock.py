@@ -46,16 +46,21 @@ class Alive:
 
     def __init__(self, path: Path) -> None:
         self._fd = _open(path, ".alive")
-        self.alone = False
-        """Whether nobody else used the database when this was made; ask under `exclusive` only."""
         try:
-            with suppress(BlockingIOError):
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.alone = True
-            fcntl.flock(self._fd, fcntl.LOCK_SH)
+            self.alone = self.is_alone()
+            """Whether nobody else used the database when this was made."""
         except OSError:  # or the next try would wait for this one's lock
             self.close()
             raise
+
+    def is_alone(self) -> bool:
+        """Whether nobody else uses the database; ask under `exclusive` only."""
+        alone = False
+        with suppress(BlockingIOError):
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
+        return alone
 
     def since_boot(self) -> bool:
         """Whether the database was last found sound since the machine started: then no power cut came between."""

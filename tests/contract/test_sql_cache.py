@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy import Connection, Select, create_engine, text
 
-from artstore.errors import ConfigError, NotFound, Unavailable
+from artstore.errors import ConfigError, Conflict, NotFound, Unavailable
 from artstore.spi import Context, Position, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, ids, pages, place
@@ -642,6 +642,21 @@ def test_down_and_up_again_on_data(tmp_path: Path, path: Path, opened: Open) -> 
     left = "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '%alembic%'"
     assert raw(path, left) == [[]]
     assert opened().stamp() is None
+
+
+@pytest.mark.parametrize("target", ["base", "-1", "head"])
+def test_while_the_element_runs_its_schema_stays(
+    tmp_path: Path, path: Path, opened: Open, target: str
+) -> None:
+    cache = opened()
+    attr = make_attr()
+    cache.put([attr])
+    with pytest.raises(Conflict, match="running"):
+        moved(tmp_path, target)
+    assert moved(tmp_path, None) == migration.HEAD
+    assert cache.search(Query()).items == [attr]
+    cache.close()
+    assert moved(tmp_path, "-1") == "r5"
 
 
 def test_the_revisions_together_make_what_a_new_cache_is_made_of(
