@@ -173,7 +173,8 @@ def load(
 ) -> Configuration:
     """Read the configuration. `overrides`: dotted key -> value, from the command line. Raises `ConfigError`."""
     environ = os.environ if environ is None else environ
-    home = (home or Path(environ.get("ARTSTORE_HOME") or "artstore-data")).expanduser().absolute()
+    home = (home or Path(environ.get("ARTSTORE_HOME") or "artstore-data")).expanduser()
+    home = Path(os.path.realpath(home))  # the processes of one home know each other by its name
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     file = _find_file(home, config, environ)

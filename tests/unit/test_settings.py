@@ -158,6 +158,14 @@ def test_words_that_only_look_like_a_role_are_left_alone(home: Path) -> None:
     assert (settings.backend.use, settings.plugins.block) == ("local", ["a:b"])
 
 
+def test_a_home_has_one_name(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(home)
+    monkeypatch.chdir(home)
+    for name in (home, tmp_path / "link", home / ".." / home.name, Path("."), Path("..") / home.name):
+        assert load(home=name, environ={}).home == home
+    assert load(home=tmp_path / "link" / "new", environ={}).home == home / "new"
+
+
 def test_a_file_may_begin_with_a_byte_order_mark(home: Path) -> None:
     assert read(home, "\ufeffmode = 'rw'").settings.mode is Mode.RW
 
