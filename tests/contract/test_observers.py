@@ -253,7 +253,7 @@ def test_an_observer_that_cannot_now_is_told_again_in_order(
 
 
 def test_a_faulty_or_hanging_observer_delays_nobody(
-    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, home: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = threading.Event()
 
@@ -265,7 +265,9 @@ def test_a_faulty_or_hanging_observer_delays_nobody(
 
     ear = Ear()
     kernel = home.start(Ear(fail), Ear(hang), ear)
-    monkeypatch.setattr(observers, "PATIENCE", 0.05)  # for the one that never flushes
+    monkeypatch.setattr(
+        observers, "PATIENCE", 0.05
+    )  # for the one that never flushes, at the end of `home` too
     begun = time.monotonic()
     made = [upload(kernel) for _ in range(3)]
     until(lambda: len(ear.heard) == 3, "the third one hears")

@@ -160,4 +160,4 @@ def test_a_cancelled_download_goes_no_further(node: Node) -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(serve())
     assert [m["type"] for m in sent] == ["http.response.start"]
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)  # what other tests held may go meanwhile
