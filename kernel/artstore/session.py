@@ -6,7 +6,7 @@ import hashlib
 import logging
 import mimetypes
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -156,8 +156,10 @@ class Session:
                     kernel.keeper.doubt(self._file_id, self._name.key, self._intent)
                     raise
                 except ArtstoreError:
-                    if note is not None:
-                        note.wipe()
+                    with suppress(ArtstoreError):
+                        # A disk that failed may not have taken it back: then the next try finds it.
+                        if note is not None and believe(kernel, self._name.key) is None:
+                            note.wipe()
                     raise
                 self._over = True
                 kernel.settle_row(self._intent, attr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 
 from artstore import cli, recovery
 from artstore.boot import open_default
-from artstore.errors import ArtstoreError, NotFound
+from artstore.errors import ArtstoreError, NotFound, Unavailable
 from artstore.ids import now
 from artstore.kernel import Kernel
 from artstore.session import Session
@@ -114,6 +115,35 @@ def test_a_retry_finds_it_while_the_index_takes_no_row(
         until(node.kernel.keeper.is_whole, "all rows are paid")
         with pytest.raises(NotFound):
             node.kernel.attr(file_id)
+    assert audit(home) == {}
+
+
+def test_a_retry_finds_what_could_not_be_withdrawn(
+    tmp_path: Path, clock: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk failed twice: as it was to make the names durable, and as they were to go."""
+    home, file_id = tmp_path / "home", str(uuid.uuid4())
+    fsync, unlink = os.fsync, os.unlink
+
+    def broken(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(clock.strftime("%Y/%m/%d/%H")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    def stuck(path: str, **place: int) -> None:
+        if path.startswith("a_ivanov"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, **place)
+
+    with closing(open_default(home)) as node:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", broken)
+            patched.setattr(os, "unlink", stuck)
+            with pytest.raises(Unavailable):
+                retry(node.kernel, file_id).commit()
+        attr, new = retry(node.kernel, file_id).commit()
+        assert (attr.file_id, new) == (file_id, False)
+        node.kernel.delete(BY, file_id, lambda _: None)
     assert audit(home) == {}
 
 
