@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import artstore
 from artstore import upkeep
+from artstore.arguments import date, directory, whole
 
 if TYPE_CHECKING:
     from artstore.settings import Configuration
@@ -58,7 +59,9 @@ def _explain(error: Exception) -> int:
 def _parser() -> argparse.ArgumentParser:
     # Before the command or behind it; unset it must not hide what was said before.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--home", type=Path, metavar="DIR", help="where everything lies (./artstore-data)")
+    common.add_argument(
+        "--home", type=directory, metavar="DIR", help="where everything lies (./artstore-data)"
+    )
     common.add_argument("--config", type=Path, metavar="FILE", help="artstore.toml (HOME/artstore.toml)")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="for programs")
@@ -80,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     serve = add("serve", _serve, "Serve the element over HTTP.")
     serve.add_argument("--adapter", choices=["starlette", "falcon"], help="ASGI or WSGI (starlette)")
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port to listen on (8010)")
-    serve.add_argument("--workers", type=int, help="processes (1)")
+    serve.add_argument("--port", type=whole(1, 65_535), help="port to listen on (8010)")
+    serve.add_argument("--workers", type=whole(1, 256), help="processes (1)")
 
     token = add("token", _token, "Print a token, signed with the element's own key.")
     token.add_argument("--user", required=True, help="who the token speaks for")
@@ -92,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["reader", "user", "operator", "admin"],
         help="repeatable",
     )
-    token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (3600)")
+    token.add_argument(
+        "--ttl", type=whole(1), default=3600, metavar="SECONDS", help="how long it is valid (3600)"
+    )
 
     plugins = add(
         "plugins", _plugins, "List what fills each role and what else could, or tell of one.", as_json
@@ -115,9 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "verify", _over(upkeep.verify), "Compare files, sidecars and cache; change nothing.", as_json
     )
     verify.add_argument("--digests", action="store_true", help="read all data and compare its sha-256")
-    verify.add_argument(
-        "--since", type=upkeep.date, metavar="DATE", help="only what was uploaded since (UTC)"
-    )
+    verify.add_argument("--since", type=date, metavar="DATE", help="only what was uploaded since (UTC)")
 
     add(
         "rebuild",
@@ -132,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     wal.add_argument(
         "--status", choices=["pending", "committed", "rolled_back", "failed"], help="only these (all)"
     )
-    wal.add_argument("--limit", type=int, metavar="NUMBER", default=50, help="how many (50)")
+    wal.add_argument("--limit", type=whole(0), metavar="NUMBER", default=50, help="how many (50)")
 
     db = add(
         "db", _db, "Show or move the schema of the cache's database, while the element is stopped.", as_json
@@ -160,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add("rekey", _over(upkeep.rekey), "Bring every encrypted file under the present master key.", as_json)
     add("openapi", _openapi, "Print the HTTP contract as OpenAPI 3.1.")
     healthcheck = add("healthcheck", _healthcheck, "Ask the running element whether it is ready.")
-    healthcheck.add_argument("--port", type=int, help="port at which it listens (8010)")
+    healthcheck.add_argument("--port", type=whole(1, 65_535), help="port at which it listens (8010)")
     add("version", _version, "Print the version.", as_json)
     return parser
 
@@ -200,8 +203,6 @@ def _token(args: argparse.Namespace) -> int:
     from artstore.errors import ConfigError
     from artstore.spi import SupportsIssue
 
-    if args.ttl < 1:
-        raise ConfigError("A token is valid for at least a second.", place="--ttl")
     auth = open_auth(_standing(args))
     try:
         if not isinstance(auth, SupportsIssue):

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
     from artstore.survey import Finding, Survey
 
 OK, DAMAGE, UNREACHABLE = 0, 6, 7
-
-
-def date(text: str) -> datetime:
-    """A date or a time, in UTC unless it says otherwise; for argparse, which tells of a ValueError."""
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def verify(args: argparse.Namespace, configuration: Configuration) -> int:
