@@ -140,28 +140,7 @@ class Session:
                 if self._intent is None:
                     raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
                 stack.enter_context(kernel.element.gate(Operation.UPLOAD))
-                # Where no staged file is the trace of an upload, the log is.
-                if (
-                    now() - self._at > SLOW
-                    or not kernel.backend.capabilities.traces
-                    or checkpoint.is_behind(kernel, self._name.directory)
-                ):
-                    self._intent.sync()
-                if note is not None:
-                    note.write(self._name.key)
-                try:
-                    self._writer.publish(sidecar)
-                except Undecided:
-                    self._over = True
-                    kernel.keeper.doubt(self._file_id, self._name.key, self._intent)
-                    raise
-                except ArtstoreError:
-                    with suppress(ArtstoreError):
-                        # A disk that failed may not have taken it back: then the next try finds it.
-                        if note is not None and believe(kernel, self._name.key) is None:
-                            note.wipe()
-                    raise
-                self._over = True
+                self._publish(sidecar, self._intent, note)
                 kernel.settle_row(self._intent, attr)
                 if note is not None:
                     note.wipe()
@@ -170,6 +149,31 @@ class Session:
             raise
         kernel.announce("upload", attr)
         return attr, True
+
+    def _publish(self, sidecar: bytes, intent: Intent, note: Note | None) -> None:
+        kernel = self._kernel
+        # Where no staged file is the trace of an upload, the log is.
+        if (
+            now() - self._at > SLOW
+            or not kernel.backend.capabilities.traces
+            or checkpoint.is_behind(kernel, self._name.directory)
+        ):
+            intent.sync()
+        if note is not None:
+            note.write(self._name.key)
+        try:
+            self._writer.publish(sidecar)
+        except Undecided:
+            self._over = True
+            kernel.keeper.doubt(self._file_id, self._name.key, intent)
+            raise
+        except ArtstoreError:
+            with suppress(ArtstoreError):
+                # A disk that failed may not have taken it back: then the next try finds it.
+                if note is not None and believe(kernel, self._name.key) is None:
+                    note.wipe()
+            raise
+        self._over = True
 
     def _settle_the_dead(self, note: Note) -> None:
         """Of a file whose writer died after its commit and before its row nobody knows for now but the lock that it
