@@ -34,8 +34,8 @@ from artstore.keeper import Keeper
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.observers import Observers, change_of
+from artstore.sections import Limits
 from artstore.session import Session, Unkept, draft
-from artstore.settings import Limits
 from artstore.spi import (
     Backend,
     Cache,

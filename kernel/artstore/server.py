@@ -25,7 +25,8 @@ from typing import Any
 from artstore.boot import open_node, open_registry
 from artstore.children import die_with_parent, end_as_usual, in_a_child, stop_as_usual
 from artstore.errors import ConfigError, PluginError, StorageFull, Unavailable
-from artstore.settings import ROLES, Configuration, Server, Settings, load
+from artstore.sections import Server
+from artstore.settings import ROLES, Configuration, Settings, load
 
 ADAPTERS = {"starlette": "artstore_starlette.app", "falcon": "artstore_falcon.app"}
 INTERFACES = {"starlette": "asgi", "falcon": "wsgi"}

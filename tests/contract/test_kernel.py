@@ -43,8 +43,8 @@ from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.rows import put_rows
+from artstore.sections import Limits
 from artstore.session import Session
-from artstore.settings import Limits
 from artstore.spi import PIECE, Backend, Cache, Page, Query, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context
 from artstore.testing.memory_backend import MemoryStore, MemoryWriter

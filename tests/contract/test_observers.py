@@ -22,7 +22,8 @@ from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.modes import Mode
 from artstore.observers import Line, Observers
-from artstore.settings import Configuration, Limits, Settings
+from artstore.sections import Limits
+from artstore.settings import Configuration, Settings
 from artstore.testing import MemoryCache, make_context
 from artstore.wal import Intent, Wal
 from artstore_local.backend import LocalBackend
