@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from artstore.attr import Attr
 from artstore.spi import Cache, Context, Position, Query, Sort
-from artstore_sql.cache import SqlSettings
 from artstore_sql.provider import Sql
+from artstore_sql.sqlite.cache import SqlSettings
 
 PAGE = 100
 BATCH = 1000

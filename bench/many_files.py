@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from artstore.attr import timestamp
-from artstore.boot import open_default
+from artstore.host.boot import open_default
 from artstore.ids import uuid7
 from artstore.spi import SCOPES, Principal
 from artstore_naming.dated import DatedNaming

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
-    from postgres import Postgres
+    from support.postgres import Postgres
 
 TRIED = "tried"
 # How long an example takes says more of the machine than of the code.
@@ -62,7 +62,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_finish() -> None:
     """Thousands of tests stay to the end: no search for garbage has to go through them, now or later."""
-    if "artstore_sql.cache" in sys.modules:
+    if "artstore_sql.sqlite.cache" in sys.modules:
         from crash.statements import share
 
         share()
@@ -72,7 +72,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real S3 server, one for each process of the run."""
-    from s3 import read_descriptions_once, seaweed
+    from support.s3 import read_descriptions_once, seaweed
 
     read_descriptions_once()
     with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
@@ -82,7 +82,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def sftp_server() -> Iterator[Any]:
     """An SFTP server, one for each process of the run."""
-    from sftp import sftp
+    from support.sftp import sftp
 
     with sftp() as server:
         yield server
@@ -110,7 +110,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL for one worker of the run: keep to tables with a prefix of your own, and leave it running."""
-    from postgres import Postgres
+    from support.postgres import Postgres
 
     server = Postgres()
     yield server

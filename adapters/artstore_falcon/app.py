@@ -10,8 +10,8 @@ from typing import Any
 
 import falcon
 
-from artstore.boot import Node, open_default
 from artstore.errors import MalformedRequest
+from artstore.host.boot import Node, open_default
 from artstore.spi import PIECE
 from artstore_http.app import App
 from artstore_http.message import Request, Stream

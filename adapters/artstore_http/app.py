@@ -7,13 +7,13 @@ import re
 import secrets
 import time
 
-from artstore.boot import Node
 from artstore.errors import ArtstoreError, Forbidden, MalformedRequest, Unauthorized
+from artstore.host.boot import Node
 from artstore_http import matching
 from artstore_http.call import Call
-from artstore_http.gauges import counted
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.problems import BadFraming, HeaderFieldsTooLarge, NoToken, UriTooLong, problem
+from artstore_http.prometheus import counted
 
 log = logging.getLogger("artstore.http")
 access = logging.getLogger("artstore.access")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from artstore.boot import Node
 from artstore.errors import InvalidField
+from artstore.host.boot import Node
 from artstore.ids import parse_id
 from artstore.kernel import Kernel
 from artstore.spi import Principal

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from artstore.download import Download
 from artstore.errors import InvalidField, PreconditionFailed
+from artstore.reading import Download
 from artstore.spi import Span
 from artstore_http.call import Call
 from artstore_http.conditions import Outcome, evaluate, http_date, range_applies

@@ -60,7 +60,7 @@ def info(call: Call) -> Response:
             mode=record.mode,
             allowed_operations=[o.value for o in Operation if o in ALLOWED[record.mode]],
             adapter=call.adapter,
-            weaker=list(call.kernel.backend.capabilities.weaker()),
+            weaker=list(call.kernel.backend.capabilities.missing_guarantees()),
         )
     )
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from artstore.attr import MAX_DEPTH, plainly
+from artstore.attr import MAX_DEPTH, plain_message
 from artstore.errors import InvalidField, MalformedRequest
 
 M = TypeVar("M", bound=BaseModel)
@@ -83,7 +83,7 @@ def parse_model(model: type[M], body: bytes) -> M:
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "body"
-        raise InvalidField(name, f"{name}: {plainly(first)}.") from None
+        raise InvalidField(name, f"{name}: {plain_message(first)}.") from None
 
 
 def _depth(text: str) -> int:

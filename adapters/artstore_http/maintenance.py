@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from artstore.jobs import Job, Record
-from artstore.repairs import rebuild as rebuild_cache
-from artstore.repairs import reconcile as reconcile_store
+from artstore.maintenance.jobs import Job, Record
+from artstore.maintenance.repair import rebuild as rebuild_cache
+from artstore.maintenance.repair import reconcile as reconcile_store
 from artstore_http.call import Call, json_response
 from artstore_http.files import json_body
 from artstore_http.jsonbody import parse_model

@@ -17,7 +17,7 @@ from artstore.attr import (
     Timestamp,
     Username,
 )
-from artstore.jobs import Record
+from artstore.maintenance.jobs import Record
 from artstore.modes import Mode
 
 
@@ -122,8 +122,8 @@ class PluginJson(BaseModel):
     status: str
     summary: str
     problem: str
-    accepts_weaker: bool
-    """It was chosen with `accept_weaker`: see `weaker` of `/api/v1/info`."""
+    allows_missing_guarantees: bool
+    """It was chosen with `allow_missing_guarantees`: see `weaker` of `/api/v1/info`."""
 
 
 class PluginPage(BaseModel):

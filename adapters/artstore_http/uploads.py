@@ -7,7 +7,7 @@ import hashlib
 from artstore.attr import Attr
 from artstore.errors import InvalidField, MalformedRequest, NotFound, TooLarge
 from artstore.modes import Operation
-from artstore.session import Session
+from artstore.upload import Session
 from artstore_http.call import Call, json_response
 from artstore_http.digests import agreed, parse_digest
 from artstore_http.files import outcome

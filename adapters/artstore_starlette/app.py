@@ -15,8 +15,8 @@ from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 
-from artstore.boot import Node, open_default
 from artstore.errors import MalformedRequest, Refused
+from artstore.host.boot import Node, open_default
 from artstore.spi import PIECE
 from artstore_http.app import App, Exchange
 from artstore_http.message import Request, Response

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from artstore.errors import Damaged, InvalidField
+from artstore.ids import FileId, Key
 
 SIDECAR_SUFFIX = ".attr.json"
 SIDECAR_LIMIT = 4096
@@ -126,7 +127,7 @@ def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Timestamp = Annotated[str, AfterValidator(_is_time), Field(examples=["2025-01-11T15:30:45.123Z"])]
-FileId = Annotated[str, AfterValidator(_is_uuid), Field(json_schema_extra={"format": "uuid"})]
+Uuid = Annotated[FileId, AfterValidator(_is_uuid), Field(json_schema_extra={"format": "uuid"})]
 Filename = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_is_filename)]
 ContentType = Annotated[
     str, StringConstraints(min_length=3, max_length=255), AfterValidator(_is_content_type)
@@ -148,7 +149,7 @@ class Attr(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
-    file_id: FileId
+    file_id: Uuid
     original_filename: Filename
     storage_filename: Annotated[str, StringConstraints(min_length=1, max_length=255)]
     storage_path: str
@@ -165,9 +166,9 @@ class Attr(BaseModel):
     metadata: Metadata = {}
 
     @property
-    def key(self) -> str:
+    def key(self) -> Key:
         """Where the data lies in a backend."""
-        return f"{self.storage_path}/{self.storage_filename}"
+        return Key(f"{self.storage_path}/{self.storage_filename}")
 
     def encode(self, limit: int = SIDECAR_LIMIT) -> bytes:
         """The sidecar: UTF-8 JSON, indented where that fits. Raises `InvalidField` past `limit` bytes."""
@@ -186,7 +187,7 @@ class Attr(BaseModel):
         return sidecar
 
 
-def decode(sidecar: bytes, key: str) -> Attr:
+def decode(sidecar: bytes, key: Key) -> Attr:
     """The `Attr` a sidecar holds. Raises `Damaged` when it cannot be parsed or speaks of another key."""
     if len(sidecar) > SIDECAR_LIMIT:
         raise Damaged(f"The sidecar of {key} is larger than {SIDECAR_LIMIT} bytes.")
@@ -196,7 +197,7 @@ def decode(sidecar: bytes, key: str) -> Attr:
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         where = "".join(f"{x}: " for x in first["loc"])
-        raise Damaged(f"The sidecar of {key} is not valid: {where}{plainly(first)}.") from None
+        raise Damaged(f"The sidecar of {key} is not valid: {where}{plain_message(first)}.") from None
     except ValueError as e:
         raise Damaged(f"The sidecar of {key} {e}.") from None
     if attr.key != key:
@@ -204,7 +205,7 @@ def decode(sidecar: bytes, key: str) -> Attr:
     return attr
 
 
-def touched(document: bytes, limit: int = SIDECAR_LIMIT) -> bytes:
+def with_changed_bytes(document: bytes, limit: int = SIDECAR_LIMIT) -> bytes:
     """The same JSON object in other bytes: whoever swaps it for something new finds that it is not what they saw."""
     if len(document) < limit:
         return document + b"\n"
@@ -212,13 +213,13 @@ def touched(document: bytes, limit: int = SIDECAR_LIMIT) -> bytes:
     return json.dumps(dict([*others, (first, value)]), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def revised(attr: Attr, changes: Mapping[str, Any], at: datetime) -> Attr:
+def next_revision(attr: Attr, changes: Mapping[str, Any], at: datetime) -> Attr:
     """The next revision of `attr`, made at `at`. Raises `InvalidField`."""
     fields = attr.model_dump() | dict(changes)
-    return checked(fields | {"revision": attr.revision + 1, "updated_at": timestamp(at)})
+    return validated(fields | {"revision": attr.revision + 1, "updated_at": timestamp(at)})
 
 
-def checked(fields: Mapping[str, Any]) -> Attr:
+def validated(fields: Mapping[str, Any]) -> Attr:
     """`fields` as an attr. Raises `InvalidField` for what a caller may have sent."""
     try:
         return Attr.model_validate(fields)
@@ -226,15 +227,15 @@ def checked(fields: Mapping[str, Any]) -> Attr:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         field = str(first["loc"][0])
         name = {"original_filename": "filename"}.get(field, field)
-        raise InvalidField(name, f"{name}: {plainly(first)}.") from None
+        raise InvalidField(name, f"{name}: {plain_message(first)}.") from None
 
 
-def plainly(error: Mapping[str, Any]) -> str:
+def plain_message(error: Mapping[str, Any]) -> str:
     """What pydantic found, without its words for Python's types."""
     said: str = _PLAINLY.get(error["type"], error["msg"])
     return said.removeprefix("Value error, ").replace("Input should", "must")
 
 
-def sidecar_key(key: str) -> str:
+def sidecar_key(key: Key) -> str:
     """Where the sidecar of `key` lies."""
     return key + SIDECAR_SUFFIX

@@ -43,7 +43,7 @@ class Checkpoint(BaseModel):
 
 def read(kernel: Kernel) -> Checkpoint | None:
     """The checkpoint of the store; None when there is none that can be read."""
-    document = kernel.backend.record(CHECKPOINT)
+    document = kernel.backend.read_document(CHECKPOINT)
     return None if document is None else _parsed(document)
 
 
@@ -76,14 +76,14 @@ def renew(kernel: Kernel, known: Checkpoint | None, stamp: str, at: datetime, *,
         )
     else:
         _put(kernel, present)
-    kernel.cache.set_stamp(new, instead_of=stamp)
+    kernel.cache.set_generation(new, if_match=stamp)
     _put(kernel, present)
 
 
 def knows(kernel: Kernel) -> bool:
     """Whether the cache carries a mark of ours. Raises `Unavailable`."""
     for _ in range(3):  # a neighbour may give it a new one between the two looks
-        stamp, checkpoint = kernel.cache.stamp(), read(kernel)
+        stamp, checkpoint = kernel.cache.generation(), read(kernel)
         if checkpoint is not None and stamp in checkpoint.stamps:
             return True
     return False
@@ -109,4 +109,6 @@ def check_clock(checkpoint: Checkpoint | None) -> None:
 
 
 def _put(kernel: Kernel, checkpoint: Checkpoint) -> None:
-    kernel.backend.put_record(CHECKPOINT, json.dumps(checkpoint.model_dump(mode="json"), indent=2).encode())
+    kernel.backend.write_document(
+        CHECKPOINT, json.dumps(checkpoint.model_dump(mode="json"), indent=2).encode()
+    )

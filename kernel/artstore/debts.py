@@ -13,7 +13,7 @@ import os
 import secrets
 from pathlib import Path
 
-from artstore.system import translated, usable
+from artstore.posix import translated, usable
 
 log = logging.getLogger("artstore.debts")
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from artstore import modes
-from artstore.attr import Timestamp, timestamp, touched
+from artstore.attr import Timestamp, timestamp, with_changed_bytes
 from artstore.errors import ConfigError, Conflict, PreconditionFailed, Unavailable
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
@@ -53,7 +53,7 @@ class Element:
     ) -> None:
         """Remember the element on the first start, recognise it later. Raises `ConfigError` for another's."""
         with self._locks.exclusive("mode"):
-            document = self._backend.record(RECORD)
+            document = self._backend.read_document(RECORD)
             if document is None:
                 if element_id is None and self._has_files():
                     # A new id would be a lie, and a new mode might allow what the old one forbade.
@@ -71,15 +71,15 @@ class Element:
                     reason="first start",
                 )
                 try:
-                    self._backend.put_record(RECORD, _document(record), new=True)
+                    self._backend.write_document(RECORD, _document(record), if_absent=True)
                     return
                 except Conflict:  # another machine was first
-                    document = self._backend.record(RECORD)
+                    document = self._backend.read_document(RECORD)
         recognise(document or b"", element_id=element_id, naming=naming)
 
     def _has_files(self) -> bool:
         backend = self._backend
-        return any(entry.sidecar for d in backend.directories() for entry in backend.scan(d))
+        return any(entry.sidecar for d in backend.list_directories() for entry in backend.list(d))
 
     def record(self) -> ElementRecord:
         """As the store has it now. Raises `Unavailable`."""
@@ -88,7 +88,7 @@ class Element:
         return self._read()[1]
 
     def _read(self) -> tuple[bytes, ElementRecord]:
-        document = self._backend.record(RECORD)
+        document = self._backend.read_document(RECORD)
         if document is None:
             raise Unavailable("The store has lost the record of this element.")
         seen = self._seen
@@ -130,7 +130,7 @@ class Element:
     def _take_effect(self, document: bytes, record: ElementRecord, *, old: bytes) -> None:
         # Written first, so that whoever comes now is refused; then wait for those who came before.
         try:
-            self._backend.put_record(RECORD, document, old=old)
+            self._backend.write_document(RECORD, document, if_match=old)
         except PreconditionFailed:
             raise Conflict("The record of the mode was changed meanwhile; try again.") from None
         self._seen = (document, record)
@@ -146,7 +146,7 @@ class Element:
             if dead or record.mode == target:
                 return record.mode == target
             try:
-                self._backend.put_record(RECORD, touched(document, PIECE), old=document)
+                self._backend.write_document(RECORD, with_changed_bytes(document, PIECE), if_match=document)
             except PreconditionFailed:
                 continue
             return False

@@ -8,7 +8,7 @@
     ├── StorageFull        no room: reading and deleting go on
     ├── Unavailable        a part does not answer: the same call may succeed later
     │   ├── ProviderFault  a provider broke its contract; to a caller it is `internal`
-    │   └── Undecided      and whether the call took place is not known yet
+    │   └── OutcomeUnknown      and whether the call took place is not known yet
     ├── Damaged            what is stored contradicts itself: nothing was served, nothing was dropped
     └── ConfigError        the operator's to mend; `cure` says how
         └── PluginError
@@ -22,9 +22,9 @@ import errno
 import os
 from typing import ClassVar
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 """What the system says where there is no space."""
-_THE_OPERATOR_S = (
+CONFIG_ERRNOS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
 )
@@ -122,7 +122,7 @@ class Unavailable(ArtstoreError):
     code = "unavailable"
 
 
-class Undecided(Unavailable):
+class OutcomeUnknown(Unavailable):
     """A publication whose outcome the store did not tell: nothing may be claimed of it before it is settled."""
 
 
@@ -159,10 +159,10 @@ class PluginError(ConfigError):
     code = "plugin"
 
 
-def unusable(error: OSError, what: str, *, place: str, cure: str) -> ArtstoreError:
+def startup_error(error: OSError, what: str, *, place: str, cure: str) -> ArtstoreError:
     """A call of the system that failed at a start: it is wrong as it is set (`ConfigError`), there is no space
     (`StorageFull`), or a disk or a machine may answer later (`Unavailable`)."""
     detail = f"{what}: {os.strerror(error.errno) if error.errno else error}."
-    if not error.errno or error.errno in _THE_OPERATOR_S:
+    if not error.errno or error.errno in CONFIG_ERRNOS:
         return ConfigError(detail, place=place, cure=cure)
-    return StorageFull(detail) if error.errno in FULL else Unavailable(detail)
+    return StorageFull(detail) if error.errno in DISK_FULL_ERRNOS else Unavailable(detail)

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import pluggy
 
-if TYPE_CHECKING:
-    from artstore.attr import Attr
-
 hookspec = pluggy.HookspecMarker("artstore")
 hookimpl = pluggy.HookimplMarker("artstore")
-
-Change = Literal["upload", "update", "delete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +63,3 @@ def artstore_auths() -> Iterable[Provider]:
 def artstore_observers() -> Iterable[Provider]:
     """Offer observers: classes with the methods of `artstore.spi.Observer`. Each that has settings is told."""
     raise NotImplementedError
-
-
-@hookspec
-def artstore_committed(op: Change, attr: Attr) -> None:
-    """Hear of a change after its commit; called on a thread of its own, never delays or breaks the change.
-
-    At most once: what must not be missed is for an observer.
-    """

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import uuid
 from datetime import UTC, datetime
+from typing import NewType
 
 from artstore.errors import InvalidField
 
+FileId = NewType("FileId", str)
+"""The id of a file: a UUID in lower case, with hyphens."""
+Key = NewType("Key", str)
+"""Where a file lies in a backend: directory and filename, joined by `/`."""
 
-def uuid7(at: datetime) -> str:
+
+def uuid7(at: datetime) -> FileId:
     """A new id for the millisecond of `at`; 74 of its bits are random."""
     # The milliseconds again, not a truncated float: the id must tell the hour that the directory tells.
     time = round(at.timestamp() * 1000)
     noise = int.from_bytes(os.urandom(10)) & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62
     text = f"{time << 80 | noise:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return FileId(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")
 
 
-def parse_id(text: str, name: str = "file_id") -> str:
+def parse_id(text: str, name: str = "file_id") -> FileId:
     """An id as a caller wrote it (`name`), in its one form: lower case, with hyphens. Raises `InvalidField`."""
     if len(text) == 36:
         try:
@@ -27,7 +33,7 @@ def parse_id(text: str, name: str = "file_id") -> str:
             pass
         else:
             if canonical == text.lower():
-                return canonical
+                return FileId(canonical)
     raise InvalidField(name, f"{name}: must be a UUID, like 0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4.")
 
 

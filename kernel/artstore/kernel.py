@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from artstore import names
-from artstore.attr import Attr, decode, revised
+from artstore import reservation
+from artstore.attr import Attr, decode, next_revision
+from artstore.background import Keeper
 from artstore.debts import Debts
-from artstore.download import Download
 from artstore.element import Element, ElementRecord
 from artstore.errors import (
     ArtstoreError,
@@ -27,18 +27,17 @@ from artstore.errors import (
     TooLarge,
     Unavailable,
 )
-from artstore.hookspecs import Change
+from artstore.host.sections import Limits
 from artstore.ids import now
 from artstore.index import Index
-from artstore.keeper import Keeper
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.observers import Observers, change_of
-from artstore.sections import Limits
-from artstore.session import Session, Unkept, draft
+from artstore.reading import Download
 from artstore.spi import (
     Backend,
     Cache,
+    Change,
     Intent,
     Log,
     Name,
@@ -49,6 +48,7 @@ from artstore.spi import (
     Status,
     Transaction,
 )
+from artstore.upload import Session, Unkept, draft
 
 log = logging.getLogger("artstore.kernel")
 
@@ -126,7 +126,7 @@ class Kernel:
             nowhere = Name(directory=begun.storage_path, filename=begun.storage_filename)
             return Session(self, None, Unkept(), nowhere, file_id, True, begun, at, size)
         self.admit(size)
-        new_id, name, intent, writer = names.take(self, by, filename, at, file_id)
+        new_id, name, intent, writer = reservation.take(self, by, filename, at, file_id)
         return Session(self, intent, writer, name, new_id, bool(file_id), begun, at, size)
 
     def _has(self, file_id: str) -> bool:
@@ -188,13 +188,13 @@ class Kernel:
             return found
         if key is None and whole and not self.backend.capabilities.shared:
             raise NotFound(f"There is no file {file_id}.")
-        directory = self.naming.directory(file_id)
+        directory = self.naming.directory_of(file_id)
         # The id tells the directory; only an id that somebody chose, with no cache to believe, costs a walk.
         places: Iterable[str] = () if directory is None else (directory,)
         if not whole:
-            places = [*places, *(d for d in self.backend.directories() if d != directory)]
+            places = [*places, *(d for d in self.backend.list_directories() if d != directory)]
         for place in places:
-            for entry in self.backend.scan(place):
+            for entry in self.backend.list(place):
                 if entry.sidecar and self.naming.carries(entry.key.rpartition("/")[2], file_id):
                     try:
                         return self._believe(entry.key, file_id)
@@ -211,7 +211,7 @@ class Kernel:
             return None
 
     def _believe(self, key: str, file_id: str) -> tuple[Attr, bytes]:
-        sidecar = self.backend.sidecar(key)
+        sidecar = self.backend.read_sidecar(key)
         attr = decode(sidecar, key)
         if attr.file_id != file_id:
             raise NotFound(f"There is no file {file_id}.")
@@ -235,11 +235,11 @@ class Kernel:
     def _update(
         self, by: Principal, old: Attr, seen: bytes, change: Callable[[Attr], Mapping[str, Any]]
     ) -> tuple[Attr, Attr]:
-        attr = revised(old, change(old), now())
+        attr = next_revision(old, change(old), now())
         if attr == old.model_copy(update={"revision": attr.revision, "updated_at": attr.updated_at}):
             # Whoever made it so may have failed to make it durable, and this is an acknowledgement.
             with self.element.gate(Operation.UPDATE), _overtaken():
-                self.backend.replace_sidecar(old.key, seen, seen)
+                self.backend.replace_sidecar(old.key, seen, if_match=seen)
             self.write_row(None, old)
             return old, old
         sidecar = attr.encode(self.backend.capabilities.sidecar_limit)
@@ -249,7 +249,7 @@ class Kernel:
         with self._change(intent, old):
             intent.sync()
             with self.element.gate(Operation.UPDATE), _overtaken():
-                self.backend.replace_sidecar(old.key, seen, sidecar)
+                self.backend.replace_sidecar(old.key, sidecar, if_match=seen)
         self.settle_row(intent, attr)
         return old, attr
 
@@ -272,7 +272,7 @@ class Kernel:
         except StorageFull:
             log.warning("the log is full: %s is deleted with its tombstone as the only trace", attr.file_id)
         with self._change(intent, attr), self.element.gate(Operation.DELETE), _overtaken():
-            self.backend.entomb(attr.key, seen)
+            self.backend.delete(attr.key, seen)
         try:
             self.settle_row(intent, attr, gone=True)
         finally:
@@ -321,7 +321,7 @@ class Kernel:
             else:
                 self.cache.put([attr])
                 if attr.revision > 1 and self.backend.capabilities.shared:
-                    self.backend.sidecar(attr.key)  # whoever deleted it meanwhile found no row to remove
+                    self.backend.read_sidecar(attr.key)  # whoever deleted it meanwhile found no row to remove
         except Exception as e:
             log.warning("the cache row of %s is owed: %s", attr.file_id, e)
             if not self.keeper.owe(attr.file_id, attr.key, intent):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from artstore.errors import Unavailable
-from artstore.system import translated, usable
+from artstore.posix import translated, usable
 
 log = logging.getLogger("artstore.locks")
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from artstore.attr import Attr, decode
 from artstore.errors import ArtstoreError, Damaged, NotFound, ProviderFault
-from artstore.hookspecs import Change
-from artstore.spi import Observer, Transaction
+from artstore.spi import Change, Observer, Transaction
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
@@ -168,7 +167,7 @@ def tell_again(kernel: Kernel, key: str, file_id: str) -> None:
     """In doubt whether observers heard: what the tree says of a file is told as its last change."""
     if kernel.observers:
         try:
-            kernel.observers.tell(change_of(decode(kernel.backend.sidecar(key), key)))
+            kernel.observers.tell(change_of(decode(kernel.backend.read_sidecar(key), key)))
         except NotFound:
             kernel.observers.tell(Told("delete", file_id, key, None))
         except Damaged as e:

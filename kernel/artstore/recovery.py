@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from artstore import checkpoint, names
-from artstore.attr import Attr, decode, touched
+from artstore import checkpoint, reservation
+from artstore.attr import Attr, decode, with_changed_bytes
 from artstore.errors import Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
 from artstore.ids import now
 from artstore.observers import retell, tell_again
@@ -59,12 +59,12 @@ def recover(kernel: Kernel) -> Report:
         checkpoint.check_clock(checkpoint.read(kernel))
         try:
             _reap(kernel, report, keys)
-            for key in kernel.backend.tombstones():
-                kernel.backend.remove_data(key)
+            for key in kernel.backend.list_tombstones():
+                kernel.backend.delete_data(key)
         except StorageFull as e:
             log.warning("what dead processes left is settled once there is room: %s", e.detail)
         try:
-            _fill(kernel, keys, report, lonely=kernel.backend.lonely())
+            _fill(kernel, keys, report, lonely=kernel.backend.is_sole_writer())
         except (Unavailable, StorageFull) as e:
             kernel.keeper.distrust()
             _owe(kernel, keys)
@@ -100,7 +100,7 @@ def settle(kernel: Kernel) -> Report:
 def flush(kernel: Kernel, begun: datetime, *, move: bool) -> None:
     """Make the cache durable, with a new mark; the next recovery begins at `begun` when it may `move` there."""
     with kernel.alone("recovery"):
-        known, stamp = checkpoint.read(kernel), kernel.cache.stamp()
+        known, stamp = checkpoint.read(kernel), kernel.cache.generation()
         if known is None or stamp is None or stamp not in known.stamps:
             raise Unavailable("The cache was begun anew; it is to be filled first.")
         checkpoint.renew(kernel, known, stamp, begun, move=move)
@@ -108,22 +108,22 @@ def flush(kernel: Kernel, begun: datetime, *, move: bool) -> None:
 
 def _fill(kernel: Kernel, keys: list[str], report: Report, *, lonely: bool) -> None:
     """Make the cache say what the tree says: all of it, or where it is known what happened since the checkpoint."""
-    known, stamp = checkpoint.read(kernel), kernel.cache.stamp()
+    known, stamp = checkpoint.read(kernel), kernel.cache.generation()
     with ExitStack() as stack:
         if known is None or stamp is None or stamp not in known.stamps:
             kernel.keeper.distrust()  # live neighbours ask this cache as well
             # And other nodes, where an upload that is tried again would else wait for this.
             stack.enter_context(kernel.keeper.doubting())
-            report.rebuilt = known is not None or any(True for _ in kernel.backend.directories())
+            report.rebuilt = known is not None or any(True for _ in kernel.backend.list_directories())
             known, stamp = None, f"being filled {secrets.token_hex(8)}"
             kernel.cache.clear()
-            kernel.cache.set_stamp(stamp)
+            kernel.cache.set_generation(stamp)
         since = "" if known is None else known.directory
         begun = now()
         _touch(kernel, keys)
         _settle_logs(kernel, since)
         _finish_deletions(kernel, report)
-        for directory in kernel.backend.directories(since):
+        for directory in kernel.backend.list_directories(since):
             compare(kernel, directory, report, lonely=lonely)
         checkpoint.renew(kernel, known, stamp, begun)
         kernel.keeper.trust()
@@ -136,10 +136,10 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
     A pair is broken for good when nobody else is writing (`lonely`) or when it is older than an hour, and nobody has it
     under way. Names that are not ours are left alone.
     """
-    rows = kernel.cache.directory(directory)
+    rows = kernel.cache.ids_in(directory)
     missing: list[Attr] = []
     halves: set[str] = set()
-    for entry in kernel.backend.scan(directory):
+    for entry in kernel.backend.list(directory):
         filename = entry.key.rpartition("/")[2]
         if entry.data and entry.sidecar:
             if filename not in rows:
@@ -165,8 +165,8 @@ def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> 
 def _set_aside(kernel: Kernel, directory: str, halves: set[str], report: Report) -> None:
     """Move halves of files to quarantine, if they are still that: the other half of one may wait for room in the
     staging area, and a living process may be about to delete or to publish another."""
-    halves -= {*kernel.backend.staged(), *kernel.backend.tombstones()}
-    for entry in list(kernel.backend.scan(directory)):
+    halves -= {*kernel.backend.in_progress(), *kernel.backend.list_tombstones()}
+    for entry in list(kernel.backend.list(directory)):
         if entry.key in halves and not (entry.data and entry.sidecar):
             log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
             kernel.backend.quarantine(entry.key)
@@ -175,7 +175,7 @@ def _set_aside(kernel: Kernel, directory: str, halves: set[str], report: Report)
 
 def _reap(kernel: Kernel, report: Report, keys: list[str]) -> None:
     """Staged uploads end whole or gone; `keys` gets those whose rows are to be looked at."""
-    for settled in kernel.backend.reap():
+    for settled in kernel.backend.recover():
         keys.append(settled.key)
         if settled.outcome == "finished":
             report.finished += 1
@@ -202,14 +202,14 @@ def _settle_logs(kernel: Kernel, since: str) -> bool:
 
 def _finish_deletions(kernel: Kernel, report: Report) -> None:
     """What has a tombstone ends gone, unless its sidecar is in place (again, or still: then it was never gone)."""
-    buried = list(kernel.backend.tombstones())
+    buried = list(kernel.backend.list_tombstones())
     _touch(kernel, buried)
     for key in buried:
-        kernel.backend.remove_data(key)
+        kernel.backend.delete_data(key)
     if buried:
         kernel.cache.flush()
         for key in buried:
-            kernel.backend.forget(key)
+            kernel.backend.purge(key)
         report.deleted += len(buried)
 
 
@@ -239,11 +239,11 @@ def _settle(kernel: Kernel, t: Transaction, *, late: bool) -> bool:
     if t.operation == "mode":
         return kernel.element.settle(t.key, dead=not late)
     if t.operation == "upload" and t.key:
-        names.settle(kernel, t.key, late=late)
+        reservation.settle(kernel, t.key, late=late)
     done = t.operation == "upload" or not t.key or _changed(kernel, t.key, t.revision, late=late)
     there = _repair(kernel, t)
     if there and t.operation == "update" and t.key:
-        kernel.backend.settle(t.key)  # its writer may have died before the swap was durable
+        kernel.backend.resolve(t.key)  # its writer may have died before the swap was durable
     return done and there == (t.operation != "delete")
 
 
@@ -252,13 +252,13 @@ def _changed(kernel: Kernel, key: str, revision: int, *, late: bool) -> bool:
     it before this can change it after: it has other bytes."""
     while True:
         try:
-            sidecar = kernel.backend.sidecar(key)
+            sidecar = kernel.backend.read_sidecar(key)
             attr = decode(sidecar, key)
             if revision and attr.revision >= revision:
                 return True
             if late:
                 limit = kernel.backend.capabilities.sidecar_limit
-                kernel.backend.replace_sidecar(key, sidecar, touched(sidecar, limit))
+                kernel.backend.replace_sidecar(key, with_changed_bytes(sidecar, limit), if_match=sidecar)
         except PreconditionFailed:
             continue
         except NotFound:
@@ -279,7 +279,7 @@ def _touch(kernel: Kernel, keys: Iterable[str]) -> None:
     for key in sorted(keys):
         directory, _, filename = key.rpartition("/")
         if directory != last:
-            rows, last = kernel.cache.directory(directory), directory
+            rows, last = kernel.cache.ids_in(directory), directory
         attr = believe(kernel, key)
         file_id = rows.get(filename) if attr is None else attr.file_id
         if file_id is not None:

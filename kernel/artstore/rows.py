@@ -26,7 +26,7 @@ RECENT = timedelta(hours=24)
 def believe(kernel: Kernel, key: str) -> Attr | None:
     """What the sidecar of `key` says; None when there is none that can be believed."""
     try:
-        return decode(kernel.backend.sidecar(key), key)
+        return decode(kernel.backend.read_sidecar(key), key)
     except NotFound:
         return None
     except Damaged as e:
@@ -41,7 +41,7 @@ def repair_row(kernel: Kernel, key: str, file_id: str, *, anew: bool = False) ->
     """
     with kernel.locks.file(file_id, patience=PATIENCE):
         try:
-            attr = decode(kernel.backend.sidecar(key), key)
+            attr = decode(kernel.backend.read_sidecar(key), key)
         except NotFound:
             attr = None
         except Damaged as e:
@@ -77,7 +77,7 @@ def put_rows(kernel: Kernel, attrs: Sequence[Attr], *, lonely: bool) -> None:
 
 def _young(kernel: Kernel, file_id: str) -> Iterator[str]:
     """Where a file may lie that was uploaded a moment ago."""
-    for directory in kernel.backend.directories(kernel.naming.directory_at(now() - RECENT)):
-        for entry in kernel.backend.scan(directory):
+    for directory in kernel.backend.list_directories(kernel.naming.directory_at(now() - RECENT)):
+        for entry in kernel.backend.list(directory):
             if entry.sidecar and kernel.naming.carries(entry.key.rpartition("/")[2], file_id):
                 yield entry.key

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
 from artstore.errors import ConfigError, Damaged, NotFound, PreconditionFailed, Unavailable
-from artstore.spi import API, Backend, Context, Entry, Reader, Rekeyed, Settled, Space
+from artstore.spi import API, Backend, Context, Entry, Reader, Recovered, Rekeyed, Space
 from artstore_crypt import envelope
 from artstore_crypt.frames import CryptReader, CryptWriter, sealed_size
 from artstore_crypt.keys import KEY_SIZE, Keyring, Wrapped
@@ -85,17 +85,17 @@ class CryptBackend:
 
     def _begins_plain(self) -> bool:
         """Whether the first file of the store has no key in its sidecar."""
-        for directory in self._inner.directories():
-            for entry in self._inner.scan(directory):
+        for directory in self._inner.list_directories():
+            for entry in self._inner.list(directory):
                 if entry.sidecar:
                     try:
-                        return envelope.split(self._inner.sidecar(entry.key))[1] is None
+                        return envelope.split(self._inner.read_sidecar(entry.key))[1] is None
                     except (NotFound, Damaged):
                         continue
         return False
 
     def _needed(self) -> frozenset[str]:
-        document = self._inner.record(RECORD)
+        document = self._inner.read_document(RECORD)
         try:
             return frozenset() if document is None else frozenset(json.loads(document)["key_ids"])
         except (ValueError, KeyError, TypeError):
@@ -107,7 +107,7 @@ class CryptBackend:
 
     def _need(self, key_ids: frozenset[str]) -> None:
         document = {"schema_version": 1, "key_ids": sorted(key_ids)}
-        self._inner.put_record(RECORD, json.dumps(document, indent=2).encode())
+        self._inner.write_document(RECORD, json.dumps(document, indent=2).encode())
 
     # --- what is encrypted ---
 
@@ -126,7 +126,7 @@ class CryptBackend:
 
     def read(self, key: str) -> Reader:
         try:
-            sidecar, member = envelope.split(self._inner.sidecar(key))
+            sidecar, member = envelope.split(self._inner.read_sidecar(key))
         except NotFound:
             if not self._allow_plain:
                 raise
@@ -148,21 +148,23 @@ class CryptBackend:
             )
         return CryptReader(reader, key, data_key, wrapped.size)
 
-    def sidecar(self, key: str) -> bytes:
-        return envelope.split(self._inner.sidecar(key))[0]
+    def read_sidecar(self, key: str) -> bytes:
+        return envelope.split(self._inner.read_sidecar(key))[0]
 
-    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+    def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         self._on(
-            key, old, lambda now, member: self._inner.replace_sidecar(key, now, envelope.join(new, member))
+            key,
+            old,
+            lambda now, member: self._inner.replace_sidecar(key, envelope.join(new, member), if_match=now),
         )
 
-    def entomb(self, key: str, old: bytes) -> None:
-        self._on(key, old, lambda now, _: self._inner.entomb(key, now))
+    def delete(self, key: Key, *, if_match: bytes) -> None:
+        self._on(key, old, lambda now, _: self._inner.delete(key, now))
 
     def _on(self, key: str, old: bytes, change: Callable[[bytes, bytes | None], None]) -> None:
         """`change` the sidecar of `key` if it is `old`, with whatever key in it."""
         while True:
-            current = self._inner.sidecar(key)
+            current = self._inner.read_sidecar(key)
             sidecar, member = envelope.split(current)
             if sidecar != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
@@ -174,8 +176,8 @@ class CryptBackend:
     def rekey(self) -> Iterator[Rekeyed]:
         self._bind()
         done = True
-        for directory in self._inner.directories():
-            for entry in self._inner.scan(directory):
+        for directory in self._inner.list_directories():
+            for entry in self._inner.list(directory):
                 if entry.sidecar:
                     try:
                         outcome = self._rekey(entry.key)
@@ -192,7 +194,7 @@ class CryptBackend:
 
     def _rekey(self, key: str) -> Rekeyed:
         while True:
-            current = self._inner.sidecar(key)
+            current = self._inner.read_sidecar(key)
             sidecar, member = envelope.split(current)
             if member is None:
                 return "plain"
@@ -210,47 +212,49 @@ class CryptBackend:
 
     # --- what is not ---
 
-    def remove_data(self, key: str) -> None:
-        self._inner.remove_data(key)
+    def delete_data(self, key: str) -> None:
+        self._inner.delete_data(key)
 
-    def tombstones(self) -> Iterator[str]:
-        return self._inner.tombstones()
+    def list_tombstones(self) -> Iterator[str]:
+        return self._inner.list_tombstones()
 
-    def forget(self, key: str) -> None:
-        self._inner.forget(key)
+    def purge(self, key: str) -> None:
+        self._inner.purge(key)
 
     def quarantine(self, key: str) -> None:
         self._inner.quarantine(key)
 
-    def scan(self, directory: str) -> Iterator[Entry]:
-        return self._inner.scan(directory)
+    def list(self, directory: str) -> Iterator[Entry]:
+        return self._inner.list(directory)
 
     def age(self, key: str) -> float:
         return self._inner.age(key)
 
-    def directories(self, since: str = "") -> Iterator[str]:
-        return self._inner.directories(since)
+    def list_directories(self, since: str = "") -> Iterator[str]:
+        return self._inner.list_directories(since)
 
     def strays(self) -> Iterator[str]:
         return self._inner.strays()
 
-    def staged(self, key: str | None = None) -> Iterator[str]:
-        return self._inner.staged(key)
+    def in_progress(self, key: str | None = None) -> Iterator[str]:
+        return self._inner.in_progress(key)
 
-    def reap(self) -> Iterator[Settled]:
-        return self._inner.reap()
+    def recover(self) -> Iterator[Recovered]:
+        return self._inner.recover()
 
-    def settle(self, key: str) -> bool:
-        return self._inner.settle(key)
+    def resolve(self, key: str) -> bool:
+        return self._inner.resolve(key)
 
-    def lonely(self) -> bool:
-        return self._inner.lonely()
+    def is_sole_writer(self) -> bool:
+        return self._inner.is_sole_writer()
 
-    def record(self, name: str) -> bytes | None:
-        return self._inner.record(name)
+    def read_document(self, name: str) -> bytes | None:
+        return self._inner.read_document(name)
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
-        self._inner.put_record(name, document, new=new, old=old)
+    def write_document(
+        self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
+    ) -> None:
+        self._inner.write_document(name, document, if_absent=new, if_match=old)
 
     def space(self) -> Space:
         return self._inner.space()

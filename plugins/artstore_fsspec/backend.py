@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field, SecretStr, field_serializer
 
 from artstore.errors import ConfigError
 from artstore.spi import Capabilities, Context
-from artstore_fsspec.base import ObjectBackend
 from artstore_fsspec.connections import Connections
 from artstore_fsspec.files import FsspecObjects
 from artstore_fsspec.protocols import connected, facts_of, protocol_of
 from artstore_fsspec.streams import translated
+from artstore_objects.backend import ObjectBackend
 
 
 class FsspecBackend(ObjectBackend):
@@ -20,7 +20,7 @@ class FsspecBackend(ObjectBackend):
 
     # Of any file system; that of a URL that is known promises more.
     capabilities = Capabilities(
-        durable=False, atomic_sidecar=False, shared=False, traces=False, reuses_keys=False
+        durable=False, atomic_sidecar=False, shared=False, lists_uploads=False, keys_reusable=False
     )
 
     class Settings(BaseModel, extra="forbid"):
@@ -30,7 +30,7 @@ class FsspecBackend(ObjectBackend):
         """Such as `sftp://host/path`; secret, as it may hold a password."""
         options: dict[str, Any] = Field(default={}, repr=False)
         """What that file system is built with."""
-        accept_weaker: bool = False
+        allow_missing_guarantees: bool = False
         """Take a file system that promises less than the contract asks."""
         grace: float = Field(default=86_400, gt=0)
         """Seconds after which no request of the past can come any more."""
@@ -45,14 +45,14 @@ class FsspecBackend(ObjectBackend):
         facts = facts_of(protocol)
         self.capabilities = Capabilities(
             durable=facts.durable, atomic_sidecar=facts.whole, shared=False, processes=protocol != "memory",
-            traces=False, reuses_keys=False,
+            lists_uploads=False, keys_reusable=False,
         )  # fmt: skip
-        weaker = self.capabilities.weaker()
-        if weaker and not settings.accept_weaker:
+        weaker = self.capabilities.missing_guarantees()
+        if weaker and not settings.allow_missing_guarantees:
             raise ConfigError(
                 f"A file system '{protocol}' does not promise what a store has to: {' and '.join(weaker)}.",
                 place="backend.fsspec.url",
-                cure="Take another backend, or set backend.fsspec.accept_weaker = true and know what you lose.",
+                cure="Take another backend, or set backend.fsspec.allow_missing_guarantees = true and know what you lose.",
             )
         with translated("the store"):
             try:
@@ -64,7 +64,7 @@ class FsspecBackend(ObjectBackend):
                     cure="Install the library for that protocol, and check url and options.",
                 ) from e
         locks = context.state / "locks"
-        if not context.reading:
+        if not context.read_only:
             locks.mkdir(mode=0o750, parents=True, exist_ok=True)
             with translated("the store"):
                 fs.makedirs(root, exist_ok=True)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from artstore.errors import ArtstoreError, Undecided
+from artstore.errors import ArtstoreError, OutcomeUnknown
 from artstore.spi import PIECE, Span
 from artstore_fsspec.connections import Connections
-from artstore_fsspec.objects import Content, Stored
-from artstore_fsspec.places import INTERNAL
 from artstore_fsspec.streams import FsspecReader, FsspecUpload, translated
+from artstore_objects.layout import INTERNAL
+from artstore_objects.store import Content, Stored
 
 STAGING = f"{INTERNAL}/staging/"
 DEADLINE = 30.0
@@ -116,10 +116,10 @@ class FsspecObjects:
         try:
             there = self.get(name, len(content) + 1)
         except ArtstoreError as e:
-            raise Undecided(e.detail) from error
+            raise OutcomeUnknown(e.detail) from error
         if there is None or there.content != content:
             if isinstance(error, TimeoutError | ConnectionError | EOFError):  # it may yet come
-                raise Undecided("The file system did not say whether it was done.") from error
+                raise OutcomeUnknown("The file system did not say whether it was done.") from error
             raise error
 
     def _place(self, name: str, content: bytes) -> None:

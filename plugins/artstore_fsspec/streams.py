@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from artstore.errors import FULL, ArtstoreError, Damaged, StorageFull, Unavailable, Undecided
+from artstore.errors import DISK_FULL_ERRNOS, ArtstoreError, Damaged, OutcomeUnknown, StorageFull, Unavailable
 from artstore.spi import PIECE, Span
 from artstore_fsspec.connections import Connections
 
@@ -27,7 +27,7 @@ def translated(what: str) -> Iterator[None]:
     except ArtstoreError:
         raise
     except OSError as e:
-        if e.errno in FULL:
+        if e.errno in DISK_FULL_ERRNOS:
             raise StorageFull(f"There is no space left for {what}.") from e
         raise Unavailable(f"The file system failed at {what}: {e.strerror or type(e).__name__}.") from e
     except Exception as e:  # each library behind fsspec has errors of its own
@@ -108,7 +108,7 @@ class FsspecUpload(_Stream):
                     self._shown(True)
                     self._close()
             except Unavailable as e:
-                raise Undecided(e.detail) from e
+                raise OutcomeUnknown(e.detail) from e
         return True
 
     def _close(self) -> None:

@@ -22,8 +22,8 @@ from artstore.spi import API, Context, Principal
 from artstore_jwt.claims import Accepted, accept, check_header
 from artstore_jwt.fetch import fetch
 from artstore_jwt.issue import make_token, private_key
+from artstore_jwt.keypair import ensure_pair
 from artstore_jwt.keys import FileKeys, KeySet, Source, UrlKeys
-from artstore_jwt.pair import ensure_pair
 from artstore_jwt.parsing import VerifyKey, jwks_keys, pem_keys, strict_json
 from artstore_jwt.settings import JwtSettings
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from artstore.errors import ConfigError, Unavailable, unusable
+from artstore.errors import ConfigError, Unavailable, startup_error
 from artstore_jwt.parsing import VerifyKey
 
 log = logging.getLogger("artstore.jwt")
@@ -70,7 +70,7 @@ class FileKeys:
             self._keys = KeySet(parse(self._raw))
         except OSError as e:
             cure = "Name a file that the element may read."
-            raise unusable(e, f"{self._path} cannot be read", place=place, cure=cure) from None
+            raise startup_error(e, f"{self._path} cannot be read", place=place, cure=cure) from None
         except ValueError as e:
             raise ConfigError(
                 f"{self._path} {e}.", place=place, cure="Name a file with an RSA public key."

@@ -14,12 +14,19 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
-from artstore.errors import FULL, Conflict, NotFound, PreconditionFailed, Unavailable, unusable
-from artstore.spi import API, PIECE, Capabilities, Context, Entry, Settled, Space
+from artstore.errors import (
+    DISK_FULL_ERRNOS,
+    Conflict,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+    startup_error,
+)
+from artstore.spi import API, PIECE, Capabilities, Context, Entry, Recovered, Space
 from artstore_local import disk, reaping, staging
-from artstore_local.ahead import Ahead
-from artstore_local.health import Health
-from artstore_local.occupancy import alone, occupy
+from artstore_local.fsync import Health
+from artstore_local.home_lock import alone, occupy
+from artstore_local.preallocation import Ahead
 from artstore_local.reader import LocalReader
 from artstore_local.reserve import Reserve
 from artstore_local.staging import Staging, staged_key, staged_name
@@ -47,7 +54,7 @@ class LocalBackend:
         self._health = Health()
         try:
             with ExitStack() as held:
-                if not context.reading:
+                if not context.read_only:
                     root.mkdir(mode=0o750, parents=True, exist_ok=True)
                     for name in ("staging", _TOMB, _QUARANTINE):
                         (root / INTERNAL / name).mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -55,22 +62,22 @@ class LocalBackend:
                 self._tree = Tree(os.fspath(root), self._health)
                 held.callback(self._tree.close)
                 # Not all of them are in a copy that is only looked at: some tools leave empty directories out.
-                self._internal = disk.open_directory(root / INTERNAL, missing=context.reading)
+                self._internal = disk.open_directory(root / INTERNAL, missing=context.read_only)
                 held.callback(disk.close, self._internal)
-                self._trash = disk.open_directory(root / INTERNAL / _TOMB, missing=context.reading)
+                self._trash = disk.open_directory(root / INTERNAL / _TOMB, missing=context.read_only)
                 held.callback(disk.close, self._trash)
-                if not context.reading:
+                if not context.read_only:
                     os.fsync(self._internal)
                     held.callback(os.close, home := occupy(root, context.home))
-                self._reserve = Reserve(-1 if context.reading else self._internal)
+                self._reserve = Reserve(-1 if context.read_only else self._internal)
                 held.callback(self._reserve.close)
-                self._staging = Staging(root, claim=not context.reading)
+                self._staging = Staging(root, claim=not context.read_only)
                 held.callback(self._staging.close)
-                self._home = -1 if context.reading else home
+                self._home = -1 if context.read_only else home
                 self._held = held.pop_all()
         except OSError as e:
             cure = "Make it a directory that this user may read and write."
-            raise unusable(
+            raise startup_error(
                 e, f"The store {root} cannot be used", place="backend.local.root", cure=cure
             ) from e
         self._root = root
@@ -102,12 +109,12 @@ class LocalBackend:
             except FileExistsError:
                 raise Conflict(f"The name {name} is taken.") from None
 
-    def sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: str) -> bytes:
         directory, name = split(key)
         with disk.translated(f"sidecar of {key}"), self._tree.open(directory) as fd:
             return _read_small(name + SIDECAR_SUFFIX, fd, SIDECAR_LIMIT + 1)
 
-    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+    def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         with self._unchanged(key, old) as (fd, name):
             self._write_durably(staging.UPDATE + staged_name(key) + SIDECAR_SUFFIX, new, fd, name)
 
@@ -141,7 +148,7 @@ class LocalBackend:
         finally:
             disk.unlink(temp, shard)
 
-    def entomb(self, key: str, old: bytes) -> None:
+    def delete(self, key: Key, *, if_match: bytes) -> None:
         tomb = staged_name(key) + SIDECAR_SUFFIX
         with self._unchanged(key, old) as (fd, name):
             self._reserve.rename(name, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
@@ -155,7 +162,7 @@ class LocalBackend:
             self._health.fsync(fd)
         self._entombed.add(key)
 
-    def remove_data(self, key: str) -> None:
+    def delete_data(self, key: str) -> None:
         directory, name = split(key)
         try:
             with disk.translated(key), self._tree.open(directory) as fd:
@@ -171,7 +178,7 @@ class LocalBackend:
         self._emptied.add(directory)
         self._reserve.keep()
 
-    def tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[str]:
         with disk.translated("the trash"):
             names = os.listdir(self._trash) if self._trash >= 0 else []
         for name in names:
@@ -179,7 +186,7 @@ class LocalBackend:
             if key is not None:
                 yield key
 
-    def forget(self, key: str) -> None:
+    def purge(self, key: str) -> None:
         directory, _ = split(key)
         with disk.translated("the trash"):
             if directory in self._emptied:  # one fsync for all that were removed there
@@ -218,7 +225,7 @@ class LocalBackend:
         with disk.translated(key), self._tree.open(directory) as fd:
             return LocalReader(disk.open_plain(name, fd), key, f"{self._path}/{key}")
 
-    def scan(self, directory: str) -> Iterator[Entry]:
+    def list(self, directory: str) -> Iterator[Entry]:
         with disk.translated(directory):
             yield from self._tree.scan(directory)
 
@@ -233,7 +240,7 @@ class LocalBackend:
                     continue
         return max(0.0, time.time() - youngest)
 
-    def directories(self, since: str = "") -> Iterator[str]:
+    def list_directories(self, since: str = "") -> Iterator[str]:
         with disk.translated("the store"):
             yield from self._tree.directories(since)
 
@@ -241,15 +248,15 @@ class LocalBackend:
         with disk.translated("the store"):
             yield from self._tree.strays()
 
-    def staged(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: str | None = None) -> Iterator[str]:
         with disk.translated("the staging area"):
             yield from self._staging.keys() if key is None else self._staging.named(key)
 
-    def reap(self) -> Iterator[Settled]:
+    def recover(self) -> Iterator[Recovered]:
         with disk.translated("the staging area"):
             yield from reaping.reap(self._staging, self._tree)
 
-    def settle(self, key: str) -> bool:
+    def resolve(self, key: str) -> bool:
         # Without its token nobody publishes. What was published by one that died before its fsync is there for now:
         # make it so for good.
         directory, name = split(key)
@@ -272,13 +279,15 @@ class LocalBackend:
 
     def _is_nobodys(self, key: str) -> bool:
         """Whether half a file belongs to no upload and to no deletion."""
-        return key not in self.staged(key) and not disk.exists(staged_name(key) + SIDECAR_SUFFIX, self._trash)
+        return key not in self.in_progress(key) and not disk.exists(
+            staged_name(key) + SIDECAR_SUFFIX, self._trash
+        )
 
-    def lonely(self) -> bool:
+    def is_sole_writer(self) -> bool:
         with disk.translated("the store"):
             return self._home >= 0 and alone(self._home)
 
-    def record(self, name: str) -> bytes | None:
+    def read_document(self, name: str) -> bytes | None:
         if self._internal < 0:
             return None
         try:
@@ -294,7 +303,9 @@ class LocalBackend:
         except NotFound:
             return None
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
+    def write_document(
+        self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
+    ) -> None:
         self._health.require()
         with self._writes_record, disk.translated(name), ExitStack() as stack:
             if new and disk.exists(name, self._internal):
@@ -320,7 +331,7 @@ class LocalBackend:
                 os.close(disk.create(probe, shard))
                 disk.unlink(probe, shard)
         except OSError as e:
-            if e.errno in FULL:
+            if e.errno in DISK_FULL_ERRNOS:
                 return  # full is not broken: reading and deleting go on
             raise Unavailable(f"The store does not answer: {os.strerror(e.errno or 0)}.") from e
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from artstore.errors import FULL, ArtstoreError, Damaged, NotFound, StorageFull, Unavailable
+from artstore.errors import DISK_FULL_ERRNOS, ArtstoreError, Damaged, NotFound, StorageFull, Unavailable
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1
@@ -35,7 +35,7 @@ def translated(what: str) -> Iterator[None]:
 
 def translate(error: OSError, what: str) -> ArtstoreError:
     """The error of ours for an `OSError`: full, not there, not a plain file, or the disk does not answer."""
-    if error.errno in FULL:
+    if error.errno in DISK_FULL_ERRNOS:
         return StorageFull(f"There is no space left for {what}.")
     if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
         return NotFound(f"There is no {what}.")

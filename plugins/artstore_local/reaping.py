@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
-from artstore.errors import FULL
-from artstore.spi import Settled
+from artstore.errors import DISK_FULL_ERRNOS
+from artstore.spi import Recovered
 from artstore_local import disk
 from artstore_local.staging import SHARDS, UPDATE, Staging, staged_key, staged_name
 from artstore_local.tree import Tree, split
@@ -19,7 +19,7 @@ from artstore_local.tree import Tree, split
 log = logging.getLogger("artstore.local")
 
 
-def reap(mine: Staging, tree: Tree) -> Iterator[Settled]:
+def reap(mine: Staging, tree: Tree) -> Iterator[Recovered]:
     """Settle what each dead owner left, then remove its directory."""
     for owner in mine.others():
         held = _seize(owner)
@@ -87,7 +87,7 @@ def _seize(owner: Path) -> int | None:
     return fd
 
 
-def _reap_shard(shard: Path, mine: Staging, tree: Tree) -> Iterator[Settled]:
+def _reap_shard(shard: Path, mine: Staging, tree: Tree) -> Iterator[Recovered]:
     fd, own = os.open(shard, disk.DIRECTORY), -1
     try:
         names = set(os.listdir(fd))
@@ -97,7 +97,7 @@ def _reap_shard(shard: Path, mine: Staging, tree: Tree) -> Iterator[Settled]:
             if key is None or name.startswith(UPDATE):
                 _drop(name, fd)
                 if key is not None:
-                    yield Settled(key=key, outcome="undone")
+                    yield Recovered(key=key, outcome="undone")
             elif name.endswith(SIDECAR_SUFFIX):
                 own = _aside(shard, mine) if own < 0 else own
                 yield from _undo(name, key, fd, own, tree)
@@ -115,12 +115,12 @@ def _aside(shard: Path, mine: Staging) -> int:
         return os.dup(mine.shard())
     except OSError as e:
         beside = sorted(p for p in shard.parent.iterdir() if p.is_dir() and p != shard)
-        if e.errno not in FULL or not beside:
+        if e.errno not in DISK_FULL_ERRNOS or not beside:
             raise
         return os.open(beside[0], disk.DIRECTORY)
 
 
-def _undo(token: str, key: str, fd: int, own: int, tree: Tree) -> Iterator[Settled]:
+def _undo(token: str, key: str, fd: int, own: int, tree: Tree) -> Iterator[Recovered]:
     """The sidecar was never published: take it, then the data, staged or already in its place."""
     try:
         os.rename(token, token, src_dir_fd=fd, dst_dir_fd=own)
@@ -139,7 +139,7 @@ def _undo(token: str, key: str, fd: int, own: int, tree: Tree) -> Iterator[Settl
         pass
     disk.unlink(data, fd)
     disk.unlink(token, own)
-    yield Settled(key=key, outcome="undone")
+    yield Recovered(key=key, outcome="undone")
 
 
 def _drop(name: str, fd: int) -> None:
@@ -150,7 +150,7 @@ def _drop(name: str, fd: int) -> None:
         log.warning("left %s in the staging area: it is not ours", name)
 
 
-def _finish(data: str, key: str, fd: int, tree: Tree) -> Settled:
+def _finish(data: str, key: str, fd: int, tree: Tree) -> Recovered:
     """Data without a token: its sidecar was published (a power cut kept the later rename only), or never made."""
     directory, name = split(key)
     try:
@@ -161,8 +161,8 @@ def _finish(data: str, key: str, fd: int, tree: Tree) -> Settled:
                     os.fsync(target)
                 except FileExistsError:
                     disk.unlink(data, fd)
-                return Settled(key=key, outcome="finished")
+                return Recovered(key=key, outcome="finished")
     except FileNotFoundError:
         pass
     disk.unlink(data, fd)
-    return Settled(key=key, outcome="undone")
+    return Recovered(key=key, outcome="undone")

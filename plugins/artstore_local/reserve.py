@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from artstore.errors import FULL
+from artstore.errors import DISK_FULL_ERRNOS
 
 log = logging.getLogger("artstore.local")
 
@@ -45,7 +45,7 @@ class Reserve:
         try:
             os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         except OSError as e:
-            if e.errno not in FULL:
+            if e.errno not in DISK_FULL_ERRNOS:
                 raise
             with self._alone():  # nobody takes it back before the name has it
                 self._kept = False

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
-from artstore.errors import FULL, NotFound
+from artstore.errors import DISK_FULL_ERRNOS, NotFound
 from artstore_local import disk
 from artstore_local.tree import INTERNAL, split
 
@@ -74,7 +74,7 @@ class Staging:
             try:
                 self._begin()
             except OSError as e:
-                if e.errno not in FULL:
+                if e.errno not in DISK_FULL_ERRNOS:
                     raise
                 log.warning("the disk is full: files can be read and deleted only")
 

@@ -13,7 +13,7 @@ from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
 from artstore.spi import Entry
 from artstore_local import disk
-from artstore_local.health import Health
+from artstore_local.fsync import Health
 
 INTERNAL = ".artstore"
 _FSCK = "lost+found"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import Conflict, NotFound, Unavailable
 from artstore_local import disk
-from artstore_local.ahead import Ahead
-from artstore_local.health import Health
+from artstore_local.fsync import Health
+from artstore_local.preallocation import Ahead
 from artstore_local.staging import Staging, staged_name
 from artstore_local.tree import Tree, split
 

@@ -91,7 +91,7 @@ class DatedNaming:
         parsed = self.parse(filename)
         return parsed is not None and parsed.uuid == mark
 
-    def directory(self, file_id: str) -> str | None:
+    def directory_of(self, file_id: str) -> str | None:
         file_id = file_id.lower()
         if not _V7.fullmatch(file_id):
             return None

@@ -8,18 +8,18 @@ from pydantic import BaseModel
 
 from artstore.errors import ConfigError, Unavailable
 from artstore.spi import Capabilities, Context
-from artstore_fsspec.base import ObjectBackend
+from artstore_objects.backend import ObjectBackend
 from artstore_s3.client import Client, Lost, Refusal, unavailable
 from artstore_s3.objects import S3Objects
 from artstore_s3.settings import S3Settings
 
 
 class S3Backend(ObjectBackend):
-    """See `artstore_fsspec.base` for the protocol; the conditions are kept by the server."""
+    """See `artstore_objects.backend` for the protocol; the conditions are kept by the server."""
 
     Settings: ClassVar[type[BaseModel]] = S3Settings
     capabilities = Capabilities(
-        durable=True, atomic_sidecar=True, shared=True, traces=False, reuses_keys=False
+        durable=True, atomic_sidecar=True, shared=True, lists_uploads=False, keys_reusable=False
     )
 
     def __init__(self, settings: S3Settings, context: Context) -> None:
@@ -27,7 +27,7 @@ class S3Backend(ObjectBackend):
         self._client = Client(settings)
         try:
             _require_bucket(self._client, settings)
-            if not context.reading:
+            if not context.read_only:
                 _require_conditions(self._client, settings)
         except BaseException:
             self._client.close()

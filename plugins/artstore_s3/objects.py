@@ -14,8 +14,8 @@ from email.utils import parsedate_to_datetime
 from hashlib import md5
 from typing import Any
 
-from artstore.errors import Unavailable, Undecided
-from artstore_fsspec.objects import Content, Stored
+from artstore.errors import OutcomeUnknown, Unavailable
+from artstore_objects.store import Content, Stored
 from artstore_s3.client import LOST, Client, Lost, Refusal, unavailable
 from artstore_s3.parts import S3Upload
 from artstore_s3.reader import S3Reader
@@ -97,13 +97,13 @@ class S3Objects:
                 **condition,
             )
         except Lost as e:
-            kind = Undecided if e.unsure else Unavailable
+            kind = OutcomeUnknown if e.unsure else Unavailable
             raise kind(f"S3 does not answer at {name}: {e.reason}.") from None
         except Refusal as e:
             if e.status == 412 or (tag is not None and e.status == 404 and e.code != "NoSuchBucket"):
                 return self._was_ours(name, this, unsure=e.unsure and tag is not None)
             if e.unsure:
-                raise Undecided(unavailable(e, name).detail) from None
+                raise OutcomeUnknown(unavailable(e, name).detail) from None
             raise unavailable(e, name) from None
         return True
 
@@ -112,11 +112,11 @@ class S3Objects:
         try:
             found = self._head(name)
         except Unavailable as e:
-            raise Undecided(e.detail) from None
+            raise OutcomeUnknown(e.detail) from None
         if found is not None and found[1] == this:
             return True
         if unsure:
-            raise Undecided(f"S3 did not say whether {name} was replaced, and others replaced it since.")
+            raise OutcomeUnknown(f"S3 did not say whether {name} was replaced, and others replaced it since.")
         return False
 
     def delete(self, name: str, tag: str | None = None) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
-from artstore.errors import ArtstoreError, Unavailable, Undecided
+from artstore.errors import ArtstoreError, OutcomeUnknown, Unavailable
 from artstore_s3.client import Client, Lost, Refusal, unavailable
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class S3Upload:
             content, self._filling = self._filling.getvalue(), io.BytesIO()
             try:
                 done = self._objects.put(self._name, content, mark=self._mark, absent=True)
-            except Undecided:
+            except OutcomeUnknown:
                 self._over = True
                 raise
             return done
@@ -117,13 +117,13 @@ class S3Upload:
             if not e.unsure:
                 raise unavailable(e, "this file") from None
             self._over = True
-            raise Undecided(f"S3 does not answer at this file: {e.reason}.") from None
+            raise OutcomeUnknown(f"S3 does not answer at this file: {e.reason}.") from None
         except Refusal as e:
             if e.status in (404, 412):
                 return self._was_ours(taken=e.status == 412)
             if e.unsure:
                 self._over = True
-                raise Undecided(unavailable(e, "this file").detail) from None
+                raise OutcomeUnknown(unavailable(e, "this file").detail) from None
             raise unavailable(e, "this file") from None
 
     def _was_ours(self, *, taken: bool) -> bool:
@@ -132,7 +132,7 @@ class S3Upload:
             there = self._objects.look(self._name)
         except Unavailable as e:
             self._over = True
-            raise Undecided(e.detail) from None
+            raise OutcomeUnknown(e.detail) from None
         if there is not None and there.mark == self._mark:
             return True
         if taken or there is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from artstore.errors import Damaged, Unavailable
 from artstore.spi import PIECE, Span
-from artstore_fsspec.objects import Stored
+from artstore_objects.store import Stored
 from artstore_s3.client import Client, Lost, Refusal, unavailable
 
 _CUTS = 4

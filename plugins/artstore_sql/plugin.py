@@ -10,7 +10,7 @@ def artstore_logs() -> list[Provider]:
     return [
         Provider(
             name="sql",
-            target="artstore_sql.log:SqlLog",
+            target="artstore_sql.postgres.log:SqlLog",
             summary="Intents in PostgreSQL, for nodes that share a store",
             extra="postgres",
         )

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from artstore.errors import ConfigError, NotFound
 from artstore.spi import Cache, Context
-from artstore_sql.cache import SqlCache, SqlSettings
+from artstore_sql.sqlite.cache import SqlCache, SqlSettings
 
 
 class Sql:
@@ -23,7 +23,7 @@ class Sql:
         if not _is_postgres(settings):
             return SqlCache(settings, context)
         try:
-            from artstore_sql.postgres_cache import PostgresCache
+            from artstore_sql.postgres.cache import PostgresCache
         except ImportError as e:
             raise ConfigError(
                 f"PostgreSQL needs a library that is not there: {e}.",
@@ -36,7 +36,7 @@ class Sql:
     def migrate(settings: SqlSettings, context: Context, target: str | None) -> str | None:
         if settings.url is None or not _is_postgres(settings):
             return _migrate_sqlite(settings, context, target)
-        from artstore_sql.opened import migrate
+        from artstore_sql.postgres.schema import migrate
 
         return migrate(settings.url, settings.timeout, settings.table_prefix, target)
 

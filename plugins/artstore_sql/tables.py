@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 
 from artstore.attr import Attr
 from artstore.spi import Sort
-from artstore_sql.words import searchable
+from artstore_sql.text import searchable
 
 SCHEMA = 1
 LARGEST = 2**53

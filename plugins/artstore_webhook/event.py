@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 
 from artstore.attr import Attr, timestamp
-from artstore.hookspecs import Change
+from artstore.spi import Change
 
 TYPES: dict[Change, str] = {
     "upload": "dev.artstore.file.uploaded",

@@ -15,9 +15,8 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from artstore.attr import Attr
-from artstore.errors import ConfigError, unusable
-from artstore.hookspecs import Change
-from artstore.spi import API, Context
+from artstore.errors import ConfigError, startup_error
+from artstore.spi import API, Change, Context
 from artstore_webhook import event
 from artstore_webhook.endpoint import Endpoint, is_public
 from artstore_webhook.outbox import Outbox
@@ -59,7 +58,7 @@ class WebhookObserver:
             self._outbox = Outbox(context.state / "webhook")
         except OSError as e:
             cure = "Make it a directory that this user may read and write."
-            raise unusable(
+            raise startup_error(
                 e, "The outbox cannot be used", place=str(context.state / "webhook"), cure=cure
             ) from e
         dead = self._outbox.dead()

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
-from artstore.errors import FULL, StorageFull, Unavailable
+from artstore.errors import DISK_FULL_ERRNOS, StorageFull, Unavailable
 
 REMEMBERED = 600.0
 """Seconds for which a delivered event is known."""
@@ -175,6 +175,6 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno in FULL:
+        if e.errno in DISK_FULL_ERRNOS:
             raise StorageFull("There is no space left for events.") from e
         raise Unavailable(f"The outbox cannot be written: {os.strerror(e.errno or 0)}.") from e

@@ -12,7 +12,6 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import sftp
 from artstore.spi import Backend
 from artstore.testing import BackendSuite, MemoryBackend, make_context
 from artstore.testing.memory_backend import Kept, MemoryStore
@@ -21,7 +20,8 @@ from artstore_fsspec.protocols import connected
 from artstore_local.backend import LocalBackend
 from artstore_s3.backend import S3Backend
 from artstore_s3.settings import S3Settings
-from stores import InFiles, InS3, Lay, Plant, Store
+from support import sftp
+from support.stores import InFiles, InS3, Lay, Plant, Store
 
 
 class TestMemoryBackend(Store, BackendSuite):
@@ -69,7 +69,7 @@ class TestFsspecInMemory(Store, BackendSuite):
 
     @pytest.fixture
     def make(self, tmp_path: Path, place: str) -> Callable[[], Backend]:
-        settings = FsspecBackend.Settings(url=f"memory:/{place}", accept_weaker=True)
+        settings = FsspecBackend.Settings(url=f"memory:/{place}", allow_missing_guarantees=True)
         return lambda: FsspecBackend(settings, make_context(tmp_path))
 
     @pytest.fixture
@@ -85,7 +85,7 @@ class TestFsspecInFiles(InFiles, BackendSuite):
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Callable[[], Backend]:
-        settings = FsspecBackend.Settings(url=f"file://{tmp_path}/store", accept_weaker=True)
+        settings = FsspecBackend.Settings(url=f"file://{tmp_path}/store", allow_missing_guarantees=True)
         return lambda: FsspecBackend(settings, make_context(tmp_path))
 
     def test_who_gives_up_while_it_holds_a_name_waits_for_nobody(
@@ -123,7 +123,7 @@ class TestFsspecOverSftp(FsspecSuite):
 
     @pytest.fixture
     def settings(self, tmp_path: Path, sftp_server: sftp.Sftp) -> FsspecBackend.Settings:
-        return FsspecBackend.Settings(url=sftp_server.url(tmp_path / "store"), accept_weaker=True)
+        return FsspecBackend.Settings(url=sftp_server.url(tmp_path / "store"), allow_missing_guarantees=True)
 
 
 SFTP = {

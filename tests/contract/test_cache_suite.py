@@ -13,11 +13,11 @@ from artstore.spi import Cache, Context
 from artstore.testing import make_context
 from artstore.testing.cache import CacheSuite
 from artstore.testing.memory_cache import MemoryCache
-from artstore_sql.cache import SqlCache, SqlSettings
-from artstore_sql.postgres_cache import PostgresCache
+from artstore_sql.postgres.cache import PostgresCache
 from artstore_sql.provider import Sql
-from postgres import Postgres
-from stores import opening
+from artstore_sql.sqlite.cache import SqlCache, SqlSettings
+from support.postgres import Postgres
+from support.stores import opening
 
 
 class TestMemoryCache(CacheSuite):

@@ -15,10 +15,10 @@ CUT = "test_a_power_cut_leaves_all_or_nothing_and_takes_back_nothing"
 
 # What is spoilt, and the tests that must see it.
 LIARS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
-    "SyncsNothing": ([("os.fsync(", "len([]), (")], [f"{CUT}[{c}]" for c in ("publish", "entomb", "put_record")]),
+    "SyncsNothing": ([("os.fsync(", "len([]), (")], [f"{CUT}[{c}]" for c in ("publish", "delete", "write_document")]),
     "SyncsNoDirectory": (
         [("        os.fsync(fd)", "        pass")],
-        [f"{CUT}[{c}]" for c in ("publish", "replace_sidecar", "entomb", "put_record")],
+        [f"{CUT}[{c}]" for c in ("publish", "replace_sidecar", "delete", "write_document")],
     ),
     "SyncsNoData": ([("                os.fsync(self._file.fileno())\n", "")], [f"{CUT}[publish]"]),
     "PublishesFirst": (

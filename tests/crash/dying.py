@@ -21,8 +21,8 @@ from typing import Any
 
 import statements
 
-from artstore import boot
-from artstore.boot import open_default
+from artstore.host import boot
+from artstore.host.boot import open_default
 from artstore.spi import SCOPES, Principal, Query
 from artstore_local import disk
 

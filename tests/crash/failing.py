@@ -22,9 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from artstore import keeper, recovery
-from artstore.boot import Node, open_default
+from artstore import background, recovery
 from artstore.errors import ArtstoreError
+from artstore.host.boot import Node, open_default
 from artstore.spi import SCOPES, Principal
 from artstore_http.app import App
 from artstore_http.message import Request, Response
@@ -235,7 +235,7 @@ def wished(n: int) -> str:
 
 
 def main(home: Path, script: str, old: str, every: int) -> None:
-    keeper.TICK = keeper.SOON = 1e6  # what it does is a script of its own
+    background.TICK = background.SOON = 1e6  # what it does is a script of its own
     keys._UNSETTLED = 1 << 62  # how many calls a request makes must not depend on the age of the keys
     faults = Faults()
     client = Client(home)

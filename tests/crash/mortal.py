@@ -25,8 +25,9 @@ from typing import Any
 import statements
 import uvicorn
 
-from artstore import boot, keeper
-from artstore.boot import open_default
+from artstore import background
+from artstore.host import boot
+from artstore.host.boot import open_default
 from artstore_starlette.app import create_app
 
 _PR_SET_PDEATHSIG = 1
@@ -42,7 +43,7 @@ def live(home: str, port: int, log: str, gate: str | None, tick: float | None) -
         os.dup2(sink, fd)
     os.environ["ARTSTORE_HOME"] = home
     if tick is not None:
-        keeper.TICK = tick
+        background.TICK = tick
     if gate is not None:
         with open(gate, "rb") as opened:
             opened.read()

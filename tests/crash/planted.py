@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from artstore import checkpoint, keeper, locks, recovery, segment, wal
+from artstore import background, checkpoint, locks, recovery
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
 from artstore.kernel import Kernel
 from artstore.testing.memory_cache import MemoryCache
-from artstore_local import backend, disk, health, reaping, staging, tree, writer
+from artstore_local import backend, disk, fsync, reaping, staging, tree, writer
+from artstore_wal import log, segment
 
 Patch = pytest.MonkeyPatch
 
@@ -47,14 +48,14 @@ def planted(workload: str) -> Callable[[Callable[[Patch], None]], Callable[[Patc
 
 def _skip_fsync(patch: Patch, which: str) -> None:
     """No fsync of what has such a path."""
-    real = health.Health.fsync
+    real = fsync.Health.fsync
 
-    def fsync(self: health.Health, fd: int) -> None:
+    def fsync(self: fsync.Health, fd: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")
         if not re.search(which, path + "/" * stat.S_ISDIR(os.fstat(fd).st_mode)):
             real(self, fd)
 
-    patch.setattr(health.Health, "fsync", fsync)
+    patch.setattr(fsync.Health, "fsync", fsync)
 
 
 # --- fsync ------------------------------------------------------------------------------------------------
@@ -92,28 +93,28 @@ def no_fsync_of_the_trash(patch: Patch) -> None:
 
 @planted("data_fsync_fails")
 def a_failed_fsync_is_swallowed(patch: Patch) -> None:
-    real = health.Health.fsync
+    real = fsync.Health.fsync
 
-    def fsync(self: health.Health, fd: int) -> None:
+    def fsync(self: fsync.Health, fd: int) -> None:
         try:
             real(self, fd)
         except OSError:
             pass
 
-    patch.setattr(health.Health, "fsync", fsync)
+    patch.setattr(fsync.Health, "fsync", fsync)
 
 
 @planted("directory_fsync_fails")
 def a_failed_fsync_is_tried_again(patch: Patch) -> None:
-    real = health.Health.fsync
+    real = fsync.Health.fsync
 
-    def fsync(self: health.Health, fd: int) -> None:
+    def fsync(self: fsync.Health, fd: int) -> None:
         try:
             real(self, fd)
         except OSError:
             os.fsync(fd)
 
-    patch.setattr(health.Health, "fsync", fsync)
+    patch.setattr(fsync.Health, "fsync", fsync)
 
 
 # --- upload -----------------------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def the_sidecar_is_rewritten_in_place(patch: Patch) -> None:
 
 @planted("update_old")
 def an_update_leaves_no_durable_trace(patch: Patch) -> None:
-    patch.setattr(wal.Intent, "sync", lambda self: None)
+    patch.setattr(log.Intent, "sync", lambda self: None)
 
 
 @planted("update_old")
@@ -199,7 +200,7 @@ def the_revision_is_not_compared(patch: Patch) -> None:
 
 @planted("delete_old")
 def there_is_no_tombstone(patch: Patch) -> None:
-    def entomb(self: Any, key: str, old: bytes) -> None:
+    def delete(self: Any, key: str, old: bytes) -> None:
         directory, name = tree.split(key)
         try:
             with self._tree.open(directory) as fd:
@@ -208,40 +209,40 @@ def there_is_no_tombstone(patch: Patch) -> None:
         except FileNotFoundError:
             raise NotFound(key) from None
 
-    patch.setattr(backend.LocalBackend, "entomb", entomb)
+    patch.setattr(backend.LocalBackend, "delete", delete)
 
 
 @planted("delete_old")
 def the_tombstone_is_forgotten_at_once(patch: Patch) -> None:
-    bury = keeper.Keeper.bury
+    bury = background.Keeper.bury
 
-    def forget(self: keeper.Keeper, key: str) -> None:
+    def forget(self: background.Keeper, key: str) -> None:
         bury(self, key)
-        self._kernel.backend.forget(key)
+        self._kernel.backend.purge(key)
 
-    patch.setattr(keeper.Keeper, "bury", forget)
+    patch.setattr(background.Keeper, "bury", forget)
 
 
 @planted("delete_old")
 def the_tombstone_goes_before_the_data(patch: Patch) -> None:
-    remove = backend.LocalBackend.remove_data
+    remove = backend.LocalBackend.delete_data
 
     def lazily(self: Any, key: str) -> None:
         remove(self, key)
         self._emptied.clear()
 
-    patch.setattr(backend.LocalBackend, "remove_data", lazily)
+    patch.setattr(backend.LocalBackend, "delete_data", lazily)
 
 
 @planted("delete_old")
 def the_data_goes_before_the_tombstone(patch: Patch) -> None:
-    entomb = backend.LocalBackend.entomb
+    delete = backend.LocalBackend.delete
 
     def hastily(self: Any, key: str, old: bytes) -> None:
         os.unlink(f"{self._path}/{key}")
-        entomb(self, key, old)
+        delete(self, key, old)
 
-    patch.setattr(backend.LocalBackend, "entomb", hastily)
+    patch.setattr(backend.LocalBackend, "delete", hastily)
 
 
 # --- recovery ---------------------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ def recovery_passes_over_tombstones(patch: Patch) -> None:
 
 @planted("update_old")
 def recovery_does_not_read_the_log(patch: Patch) -> None:
-    patch.setattr(wal.Wal, "abandoned", lambda self: iter(()))
+    patch.setattr(log.Wal, "abandoned", lambda self: iter(()))
 
 
 @planted("a_live_neighbour")
@@ -338,7 +339,7 @@ def the_stamp_is_not_looked_at(patch: Patch) -> None:
 
     patch.setattr(checkpoint, "read", trusting)
     patch.setattr(MemoryCache, "stamp", lambda self: self._stamp or "none")
-    patch.setattr(MemoryCache, "set_stamp", lambda self, stamp, **_: setattr(self, "_stamp", stamp))
+    patch.setattr(MemoryCache, "set_generation", lambda self, stamp, **_: setattr(self, "_stamp", stamp))
 
 
 @contextmanager

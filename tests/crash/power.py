@@ -24,7 +24,6 @@ from typing import Any
 from artstore.attr import Attr
 from artstore.errors import NotFound
 from artstore.spi import Query
-from audit import audit, open_intents, quarantined
 from crash.ledger import Ledger
 from crash.planted import BUGS, with_bug
 from crash.platter import Disk, Image
@@ -42,6 +41,7 @@ from crash.stage import (
 )
 from crash.statements import share
 from crash.workloads import WORKLOADS, Workload
+from support.audit import audit, open_intents, quarantined
 
 SHM = Path("/dev/shm")
 Snapshot = tuple[bytes, bytes]

@@ -22,11 +22,12 @@ from typing import Any
 from dying import BY, DEAD, in_a_child, look, rehearse
 from failing import Faults
 
-from artstore import cli, keeper, recovery
-from artstore.boot import Node, open_default
+from artstore import background, recovery
 from artstore.errors import ArtstoreError, NotFound, Unavailable
+from artstore.host.boot import Node, open_default
 from artstore.spi import Query
-from artstore_sql import inuse
+from artstore_cli import main as cli
+from artstore_sql.sqlite import availability
 
 Say = Callable[[str, Any], None]
 
@@ -45,7 +46,7 @@ def die_in_the_middle(node: Node, old: list[str], say: Say) -> None:
     # A deletion and an update that came as far as their commit points, and an upload as far as its token.
     buried = kernel.attr(old[2])
     kernel.wal.begin("delete", by="x", file_id=old[2], key=buried.key)
-    kernel.backend.entomb(buried.key, kernel.backend.sidecar(buried.key))
+    kernel.backend.delete(buried.key, kernel.backend.read_sidecar(buried.key))
     last = kernel.begin(BY, filename="late.txt")
     last.write(b"late")
     attr = last.commit()[0]
@@ -157,7 +158,11 @@ def prepare(home: Path, script: str) -> list[str]:
 
 
 def main(place: Path, script: str, every: int) -> None:
-    keeper.TICK, keeper.SOON, inuse.PAUSE = 1e6, 1e6, 0.0  # its ticks are a script of their own
+    background.TICK, background.SOON, availability.PAUSE = (
+        1e6,
+        1e6,
+        0.0,
+    )  # its ticks are a script of their own
     prepared, work = place / "prepared", place / "work"
     work.mkdir(parents=True)
     home = work / "home"

@@ -19,19 +19,20 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from artstore import boot, ids
+from artstore import ids
 from artstore.attr import Attr
 from artstore.errors import ArtstoreError, Conflict, NotFound, Refused
 from artstore.hookspecs import Provider, hookimpl
+from artstore.host import boot
+from artstore.host.plugins import Plugin, Registry
+from artstore.host.settings import Configuration, load
 from artstore.kernel import Kernel
-from artstore.plugins import Plugin, Registry
-from artstore.settings import Configuration, load
 from artstore.spi import SCOPES, Context, Principal
 from artstore.testing.memory_auth import StaticAuth
 from artstore.testing.memory_cache import MemoryCache
 from artstore_local import backend as _backend  # noqa: F401
 from artstore_naming import dated as _dated  # noqa: F401
-from artstore_sql import cache as _cache  # noqa: F401 - all imported before any fork
+from artstore_sql.sqlite import cache as _cache  # noqa: F401 - all imported before any fork
 from crash.platter import Image
 from crash.tape import DEAD, Tape
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-import artstore_sql.cache
-import artstore_sql.postgres_cache
+import artstore_sql.postgres.cache
+import artstore_sql.sqlite.cache
 
 
 class _Compiled(dict[Any, Any]):
@@ -30,5 +30,5 @@ def share() -> None:
         self._compiled_cache = kept
 
     Engine.__init__ = begin  # type: ignore[method-assign]
-    for module in (artstore_sql.cache, artstore_sql.postgres_cache):
+    for module in (artstore_sql.sqlite.cache, artstore_sql.postgres.cache):
         module.Tables = cache(module.Tables)  # type: ignore[attr-defined]

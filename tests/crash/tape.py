@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from artstore_local import disk
-from artstore_sql import writer as sql_writer
+from artstore_sql.sqlite import writer as sql_writer
 
 DEAD = 99
 _RAW = {name: getattr(os, name) for name in (

@@ -8,9 +8,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import servers
-import tracing
-from deaths import Mortal, Nursery, answers, on_disk
+from support import servers, tracing
+from support.deaths import Mortal, Nursery, answers, on_disk
 
 LOOKS = (
     "openat",

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-import servers
-from audit import audit, open_intents
-from servers import Element, file_path, until
+from support import servers
+from support.audit import audit, open_intents
+from support.servers import Element, file_path, until
 
 Tried = Callable[[str], None]
 

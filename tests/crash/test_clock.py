@@ -11,12 +11,12 @@ import pytest
 
 import artstore.kernel
 from artstore import checkpoint
-from artstore.boot import open_default
+from artstore.host.boot import open_default
 from artstore.ids import now
 from artstore.spi import Query
-from audit import audit, open_intents
-from servers import ARTSTORE
-from uploads import upload
+from support.audit import audit, open_intents
+from support.servers import ARTSTORE
+from support.uploads import upload
 
 
 def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
     # A power cut takes the row, which nobody synced; the log was.
     node.kernel.cache.remove([made.file_id])
     assert {p: p.stat().st_size for p in wal.iterdir()} != before
-    for segment, _ in node.kernel.wal.marks():
+    for segment, _ in node.kernel.wal.position():
         segment.release()
     again = open_default(home)
     assert [a.file_id for a in again.kernel.search(Query()).items] == [made.file_id]

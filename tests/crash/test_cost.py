@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import servers
-import tracing
-from servers import until
+from support import servers, tracing
+from support.servers import until
 
 SYNCS = ("fsync", "fdatasync", "sync_file_range", "msync", "sync", "syncfs")
 DATA = b"x" * 5000

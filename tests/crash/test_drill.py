@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import servers
+from support import servers
 
 DRILL = Path(__file__).parents[2] / "docs" / "drill.py"
 

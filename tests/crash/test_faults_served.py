@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-import servers
-import tracing
-from audit import open_intents
-from deaths import answers, on_disk
-from servers import Answer, Element, file_path, until
+from support import servers, tracing
+from support.audit import open_intents
+from support.deaths import answers, on_disk
+from support.servers import Answer, Element, file_path, until
 
 LONG = bool(os.environ.get("FAULTS_FULL"))
 pytestmark = pytest.mark.timeout(900 if LONG else 300)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-import servers
 from artstore.spi import Context
 from artstore_local.backend import LocalBackend
-from audit import audit, open_intents
-from servers import Answer, Element, file_path, until
+from support import servers
+from support.audit import audit, open_intents
+from support.servers import Answer, Element, file_path, until
 
 pytestmark = pytest.mark.timeout(300)
 CLIENTS = 6
@@ -149,10 +149,10 @@ def test_what_a_dead_process_staged_is_removed_from_a_full_disk(home: Path) -> N
         (shard / f"2026,11,22,10,,dead-{n}.bin.attr.json").write_bytes(b"{}")
     to_the_last_page(home)
     backend = LocalBackend(settings, Context(home=home, files=home / "files", state=home / "state"))
-    assert len({(s.key, s.outcome) for s in backend.reap()}) == 8
-    assert list(backend.staged()) == []
+    assert len({(s.key, s.outcome) for s in backend.recover()}) == 8
+    assert list(backend.in_progress()) == []
     assert not shards[0].parent.exists()
-    assert all(e.data and e.sidecar for e in backend.scan("2026/11/22/10"))
+    assert all(e.data and e.sidecar for e in backend.list("2026/11/22/10"))
     backend.create("2026/11/22/10/new.bin").publish(b"{}")  # the room is there again, and so is its own place
     backend.close()
 
@@ -167,10 +167,10 @@ def test_a_process_that_found_no_room_for_a_place_of_its_own_is_noticed(home: Pa
     assert [p.name for p in (home / "files/.artstore/staging").iterdir() if p.is_dir()] == []
     (home / "filler").unlink()
     backend = LocalBackend(settings, context)
-    assert not backend.lonely()
-    assert not neighbour.lonely()
+    assert not backend.is_sole_writer()
+    assert not neighbour.is_sole_writer()
     neighbour.close()
-    assert backend.lonely()
+    assert backend.is_sole_writer()
     backend.close()
 
 
@@ -179,7 +179,7 @@ import os, sys
 from pathlib import Path
 from artstore.errors import Unavailable
 from artstore.spi import Context
-from artstore_sql.cache import SqlCache
+from artstore_sql.sqlite.cache import SqlCache
 
 home = Path(sys.argv[1])
 
@@ -194,7 +194,7 @@ def live():
     cache = SqlCache(SqlCache.Settings(), Context(home=home, files=home / "files", state=home / "state"))
     told(cache.totals)
     while sys.stdin.readline() == "write\\n":
-        told(lambda: cache.set_stamp(os.urandom(8).hex()))
+        told(lambda: cache.set_generation(os.urandom(8).hex()))
     cache.close()
 
 while sys.stdin.readline():

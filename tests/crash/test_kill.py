@@ -18,12 +18,10 @@ from typing import Any
 
 import pytest
 
-import deaths
-import servers
-import tracing
-from audit import open_intents
-from deaths import DEEDS, LOST, Deed, Mortal, Nursery, Said, Witness, answers, copied, serving
-from servers import until
+from support import deaths, servers, tracing
+from support.audit import open_intents
+from support.deaths import DEEDS, LOST, Deed, Mortal, Nursery, Said, Witness, answers, copied, serving
+from support.servers import until
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,9 @@ from typing import Any
 
 import pytest
 
-import deaths
-import servers
-import tracing
-from deaths import DEEDS, LOST, Said, Witness, answers, on_disk, serving
-from servers import Connection, Element, until
+from support import deaths, servers, tracing
+from support.deaths import DEEDS, LOST, Said, Witness, answers, on_disk, serving
+from support.servers import Connection, Element, until
 
 ROUNDS = 100 if deaths.FULL else 4
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import start, until
+from support.servers import start, until
 
 
 def children(pid: int) -> list[int]:

@@ -9,10 +9,10 @@ import subprocess
 import threading
 from pathlib import Path
 
-import servers
-from audit import audit
-from postgres import Postgres
-from servers import ARTSTORE, Answer, Element, until
+from support import servers
+from support.audit import audit
+from support.postgres import Postgres
+from support.servers import ARTSTORE, Answer, Element, until
 
 BODY = b"slow " * 300_000
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import servers
 from artstore_sql import migration
-from ports import free_port
-from postgres import Postgres
-from servers import Element, file_path, until
+from support import servers
+from support.ports import free_port
+from support.postgres import Postgres
+from support.servers import Element, file_path, until
 
 
 @pytest.fixture(scope="module")

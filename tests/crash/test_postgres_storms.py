@@ -11,16 +11,16 @@ from typing import TypeVar
 
 import pytest
 
-import servers
-from artstore_sql import log, postgres_cache, postgres_locks
-from between import TcpProxy, Weather
-from postgres import Postgres
-from servers import Answer, Element, file_path, until
+from artstore_sql.postgres import cache, locks, log
+from support import servers
+from support.postgres import Postgres
+from support.proxies import TcpProxy, Weather
+from support.servers import Answer, Element, file_path, until
 
 TIMEOUT = 1
 LIMIT = 12.0
 """Seconds for any answer: each part gives up after `TIMEOUT`, and the machine may be busy."""
-CONNECTIONS = postgres_cache.CONNECTIONS + log.CONNECTIONS + postgres_locks.CONNECTIONS
+CONNECTIONS = cache.CONNECTIONS + log.CONNECTIONS + locks.CONNECTIONS
 CALLERS = 12
 
 T = TypeVar("T")

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from artstore import cli, recovery
-from artstore.boot import open_default
+from artstore import recovery
 from artstore.errors import ArtstoreError, NotFound, Unavailable
+from artstore.host.boot import open_default
 from artstore.ids import now
 from artstore.kernel import Kernel
-from artstore.session import Session
 from artstore.spi import SCOPES, Principal, Query, Span
-from audit import audit, open_intents
-from servers import until
+from artstore.upload import Session
+from artstore_cli import main as cli
+from support.audit import audit, open_intents
+from support.servers import until
 
 BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 BODY = b"the same bytes"
@@ -34,7 +35,7 @@ import os, signal, sys
 from datetime import datetime
 from pathlib import Path
 import artstore.kernel
-from artstore.boot import open_default
+from artstore.host.boot import open_default
 from artstore.spi import SCOPES, Principal
 
 home, file_id, at, where = sys.argv[1:]
@@ -207,7 +208,7 @@ def test_a_second_try_beside_the_first_has_a_name_of_its_own(tmp_path: Path, clo
     file_id = str(uuid.uuid4())
     with opened(tmp_path / "home") as (kernel, neighbour):
         tries = [retry(one, file_id) for one in (kernel, neighbour, kernel, neighbour)]
-        assert len(set(kernel.backend.staged())) == len(tries)
+        assert len(set(kernel.backend.in_progress())) == len(tries)
         assert [session.commit()[1] for session in tries] == [True, False, False, False]
     assert list(audit(tmp_path / "home")) == [file_id]
 

@@ -24,16 +24,15 @@ from typing import Any
 
 import pytest
 
-import s3
-import servers
-from artstore.boot import Node, open_node
 from artstore.errors import NotFound
-from artstore.settings import load
+from artstore.host.boot import Node, open_node
+from artstore.host.settings import load
 from artstore.spi import Query
-from between import HttpProxy
-from late import DATA, SMALL
-from servers import until
-from uploads import content
+from support import s3, servers
+from support.late_writers import DATA, SMALL
+from support.proxies import HttpProxy
+from support.servers import until
+from support.uploads import content
 
 STATES = ("not applied", "applied", "reply lost", "twice", "late")
 WRITERS = ("dead", "late")

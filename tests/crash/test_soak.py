@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-import servers
-from audit import open_intents
-from deaths import FULL, LOST, answers, on_disk
-from servers import Element, file_path, until
+from support import servers
+from support.audit import open_intents
+from support.deaths import FULL, LOST, answers, on_disk
+from support.servers import Element, file_path, until
 
 CLIENTS = 16
 SECONDS = 600 if FULL else 30

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from artstore.boot import open_default
-from audit import audit, open_intents
-from uploads import upload
+from artstore.host.boot import open_default
+from support.audit import audit, open_intents
+from support.uploads import upload
 
 DYING = Path(__file__).with_name("dying.py")
 DEAD = 99

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-import s3
-import servers
-from between import HttpProxy, TcpProxy
-from postgres import Postgres
-from servers import Answer, Element, file_path, until
+from support import s3, servers
+from support.postgres import Postgres
+from support.proxies import HttpProxy, TcpProxy
+from support.servers import Answer, Element, file_path, until
 
 PREFIXES = itertools.count()
 LEASE = 2

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, checked, decode, sidecar_key, touched
+from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, decode, sidecar_key, validated, with_changed_bytes
 from artstore.errors import Damaged, InvalidField
 from artstore.testing import make_attr
 
@@ -93,7 +93,7 @@ def test_a_touched_sidecar_says_the_same_in_other_bytes(left: int, indented: boo
     seen = {attr.encode()}
     sidecar = attr.encode()
     for _ in range(12):
-        sidecar = touched(sidecar)
+        sidecar = with_changed_bytes(sidecar)
         assert len(sidecar) <= SIDECAR_LIMIT
         assert decode(sidecar, attr.key) == attr
         assert sidecar not in seen
@@ -224,4 +224,4 @@ def test_where_a_sidecar_lies() -> None:
 )
 def test_nul_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidField):
-        checked(make_attr().model_dump() | changes)
+        validated(make_attr().model_dump() | changes)

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 import artstore
-from artstore import cli
 from artstore.hookspecs import Provider
+from artstore_cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 ROOTS = ("kernel", "plugins", "adapters")
@@ -168,13 +168,13 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     }
     assert str(said.get_payload()).startswith("# artstore\n")
     points = _metadata(wheel, "entry_points.txt")
-    assert "artstore = artstore.cli:main" in points
+    assert "artstore = artstore_cli.main:main" in points
     assert "[artstore]" in points
 
 
 def test_the_wheel_works_alone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     """From the archive itself, far from the checkout: nothing is found by the accident of where we stand."""
-    code = "import sys, artstore, artstore.cli; print(artstore.__file__); sys.exit(artstore.cli.main(['openapi']))"
+    code = "import sys, artstore, artstore_cli.main; print(artstore.__file__); sys.exit(artstore_cli.main.main(['openapi']))"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": str(wheel.filename)},
@@ -289,7 +289,7 @@ def test_docker_commands_exist() -> None:
 
 
 def test_docker_environment_is_understood(tmp_path: Path) -> None:
-    from artstore.settings import load
+    from artstore.host.settings import load
 
     loaded = load(environ={"ARTSTORE_HOME": str(tmp_path), "ARTSTORE_SERVER__HOST": "0.0.0.0"})
     assert loaded.settings.server.host == "0.0.0.0"

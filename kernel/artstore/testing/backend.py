@@ -57,7 +57,7 @@ ODD = [
     "flat/report.pdf",
     "a, b,,c/d,e/Ордер №1/report.pdf",
 ]
-CHANGES = ["publish", "replace_sidecar", "entomb", "put_record"]
+CHANGES = ["publish", "replace_sidecar", "delete", "write_document"]
 NOWHERE = ["../report.pdf", "2025/../../report.pdf", "/etc/passwd", f"{HOUR}/..", f"{HOUR}//report.pdf"]
 
 
@@ -88,7 +88,7 @@ def get(backend: Backend, key: str = KEY, span: Span | None = None) -> bytes:
 
 def entries(backend: Backend, directory: str = HOUR) -> dict[str, tuple[bool, bool]]:
     """What a directory holds: key -> (data, sidecar)."""
-    return {entry.key: (entry.data, entry.sidecar) for entry in backend.scan(directory)}
+    return {entry.key: (entry.data, entry.sidecar) for entry in backend.list(directory)}
 
 
 def together(n: int, step: Callable[[int], Any]) -> list[Any]:
@@ -109,14 +109,14 @@ def together(n: int, step: Callable[[int], Any]) -> list[Any]:
 def state(backend: Backend) -> tuple[bytes | None, bytes | None, list[str], bytes | None]:
     """Sidecar, data, tombstones and record, as far as they are there."""
     try:
-        sidecar = backend.sidecar(KEY)
+        sidecar = backend.read_sidecar(KEY)
     except NotFound:
         sidecar = None
     try:
         data = get(backend)
     except NotFound:
         data = None
-    return sidecar, data, sorted(backend.tombstones()), backend.record("element.json")
+    return sidecar, data, sorted(backend.list_tombstones()), backend.read_document("element.json")
 
 
 class BackendSuite:
@@ -171,17 +171,17 @@ class BackendSuite:
         self.told(lambda: entries(backend, directory), wanted)
 
     def directories(self, backend: Backend, wanted: list[str], since: str = "") -> None:
-        self.told(lambda: list(backend.directories(since)), wanted)
+        self.told(lambda: list(backend.list_directories(since)), wanted)
 
-    def tombstones(self, backend: Backend, wanted: list[str]) -> None:
-        self.told(lambda: sorted(backend.tombstones()), wanted)
+    def list_tombstones(self, backend: Backend, wanted: list[str]) -> None:
+        self.told(lambda: sorted(backend.list_tombstones()), wanted)
 
     def assert_nothing(self, backend: Backend, key: str = KEY) -> None:
         """No trace of `key`, and its place is free."""
         directory = key.rpartition("/")[0]
         self.told(lambda: key in entries(backend, directory), False)
         with pytest.raises(NotFound):
-            backend.sidecar(key)
+            backend.read_sidecar(key)
         with pytest.raises(NotFound):
             backend.read(key)
         self.assert_free(backend, key)
@@ -191,7 +191,7 @@ class BackendSuite:
         try:
             put(backend, key)
         except Conflict:
-            assert not backend.capabilities.reuses_keys
+            assert not backend.capabilities.keys_reusable
         else:
             assert get(backend, key) == DATA
 
@@ -207,9 +207,9 @@ class BackendSuite:
     def test_what_was_published_is_there(self, backend: Backend) -> None:
         put(backend)
         assert get(backend) == DATA
-        assert backend.sidecar(KEY) == SIDECAR
+        assert backend.read_sidecar(KEY) == SIDECAR
         self.listed(backend, {KEY: (True, True)})
-        assert list(backend.scan(HOUR)) == [Entry(key=KEY, data=True, sidecar=True)]
+        assert list(backend.list(HOUR)) == [Entry(key=KEY, data=True, sidecar=True)]
         self.directories(backend, [HOUR])
 
     def test_pieces_of_every_kind_are_appended(self, backend: Backend) -> None:
@@ -240,7 +240,7 @@ class BackendSuite:
         self.listed(backend, {})
         self.directories(backend, [])
         with pytest.raises(NotFound):
-            backend.sidecar(KEY)
+            backend.read_sidecar(KEY)
         with pytest.raises(NotFound):
             backend.read(KEY)
         writer.publish(SIDECAR)
@@ -265,7 +265,7 @@ class BackendSuite:
         writer.abort()
         writer.abort()
         assert get(backend) == DATA
-        assert backend.sidecar(KEY) == SIDECAR
+        assert backend.read_sidecar(KEY) == SIDECAR
 
     def test_a_source_that_breaks_half_way_leaves_nothing(self, backend: Backend) -> None:
         def source() -> Any:
@@ -287,7 +287,7 @@ class BackendSuite:
         with pytest.raises(Conflict):
             put(backend, data=b"other", sidecar=b"{}")
         assert get(backend) == DATA
-        assert backend.sidecar(KEY) == SIDECAR
+        assert backend.read_sidecar(KEY) == SIDECAR
 
     def test_a_key_taken_meanwhile_is_refused_at_publish(self, backend: Backend) -> None:
         late = backend.create(KEY)
@@ -301,7 +301,7 @@ class BackendSuite:
             late.publish(b"{}")
         late.abort()
         assert get(backend) == DATA
-        assert backend.sidecar(KEY) == SIDECAR
+        assert backend.read_sidecar(KEY) == SIDECAR
 
     @pytest.mark.parametrize(("data", "sidecar"), [(b"foreign", None), (None, b"foreign"), (b"a", b"b")])
     def test_a_key_that_a_stranger_took_is_refused(
@@ -320,7 +320,7 @@ class BackendSuite:
         if data is not None:
             assert get(backend) == data
         if sidecar is not None:
-            assert backend.sidecar(KEY) == sidecar
+            assert backend.read_sidecar(KEY) == sidecar
 
     def test_of_many_writers_of_one_key_one_wins(self, backend: Backend) -> None:
         for n in range(5):
@@ -334,7 +334,7 @@ class BackendSuite:
             assert len(winners) == 1, results
             assert all(isinstance(r, int | Conflict) for r in results), results
             assert get(backend, key(n)) == b"%d" % winners[0] * 1000
-            assert backend.sidecar(key(n)) == b'{"n": %d}' % winners[0]
+            assert backend.read_sidecar(key(n)) == b'{"n": %d}' % winners[0]
         self.listed(backend, {key(n): (True, True) for n in range(5)})
 
     def test_many_writers_of_many_keys_do_not_disturb_each_other(self, backend: Backend) -> None:
@@ -346,7 +346,7 @@ class BackendSuite:
         for i in range(8):
             for n in range(10):
                 assert get(backend, key(100 * i + n)) == b"%d/%d" % (i, n)
-                assert backend.sidecar(key(100 * i + n)) == b'{"n": %d}' % n
+                assert backend.read_sidecar(key(100 * i + n)) == b'{"n": %d}' % n
 
     @pytest.mark.parametrize("odd", ODD)
     def test_odd_names_work_everywhere(self, backend: Backend, odd: str) -> None:
@@ -355,14 +355,14 @@ class BackendSuite:
         assert get(backend, odd) == DATA
         self.listed(backend, {odd: (True, True)}, directory)
         self.directories(backend, [directory])
-        backend.replace_sidecar(odd, SIDECAR, b"{}")
-        assert backend.sidecar(odd) == b"{}"
-        assert list(backend.reap()) == []
-        backend.entomb(odd, b"{}")
-        self.tombstones(backend, [odd])
-        backend.remove_data(odd)
-        backend.forget(odd)
-        self.tombstones(backend, [])
+        backend.replace_sidecar(odd, b"{}", if_match=SIDECAR)
+        assert backend.read_sidecar(odd) == b"{}"
+        assert list(backend.recover()) == []
+        backend.delete(odd, b"{}")
+        self.list_tombstones(backend, [odd])
+        backend.delete_data(odd)
+        backend.purge(odd)
+        self.list_tombstones(backend, [])
         self.assert_free(backend, odd)
         backend.quarantine(odd)
         self.assert_nothing(backend, odd)
@@ -371,11 +371,11 @@ class BackendSuite:
     def test_a_key_that_is_none_is_not_found(self, backend: Backend, nowhere: str) -> None:
         put(backend)
         with pytest.raises(NotFound):
-            backend.sidecar(nowhere)
+            backend.read_sidecar(nowhere)
         with pytest.raises(NotFound):
             backend.read(nowhere)
-        assert list(backend.scan(nowhere.rpartition("/")[0] + "/..")) == []
-        assert list(backend.scan("..")) == []
+        assert list(backend.list(nowhere.rpartition("/")[0] + "/..")) == []
+        assert list(backend.list("..")) == []
 
     # --- sidecars ---
 
@@ -384,11 +384,11 @@ class BackendSuite:
             for n in range(others):
                 put(backend, key(n + 1))
             with pytest.raises(NotFound):
-                backend.sidecar(KEY)
+                backend.read_sidecar(KEY)
             with pytest.raises(NotFound):
-                backend.entomb(KEY, SIDECAR)
+                backend.delete(KEY, SIDECAR)
             with pytest.raises(NotFound):
-                backend.replace_sidecar(KEY, SIDECAR, b"{}")
+                backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR)
         self.listed(backend, {key(1): (True, True)})
 
     def test_a_sidecar_of_every_size_comes_back_whole(self, backend: Backend) -> None:
@@ -396,27 +396,27 @@ class BackendSuite:
         for n, size in enumerate((2, most - 1, most)):
             sidecar = b"{" + b" " * (size - 2) + b"}"
             put(backend, key(n), sidecar=sidecar)
-            assert backend.sidecar(key(n)) == sidecar
+            assert backend.read_sidecar(key(n)) == sidecar
 
     def test_of_a_huge_sidecar_one_byte_too_many_is_read(self, backend: Backend, plant: Plant | None) -> None:
         if plant is None:
             return
         plant(KEY, DATA, b"x" * 100_000)
-        assert backend.sidecar(KEY) == b"x" * 4097
+        assert backend.read_sidecar(KEY) == b"x" * 4097
 
     def test_a_sidecar_is_replaced(self, backend: Backend) -> None:
         put(backend)
-        backend.replace_sidecar(KEY, SIDECAR, b'{"new": 1}')
-        assert backend.sidecar(KEY) == b'{"new": 1}'
+        backend.replace_sidecar(KEY, b'{"new": 1}', if_match=SIDECAR)
+        assert backend.read_sidecar(KEY) == b'{"new": 1}'
         assert get(backend) == DATA
         self.listed(backend, {KEY: (True, True)})
 
     def test_a_sidecar_that_is_no_longer_the_old_one_stays(self, backend: Backend) -> None:
         put(backend)
-        backend.replace_sidecar(KEY, SIDECAR, b"1")
+        backend.replace_sidecar(KEY, b"1", if_match=SIDECAR)
         with pytest.raises(PreconditionFailed):
-            backend.replace_sidecar(KEY, SIDECAR, b"2")
-        assert backend.sidecar(KEY) == b"1"
+            backend.replace_sidecar(KEY, b"2", if_match=SIDECAR)
+        assert backend.read_sidecar(KEY) == b"1"
 
     def test_no_replacement_is_lost_under_threads(self, backend: Backend) -> None:
         put(backend, sidecar=b"0")
@@ -424,7 +424,7 @@ class BackendSuite:
         def add(_: int) -> int:
             done = 0
             while done < 10:
-                old = backend.sidecar(KEY)
+                old = backend.read_sidecar(KEY)
                 try:
                     backend.replace_sidecar(KEY, old, b"%d" % (int(old) + 1))
                 except PreconditionFailed:
@@ -433,7 +433,7 @@ class BackendSuite:
             return done
 
         assert together(6, add) == [10] * 6
-        assert backend.sidecar(KEY) == b"60"
+        assert backend.read_sidecar(KEY) == b"60"
 
     def test_no_replacement_brings_back_what_was_deleted(self, backend: Backend) -> None:
         for n in range(20):
@@ -441,18 +441,18 @@ class BackendSuite:
 
             def change(i: int, key: str = key(n)) -> None:
                 if i:
-                    backend.replace_sidecar(key, b"old", b"%d" % i)
+                    backend.replace_sidecar(key, b"%d" % i, if_match=b"old")
                 else:
-                    backend.entomb(key, b"old")
+                    backend.delete(key, b"old")
 
             results = together(3, change)
             assert results.count(None) == 1, results
             assert all(r is None or isinstance(r, NotFound | PreconditionFailed) for r in results), results
             if results[0] is None:
                 with pytest.raises(NotFound):
-                    backend.sidecar(key(n))
+                    backend.read_sidecar(key(n))
             else:
-                assert backend.sidecar(key(n)) == b"%d" % results.index(None)
+                assert backend.read_sidecar(key(n)) == b"%d" % results.index(None)
 
     def test_a_reader_sees_the_old_sidecar_or_the_new_one(self, backend: Backend) -> None:
         if not backend.capabilities.atomic_sidecar:
@@ -464,14 +464,14 @@ class BackendSuite:
         def look() -> set[bytes]:
             seen = set()
             while not over.is_set():
-                seen.add(backend.sidecar(KEY))
+                seen.add(backend.read_sidecar(KEY))
             return seen
 
         with ThreadPoolExecutor(2) as pool:
             looks = [pool.submit(look) for _ in range(2)]
             try:
                 for n in range(50):
-                    backend.replace_sidecar(KEY, versions[n % 2], versions[(n + 1) % 2])
+                    backend.replace_sidecar(KEY, versions[(n + 1) % 2], if_match=versions[n % 2])
             finally:
                 over.set()
         assert looks[0].result() | looks[1].result() <= set(versions)
@@ -481,64 +481,64 @@ class BackendSuite:
     def test_an_entombed_file_is_deleted(self, backend: Backend) -> None:
         put(backend)
         put(backend, key(1))
-        backend.entomb(KEY, SIDECAR)
+        backend.delete(KEY, SIDECAR)
         with pytest.raises(NotFound):
-            backend.sidecar(KEY)
+            backend.read_sidecar(KEY)
         self.told(lambda: entries(backend).get(KEY, (False, False))[1], False)
-        self.tombstones(backend, [KEY])
-        backend.remove_data(KEY)
+        self.list_tombstones(backend, [KEY])
+        backend.delete_data(KEY)
         self.listed(backend, {key(1): (True, True)})
         with pytest.raises(NotFound):
             backend.read(KEY)
-        backend.forget(KEY)
-        self.tombstones(backend, [])
+        backend.purge(KEY)
+        self.list_tombstones(backend, [])
         self.assert_nothing(backend)
 
     def test_a_file_is_deleted_once(self, backend: Backend) -> None:
         put(backend)
-        results = together(6, lambda _: backend.entomb(KEY, SIDECAR))
+        results = together(6, lambda _: backend.delete(KEY, SIDECAR))
         assert results.count(None) == 1, results
         assert all(r is None or isinstance(r, NotFound) for r in results), results
-        self.tombstones(backend, [KEY])
+        self.list_tombstones(backend, [KEY])
 
     def test_what_was_changed_meanwhile_is_not_deleted(self, backend: Backend) -> None:
         put(backend)
-        backend.replace_sidecar(KEY, SIDECAR, b"{}")
+        backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR)
         with pytest.raises(PreconditionFailed):
-            backend.entomb(KEY, SIDECAR)
-        assert (backend.sidecar(KEY), get(backend)) == (b"{}", DATA)
-        self.tombstones(backend, [])
-        backend.entomb(KEY, b"{}")
-        self.tombstones(backend, [KEY])
+            backend.delete(KEY, SIDECAR)
+        assert (backend.read_sidecar(KEY), get(backend)) == (b"{}", DATA)
+        self.list_tombstones(backend, [])
+        backend.delete(KEY, b"{}")
+        self.list_tombstones(backend, [KEY])
 
     def test_an_entombed_key_is_taken_until_it_is_forgotten(self, backend: Backend) -> None:
         # Whoever finishes the deletion, a neighbour perhaps, must not take the data of its successor.
         put(backend)
-        backend.entomb(KEY, SIDECAR)
+        backend.delete(KEY, SIDECAR)
         with pytest.raises(Conflict):
             put(backend, data=b"successor")
-        backend.remove_data(KEY)
+        backend.delete_data(KEY)
         with pytest.raises(Conflict):
             put(backend, data=b"successor")
-        backend.forget(KEY)
+        backend.purge(KEY)
         self.assert_free(backend)
 
     def test_data_with_a_sidecar_is_not_removed(self, backend: Backend) -> None:
         put(backend)
-        backend.remove_data(KEY)
+        backend.delete_data(KEY)
         assert get(backend) == DATA
 
     def test_removing_and_forgetting_what_is_not_there_is_no_error(self, backend: Backend) -> None:
         for _ in range(2):
-            backend.remove_data(KEY)
-            backend.forget(KEY)
+            backend.delete_data(KEY)
+            backend.purge(KEY)
             backend.quarantine(KEY)
         put(backend)
-        backend.entomb(KEY, SIDECAR)
+        backend.delete(KEY, SIDECAR)
         for _ in range(2):
-            backend.remove_data(KEY)
+            backend.delete_data(KEY)
         for _ in range(2):
-            backend.forget(KEY)
+            backend.purge(KEY)
         self.listed(backend, {})
 
     def test_quarantine_takes_whatever_is_there(self, backend: Backend, plant: Plant | None) -> None:
@@ -551,7 +551,7 @@ class BackendSuite:
             backend.quarantine(key(n))
         self.listed(backend, {})
         self.directories(backend, [])
-        self.tombstones(backend, [])
+        self.list_tombstones(backend, [])
         plant(key(0), b"again", b"again")
         backend.quarantine(key(0))
         self.assert_nothing(backend, key(0))
@@ -594,9 +594,9 @@ class BackendSuite:
         reader = backend.read(KEY)
         pieces = reader.pieces(Span(0, len(data)))
         read = next(pieces)
-        backend.entomb(KEY, SIDECAR)
-        backend.remove_data(KEY)
-        backend.forget(KEY)
+        backend.delete(KEY, SIDECAR)
+        backend.delete_data(KEY)
+        backend.purge(KEY)
         self.assert_free(backend)
         assert read + b"".join(pieces) == data
         reader.close()
@@ -610,10 +610,10 @@ class BackendSuite:
 
     def test_an_empty_store_lists_nothing(self, backend: Backend) -> None:
         self.directories(backend, [])
-        assert list(backend.scan(HOUR)) == []
-        assert list(backend.scan("no/such/directory")) == []
-        self.tombstones(backend, [])
-        assert list(backend.reap()) == []
+        assert list(backend.list(HOUR)) == []
+        assert list(backend.list("no/such/directory")) == []
+        self.list_tombstones(backend, [])
+        assert list(backend.recover()) == []
 
     def test_directories_are_sorted_and_begin_at_since(self, backend: Backend) -> None:
         hours = ["2024/12/31/23", "2025/01/01/00", "2025/01/11/15", "2025/01/11/16", "2025/10/01/00"]
@@ -628,8 +628,8 @@ class BackendSuite:
 
     def test_an_emptied_directory_is_not_listed(self, backend: Backend) -> None:
         put(backend)
-        backend.entomb(KEY, SIDECAR)
-        backend.remove_data(KEY)
+        backend.delete(KEY, SIDECAR)
+        backend.delete_data(KEY)
         self.directories(backend, [])
 
     def test_a_scan_is_of_one_directory(self, backend: Backend) -> None:
@@ -652,9 +652,9 @@ class BackendSuite:
             KEY: (True, True), f"{HOUR}/notes.txt": (True, False), f"{HOUR}/half": (False, True),
         })  # fmt: skip
         self.directories(backend, [HOUR, "Music"])
-        assert list(backend.reap()) == []
+        assert list(backend.recover()) == []
         assert get(backend, "Music/song.mp3") == b"la"
-        assert backend.sidecar(f"{HOUR}/half") == b"{}"
+        assert backend.read_sidecar(f"{HOUR}/half") == b"{}"
 
     def test_age_counts_from_when_the_younger_came(self, backend: Backend, plant: Plant | None) -> None:
         if plant is None:
@@ -689,47 +689,47 @@ class BackendSuite:
     # --- the element's own documents ---
 
     def test_records(self, backend: Backend) -> None:
-        assert backend.record("element.json") is None
-        backend.put_record("element.json", b"{}")
-        backend.put_record("checkpoint.json", b"[1]")
-        backend.put_record("element.json", b'{"mode": "rw"}')
-        assert backend.record("element.json") == b'{"mode": "rw"}'
-        assert backend.record("checkpoint.json") == b"[1]"
+        assert backend.read_document("element.json") is None
+        backend.write_document("element.json", b"{}")
+        backend.write_document("checkpoint.json", b"[1]")
+        backend.write_document("element.json", b'{"mode": "rw"}')
+        assert backend.read_document("element.json") == b'{"mode": "rw"}'
+        assert backend.read_document("checkpoint.json") == b"[1]"
         with pytest.raises(Conflict):
-            backend.put_record("element.json", b"{}", new=True)
-        backend.put_record("new.json", b"{}", new=True)
-        assert backend.record("new.json") == b"{}"
+            backend.write_document("element.json", b"{}", if_absent=True)
+        backend.write_document("new.json", b"{}", if_absent=True)
+        assert backend.read_document("new.json") == b"{}"
         self.directories(backend, [])
 
     def test_a_record_is_swapped_for_what_was_seen(self, backend: Backend) -> None:
-        backend.put_record("element.json", b"0")
+        backend.write_document("element.json", b"0")
         with pytest.raises(PreconditionFailed):
-            backend.put_record("element.json", b"1", old=b"2")
+            backend.write_document("element.json", b"1", if_match=b"2")
         with pytest.raises((PreconditionFailed, NotFound)):
-            backend.put_record("other.json", b"1", old=b"0")
-        assert (backend.record("element.json"), backend.record("other.json")) == (b"0", None)
+            backend.write_document("other.json", b"1", if_match=b"0")
+        assert (backend.read_document("element.json"), backend.read_document("other.json")) == (b"0", None)
 
         def count(_: int) -> None:
             for _ in range(5):
                 while True:
-                    old = backend.record("element.json") or b""
+                    old = backend.read_document("element.json") or b""
                     try:
-                        backend.put_record("element.json", b"%d" % (int(old) + 1), old=old)
+                        backend.write_document("element.json", b"%d" % (int(old) + 1), if_match=old)
                         break
                     except PreconditionFailed:
                         continue
 
         assert together(4, count) == [None] * 4
-        assert backend.record("element.json") == b"20"
+        assert backend.read_document("element.json") == b"20"
 
     def test_a_record_is_always_whole(self, backend: Backend) -> None:
         documents = [b"%d" % n * 5000 for n in range(4)]
-        backend.put_record("element.json", documents[0])
+        backend.write_document("element.json", documents[0])
 
         def write(i: int) -> None:
             for _ in range(10):
-                backend.put_record("element.json", documents[i])
-                assert backend.record("element.json") in documents
+                backend.write_document("element.json", documents[i])
+                assert backend.read_document("element.json") in documents
 
         assert together(4, write) == [None] * 4
 
@@ -743,16 +743,16 @@ class BackendSuite:
         for n in range(3):
             put(backend, key(n), b"%d" % n)
         backend.replace_sidecar(key(0), SIDECAR, b"new")
-        backend.entomb(key(1), SIDECAR)
-        backend.put_record("element.json", b"{}")
+        backend.delete(key(1), SIDECAR)
+        backend.write_document("element.json", b"{}")
         backend = reopen()
-        assert list(backend.reap()) == []
+        assert list(backend.recover()) == []
         assert get(backend, key(0)) == b"0"
-        assert backend.sidecar(key(0)) == b"new"
-        self.tombstones(backend, [key(1)])
+        assert backend.read_sidecar(key(0)) == b"new"
+        self.list_tombstones(backend, [key(1)])
         self.told(lambda: entries(backend).get(key(1), (False, False))[1], False)
         self.told(lambda: entries(backend).get(key(2)), (True, True))
-        assert backend.record("element.json") == b"{}"
+        assert backend.read_document("element.json") == b"{}"
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the dead close nothing
     def test_the_unfinished_upload_of_a_dead_process_leaves_nothing(
@@ -765,8 +765,8 @@ class BackendSuite:
             backend.create(k).write(DATA)
         backend = reopen()
         self.listed(backend, {key(1): (True, True)})
-        assert {settled.outcome for settled in backend.reap()} <= {"undone"}
-        assert list(backend.reap()) == []
+        assert {settled.outcome for settled in backend.recover()} <= {"undone"}
+        assert list(backend.recover()) == []
         self.assert_nothing(backend)
         self.listed(backend, {KEY: (True, True), key(1): (True, True)})
 
@@ -775,18 +775,18 @@ class BackendSuite:
         writer, given_up = backend.create(key(2)), backend.create(key(3))
         writer.write(DATA)
         given_up.abort()
-        assert list(backend.staged()) in ([key(2)], [key(2), key(2)])
-        assert [key(n) in backend.staged(key(n)) for n in (1, 2, 3)] == [False, True, False]
+        assert list(backend.in_progress()) in ([key(2)], [key(2), key(2)])
+        assert [key(n) in backend.in_progress(key(n)) for n in (1, 2, 3)] == [False, True, False]
         writer.publish(SIDECAR)
-        assert list(backend.staged()) == [*backend.staged(key(2))] == []
+        assert list(backend.in_progress()) == [*backend.in_progress(key(2))] == []
         assert list(backend.strays()) == []
 
     def test_settling_tells_what_is_committed(self, backend: Backend) -> None:
         put(backend)
-        assert backend.settle(KEY)
+        assert backend.resolve(KEY)
         assert get(backend) == DATA
         for _ in range(2):
-            assert not backend.settle(key(1))
+            assert not backend.resolve(key(1))
         self.assert_nothing(backend, key(1))
 
     def test_an_upload_settled_after_its_writer_died_stays_undone(
@@ -797,8 +797,8 @@ class BackendSuite:
         late = backend.create(KEY)
         late.write(DATA)
         backend = reopen()
-        list(backend.reap())
-        assert not backend.settle(KEY)
+        list(backend.recover())
+        assert not backend.resolve(KEY)
         with suppress(Exception):  # it may have been closed with its backend
             late.publish(SIDECAR)
         late.abort()
@@ -812,18 +812,18 @@ class BackendSuite:
             return
         writer = neighbour().create(KEY)
         writer.write(DATA)
-        list(backend.reap())
-        assert not backend.settle(KEY)
+        list(backend.recover())
+        assert not backend.resolve(KEY)
         with pytest.raises(ArtstoreError):
             writer.publish(SIDECAR)
         writer.abort()
-        assert not backend.settle(KEY)
+        assert not backend.resolve(KEY)
         self.assert_nothing(backend)
 
     def test_what_is_under_way_in_this_process_is_not_reaped(self, backend: Backend) -> None:
         writer = backend.create(KEY)
         writer.write(DATA)
-        assert list(backend.reap()) == []
+        assert list(backend.recover()) == []
         writer.publish(SIDECAR)
         assert get(backend) == DATA
 
@@ -835,21 +835,21 @@ class BackendSuite:
         other = neighbour()
         writer = other.create(KEY)
         writer.write(DATA)
-        assert list(backend.reap()) == []
-        assert not backend.capabilities.traces or KEY in backend.staged(KEY)
+        assert list(backend.recover()) == []
+        assert not backend.capabilities.lists_uploads or KEY in backend.in_progress(KEY)
         writer.publish(SIDECAR)
         assert get(backend) == DATA
 
     def test_lonely_until_a_neighbour_comes(
         self, backend: Backend, neighbour: Callable[[], Backend] | None
     ) -> None:
-        if neighbour is None or not backend.lonely():  # some cannot tell
+        if neighbour is None or not backend.is_sole_writer():  # some cannot tell
             return
         other = neighbour()
-        assert not backend.lonely()
-        assert not other.lonely()
+        assert not backend.is_sole_writer()
+        assert not other.is_sole_writer()
         other.close()
-        assert backend.lonely()
+        assert backend.is_sole_writer()
 
     def test_neighbours_see_each_other_at_once(
         self, backend: Backend, neighbour: Callable[[], Backend] | None
@@ -857,19 +857,19 @@ class BackendSuite:
         if neighbour is None:
             return
         other = neighbour()
-        backend.put_record("element.json", b"1")
+        backend.write_document("element.json", b"1")
         assert other.record("element.json") == b"1"
         put(backend)
         assert get(other) == DATA
         with pytest.raises(Conflict):
             put(other)
-        other.replace_sidecar(KEY, SIDECAR, b"2")
-        assert backend.sidecar(KEY) == b"2"
+        other.replace_sidecar(KEY, b"2", if_match=SIDECAR)
+        assert backend.read_sidecar(KEY) == b"2"
         with pytest.raises(PreconditionFailed):
-            backend.replace_sidecar(KEY, SIDECAR, b"3")
-        other.entomb(KEY, b"2")
-        self.tombstones(backend, [KEY])
-        backend.put_record("element.json", b"2")
+            backend.replace_sidecar(KEY, b"3", if_match=SIDECAR)
+        other.delete(KEY, b"2")
+        self.list_tombstones(backend, [KEY])
+        backend.write_document("element.json", b"2")
         assert other.record("element.json") == b"2"
 
     def test_no_replacement_is_lost_among_neighbours(
@@ -891,7 +891,7 @@ class BackendSuite:
                 done += 1
 
         assert together(4, add) == [None] * 4
-        assert backend.sidecar(KEY) == b"40"
+        assert backend.read_sidecar(KEY) == b"40"
 
     # --- health ---
 
@@ -922,11 +922,11 @@ class BackendSuite:
                 if reopen is not None:  # a store may refuse to go on after a disk that failed
                     backend.close()
                     backend = reopen()
-                    list(backend.reap())
+                    list(backend.recover())
                 self.assert_nothing(backend, key(number))
             elif trap.sprung:
                 assert get(backend, key(number)) == DATA
-                assert backend.sidecar(key(number)) == SIDECAR
+                assert backend.read_sidecar(key(number)) == SIDECAR
             else:
                 return
         pytest.fail("an upload makes more than a thousand system calls")
@@ -948,14 +948,14 @@ class BackendSuite:
         steps: list[Callable[[], Any]] = [
             lambda: put(backend, key(3)),
             finish,
-            lambda: backend.sidecar(KEY),
-            lambda: backend.replace_sidecar(KEY, SIDECAR, b"{}"),
-            lambda: backend.entomb(KEY, SIDECAR),
+            lambda: backend.read_sidecar(KEY),
+            lambda: backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR),
+            lambda: backend.delete(KEY, SIDECAR),
             lambda: get(backend, key(1)),
-            lambda: list(backend.scan(HOUR)),
-            lambda: list(backend.directories()),
-            lambda: list(backend.tombstones()),
-            lambda: backend.put_record("element.json", b"{}"),
+            lambda: list(backend.list(HOUR)),
+            lambda: list(backend.list_directories()),
+            lambda: list(backend.list_tombstones()),
+            lambda: backend.write_document("element.json", b"{}"),
             lambda: backend.check(writing=True),
         ]
         for number, step in enumerate(steps):
@@ -983,18 +983,18 @@ class BackendSuite:
         assert reopen is not None, "it claims `durable`: override `reopen`, so that it can be shown"
         if change != "publish":
             put(backend)
-        backend.put_record("element.json", b"old")
+        backend.write_document("element.json", b"old")
         before = state(backend)
         with Disk(tmp_path) as disk:
             first = disk.cut()[0]
             if change == "publish":
                 put(backend)
             elif change == "replace_sidecar":
-                backend.replace_sidecar(KEY, SIDECAR, b"new")
-            elif change == "entomb":
-                backend.entomb(KEY, SIDECAR)
+                backend.replace_sidecar(KEY, b"new", if_match=SIDECAR)
+            elif change == "delete":
+                backend.delete(KEY, SIDECAR)
             else:
-                backend.put_record("element.json", b"new")
+                backend.write_document("element.json", b"new")
             after = state(backend)
             last = disk.cut()
             backend.close()
@@ -1005,12 +1005,12 @@ class BackendSuite:
                 if seen:
                     disk.restore(image)
                 backend = reopen()
-                list(backend.reap())
+                list(backend.recover())
                 found = state(backend)
                 assert found in allowed, (
                     f"cut {number} of {len(cuts)}, left by the power cut: {sorted(image)}"
                 )
-                assert list(backend.reap()) == []
+                assert list(backend.recover()) == []
                 backend.close()
 
     def test_at_no_step_of_a_replacement_half_a_sidecar_is_seen(self, backend: Backend) -> None:
@@ -1022,7 +1022,7 @@ class BackendSuite:
 
         def look() -> None:
             try:
-                seen.append(backend.sidecar(KEY))
+                seen.append(backend.read_sidecar(KEY))
             except Exception as e:
                 seen.append(e)
 
@@ -1038,7 +1038,7 @@ class BackendSuite:
             for old, new in pairwise(versions):
                 sys.setprofile(between)
                 try:
-                    backend.replace_sidecar(KEY, old, new)
+                    backend.replace_sidecar(KEY, new, if_match=old)
                 finally:
                     sys.setprofile(profile)
         assert len(seen) > 2

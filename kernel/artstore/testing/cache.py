@@ -100,7 +100,7 @@ class CacheSuite:
             assert cache.search(Query(**gone)).items == [], gone
         for there in ({"words": ("second", "new", "green")}, {"tags": ("blue", "green")}):
             assert cache.search(Query(**there)).items == [new]
-        assert cache.directory(old.storage_path) == {}
+        assert cache.ids_in(old.storage_path) == {}
         assert cache.totals() == Totals(1, 4)
 
     def test_the_same_revision_replaces(self, cache: Cache) -> None:
@@ -127,7 +127,7 @@ class CacheSuite:
         cache.remove([gone.file_id])
         assert cache.key(gone.file_id) is None
         assert cache.search(Query(tags=("t",), words=("report",))).items == [kept]
-        assert cache.directory(gone.storage_path) == {kept.storage_filename: kept.file_id}
+        assert cache.ids_in(gone.storage_path) == {kept.storage_filename: kept.file_id}
         assert cache.totals() == Totals(1, 2)
 
     def test_removing_what_is_not_there_is_no_error(self, cache: Cache) -> None:
@@ -185,9 +185,9 @@ class CacheSuite:
         here = [make_attr(storage_path="2025/01/11/15") for _ in range(3)]
         others = [make_attr(storage_path=path) for path in ("2025/01/11", "2025/01/11/16", "2025/01/11/1")]
         cache.put(here + others)
-        assert cache.directory("2025/01/11/15") == {a.storage_filename: a.file_id for a in here}
+        assert cache.ids_in("2025/01/11/15") == {a.storage_filename: a.file_id for a in here}
         for empty in ("", "2025/01/11/15/", "2025/01/11/%", "\ud800"):
-            assert cache.directory(empty) == {}
+            assert cache.ids_in(empty) == {}
 
     def test_rows_of_a_directory_are_whole(self, cache: Cache) -> None:
         here = [
@@ -198,18 +198,18 @@ class CacheSuite:
             for n in range(2500)
         ]  # fmt: skip
         cache.put([*here, make_attr(storage_path="2025/01/11/16")])
-        assert dict(cache.rows("2025/01/11/15")) == {attr.file_id: attr for attr in here}
+        assert dict(cache.entries_in("2025/01/11/15")) == {attr.file_id: attr for attr in here}
         for empty in ("2025/01/11", "2025/01/11/1", "", "nowhere", "\ud800"):
-            assert list(cache.rows(empty)) == []
+            assert list(cache.entries_in(empty)) == []
 
     def test_rows_tell_of_every_change(self, cache: Cache) -> None:
         old = make_attr(description="one")
         cache.put([old])
         new = make_attr(file_id=old.file_id, revision=2, description="two")
         cache.put([new])
-        assert list(cache.rows(old.storage_path)) == [(old.file_id, new)]
+        assert list(cache.entries_in(old.storage_path)) == [(old.file_id, new)]
         cache.remove([old.file_id])
-        assert list(cache.rows(old.storage_path)) == []
+        assert list(cache.entries_in(old.storage_path)) == []
 
     def test_directories_with_rows_are_listed_in_order(self, cache: Cache) -> None:
         places = [
@@ -225,11 +225,13 @@ class CacheSuite:
         ]
         attrs = [make_attr(storage_path=place) for place in places for _ in range(2)]
         cache.put(attrs)
-        assert list(cache.directories()) == sorted(places)
-        assert list(cache.directories("2025/01/11/16")) == sorted(p for p in places if p >= "2025/01/11/16")
-        assert list(cache.directories("\U0010ffff")) == []
+        assert list(cache.list_directories()) == sorted(places)
+        assert list(cache.list_directories("2025/01/11/16")) == sorted(
+            p for p in places if p >= "2025/01/11/16"
+        )
+        assert list(cache.list_directories("\U0010ffff")) == []
         cache.remove([attr.file_id for attr in attrs if attr.storage_path != "a"][:-1])
-        assert list(cache.directories()) == ["a", "\U0001f600"]
+        assert list(cache.list_directories()) == ["a", "\U0001f600"]
 
     def test_totals_follow_every_change(self, cache: Cache) -> None:
         assert cache.totals() == Totals(0, 0)
@@ -537,28 +539,28 @@ class CacheSuite:
     # --- stamp, clear, flush, check, close ---
 
     def test_a_new_cache_has_no_stamp(self, cache: Cache) -> None:
-        assert cache.stamp() is None
+        assert cache.generation() is None
 
     def test_the_stamp_last_set_is_the_stamp(self, cache: Cache) -> None:
         for stamp in ("first", "second é \U0001f600", ""):
-            cache.set_stamp(stamp)
-            assert cache.stamp() == stamp
+            cache.set_generation(stamp)
+            assert cache.generation() == stamp
 
     def test_a_stamp_takes_the_place_of_the_one_that_is_named(self, cache: Cache) -> None:
         for there in (None, "first"):
             with pytest.raises(Unavailable):
-                cache.set_stamp("second", instead_of="zeroth")
-            assert cache.stamp() == there
-            cache.set_stamp("first")
-        cache.set_stamp("second", instead_of="first")
-        assert cache.stamp() == "second"
+                cache.set_generation("second", if_match="zeroth")
+            assert cache.generation() == there
+            cache.set_generation("first")
+        cache.set_generation("second", if_match="first")
+        assert cache.generation() == "second"
 
     def test_clear_forgets_rows_and_stamp_and_leaves_a_working_cache(self, cache: Cache) -> None:
         cache.put([make_attr(tags=("t",)) for _ in range(10)])
-        cache.set_stamp("here")
+        cache.set_generation("here")
         cache.clear()
         cache.clear()
-        assert cache.stamp() is None
+        assert cache.generation() is None
         assert cache.totals() == Totals(0, 0)
         assert cache.search(Query()).items == []
         assert cache.search(Query(words=("report",))).items == []
@@ -571,22 +573,22 @@ class CacheSuite:
         cache.flush()
         attr = make_attr()
         cache.put([attr])
-        cache.set_stamp("s")
+        cache.set_generation("s")
         cache.flush()
         cache.check()
         cache.flush()
         assert cache.search(Query()).items == [attr]
-        assert cache.stamp() == "s"
+        assert cache.generation() == "s"
 
     def test_what_was_put_is_there_after_a_restart(
         self, cache: Cache, reopen: Callable[[], Cache] | None
     ) -> None:
         if reopen is None:
-            assert cache.stamp() is None  # so the kernel rebuilds it
+            assert cache.generation() is None  # so the kernel rebuilds it
             return
         rows = [make_attr(size=n, tags=(f"t{n}",), description=f"text {n}") for n in range(20)]
         cache.put(rows)
-        cache.set_stamp("kept")
+        cache.set_generation("kept")
         cache.remove([rows[0].file_id])
         cache.flush()
         again = reopen()
@@ -610,8 +612,8 @@ class CacheSuite:
             lambda: cache.remove([attr.file_id]),
             lambda: cache.key(attr.file_id),
             lambda: cache.search(Query()),
-            lambda: cache.directory(attr.storage_path),
-            lambda: cache.set_stamp("s"),
+            lambda: cache.ids_in(attr.storage_path),
+            lambda: cache.set_generation("s"),
             cache.totals,
             cache.stamp,
             cache.clear,

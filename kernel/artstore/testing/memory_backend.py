@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT
 from artstore.errors import Conflict, Damaged, NotFound, PreconditionFailed, Unavailable
-from artstore.spi import PIECE, Capabilities, Context, Entry, NoSettings, Settled, Space, Span
+from artstore.spi import PIECE, Capabilities, Context, Entry, NoSettings, Recovered, Space, Span
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class MemoryBackend:
 
     API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = NoSettings
-    capabilities = Capabilities(durable=False, atomic_sidecar=True, shared=False, processes=False)
+    capabilities = Capabilities(durable=False, atomic_sidecar=True, shared=False, multi_process=False)
 
     def __init__(
         self,
@@ -138,36 +138,36 @@ class MemoryBackend:
                 raise Conflict(f"The key {key} is taken.")
             return MemoryWriter(self, key)
 
-    def sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: str) -> bytes:
         with self.opened() as store:
             if key not in store.sidecars:
                 raise NotFound(f"There is no sidecar of {key}.")
             return store.sidecars[key].content[: SIDECAR_LIMIT + 1]
 
-    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+    def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         with self.opened() as store:
-            if self.sidecar(key) != old:
+            if self.read_sidecar(key) != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
             store.sidecars[key] = Kept(new)
 
-    def entomb(self, key: str, old: bytes) -> None:
+    def delete(self, key: Key, *, if_match: bytes) -> None:
         with self.opened() as store:
-            if self.sidecar(key) != old:
+            if self.read_sidecar(key) != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
             store.tombstones[key] = old
             del store.sidecars[key]
 
-    def remove_data(self, key: str) -> None:
+    def delete_data(self, key: str) -> None:
         with self.opened() as store:
             if key not in store.sidecars:
                 store.data.pop(key, None)
 
-    def tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[str]:
         with self.opened() as store:
             keys = list(store.tombstones)
         yield from keys
 
-    def forget(self, key: str) -> None:
+    def purge(self, key: str) -> None:
         with self.opened() as store:
             store.tombstones.pop(key, None)
 
@@ -185,7 +185,7 @@ class MemoryBackend:
                 raise NotFound(f"There is no {key}.")
             return MemoryReader(store.data[key].content, key)
 
-    def scan(self, directory: str) -> Iterator[Entry]:
+    def list(self, directory: str) -> Iterator[Entry]:
         with self.opened() as store:
             found = [
                 Entry(key=key, data=key in store.data, sidecar=key in store.sidecars)
@@ -199,7 +199,7 @@ class MemoryBackend:
             kept = [place[key].since for place in (store.data, store.sidecars) if key in place]
         return time.monotonic() - max(kept, default=0.0)
 
-    def directories(self, since: str = "") -> Iterator[str]:
+    def list_directories(self, since: str = "") -> Iterator[str]:
         with self.opened() as store:
             found = {key.rpartition("/")[0] for key in store.data.keys() | store.sidecars.keys()}
         yield from sorted(directory for directory in found if directory >= since)
@@ -207,34 +207,36 @@ class MemoryBackend:
     def strays(self) -> Iterator[str]:
         yield from ()
 
-    def staged(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: str | None = None) -> Iterator[str]:
         with self.opened() as store:
             keys = [key for owner in store.staged.values() for key in owner]
         yield from keys
 
-    def reap(self) -> Iterator[Settled]:
+    def recover(self) -> Iterator[Recovered]:
         with self.opened() as store:
             dead = store.staged.keys() - store.alive
             keys = [key for owner in dead for key in store.staged.pop(owner)]
         for key in keys:
-            yield Settled(key=key, outcome="undone")
+            yield Recovered(key=key, outcome="undone")
 
-    def settle(self, key: str) -> bool:
+    def resolve(self, key: str) -> bool:
         with self.opened() as store:
             for owner, keys in store.staged.items():
                 if owner != self.owner:
                     keys[:] = [k for k in keys if k != key]
             return key in store.sidecars
 
-    def lonely(self) -> bool:
+    def is_sole_writer(self) -> bool:
         with self.opened() as store:
             return store.alive == {self.owner}
 
-    def record(self, name: str) -> bytes | None:
+    def read_document(self, name: str) -> bytes | None:
         with self.opened() as store:
             return store.records.get(name)
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
+    def write_document(
+        self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
+    ) -> None:
         with self.opened() as store:
             if new and name in store.records:
                 raise Conflict(f"There is a {name} already.")

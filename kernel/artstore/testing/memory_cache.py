@@ -58,17 +58,17 @@ class MemoryCache:
         items = found[: query.limit]
         return Page(items=items, next=place(items[-1]) if items and len(found) > len(items) else None)
 
-    def directory(self, directory: str) -> dict[str, str]:
+    def ids_in(self, directory: str) -> dict[str, str]:
         with self._open():
             rows = list(self._rows.values())
         return {a.storage_filename: a.file_id for a in rows if a.storage_path == directory}
 
-    def rows(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+    def entries_in(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
         with self._open():
             rows = list(self._rows.items())
         yield from ((file_id, attr) for file_id, attr in rows if attr.storage_path == directory)
 
-    def directories(self, since: str = "") -> Iterator[str]:
+    def list_directories(self, since: str = "") -> Iterator[str]:
         with self._open():
             found = {attr.storage_path for attr in self._rows.values()}
         yield from sorted(directory for directory in found if directory >= since)
@@ -80,13 +80,13 @@ class MemoryCache:
     def flush(self) -> None:
         self.check()
 
-    def stamp(self) -> str | None:
+    def generation(self) -> str | None:
         with self._open():
             return self._stamp
 
-    def set_stamp(self, stamp: str, *, instead_of: str | None = None) -> None:
+    def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
         with self._open():
-            if instead_of not in (None, self._stamp):
+            if if_match not in (None, self._stamp):
                 raise Unavailable("The cache was begun anew meanwhile.")
             self._stamp = stamp
 

@@ -106,7 +106,7 @@ class NamingSuite:
     def test_strange_names_are_not_ours_and_never_raise(self, naming: Naming, text: str) -> None:
         naming.parse(text)
         naming.carries(text, ID)
-        naming.directory(text)
+        naming.directory_of(text)
 
     @pytest.mark.parametrize(
         "name", ["", ".", "..", "notes.txt", "Thumbs.db", ".nfs0000a1b2", "element.json"]
@@ -119,7 +119,7 @@ class NamingSuite:
     @given(at=v7_times, rest=st.integers(0, (1 << 74) - 1))
     @example(at=_LAST_V7, rest=0)
     def test_the_id_alone_tells_the_directory(self, naming: Naming, at: datetime, rest: int) -> None:
-        assert naming.directory(v7(at, rest)) == naming.directory_at(at)
+        assert naming.directory_of(v7(at, rest)) == naming.directory_at(at)
 
     @pytest.mark.parametrize(
         "file_id",
@@ -133,7 +133,7 @@ class NamingSuite:
         ],
     )
     def test_an_id_that_tells_nothing(self, naming: Naming, file_id: str) -> None:
-        assert naming.directory(file_id) is None
+        assert naming.directory_of(file_id) is None
 
     @pure
     @given(one=times, two=times)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import text
 
-from artstore_sql.grams import grams
 from artstore_sql.revisions import run
-from artstore_sql.schema import has_trigram
+from artstore_sql.sqlite.schema import has_trigram
+from artstore_sql.trigrams import grams
 
 revision = "r2"
 down_revision = "r1"

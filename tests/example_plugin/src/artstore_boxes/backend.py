@@ -30,7 +30,7 @@ from artstore.errors import (
     StorageFull,
     Unavailable,
 )
-from artstore.spi import PIECE, Capabilities, Context, Entry, Settled, Space, Span
+from artstore.spi import PIECE, Capabilities, Context, Entry, Recovered, Space, Span
 
 DATA, SIDECAR, TOMBSTONE = "data", "sidecar", "tombstone"
 
@@ -167,7 +167,7 @@ class BoxesBackend:
         self._changing = threading.Lock()
         self._lock: BinaryIO | None = None
         if (
-            context.reading
+            context.read_only
         ):  # somebody looks, perhaps beside an element that serves: nothing is made or claimed
             return
         try:
@@ -218,32 +218,32 @@ class BoxesBackend:
 
     # --- sidecars ---
 
-    def sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: str) -> bytes:
         with our_words(), (self._box(key) / SIDECAR).open("rb") as file:
             return file.read(4097)
 
-    def replace_sidecar(self, key: str, old: bytes, new: bytes) -> None:
+    def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         with self._changing, our_words():
-            if self.sidecar(key) != old:
+            if self.read_sidecar(key) != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
             replace(self._box(key) / SIDECAR, new)
 
     # --- deleting ---
 
-    def entomb(self, key: str, old: bytes) -> None:
+    def delete(self, key: Key, *, if_match: bytes) -> None:
         box = self._box(key)
         with self._changing, our_words():
-            if self.sidecar(key) != old:
+            if self.read_sidecar(key) != old:
                 raise PreconditionFailed("The file was changed meanwhile.")
             (box / SIDECAR).rename(box / TOMBSTONE)
             sync(box)
 
-    def remove_data(self, key: str) -> None:
+    def delete_data(self, key: str) -> None:
         box = self._box(key)
         if not (box / SIDECAR).exists():
             self._remove(box, DATA)
 
-    def forget(self, key: str) -> None:
+    def purge(self, key: str) -> None:
         self._remove(self._box(key), TOMBSTONE)
 
     def _remove(self, box: Path, name: str) -> None:
@@ -252,7 +252,7 @@ class BoxesBackend:
             with suppress(OSError):  # it holds something else, or is gone
                 box.rmdir()
 
-    def tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[str]:
         yield from (key for key, held in self._boxes_and_contents() if TOMBSTONE in held)
 
     def quarantine(self, key: str) -> None:
@@ -269,7 +269,7 @@ class BoxesBackend:
         with our_words():
             return BoxReader(self._box(key) / DATA)
 
-    def scan(self, directory: str) -> Iterator[Entry]:
+    def list(self, directory: str) -> Iterator[Entry]:
         for key, held in self._boxes_and_contents():
             if key.rpartition("/")[0] == directory and held & {DATA, SIDECAR}:
                 yield Entry(key=key, data=DATA in held, sidecar=SIDECAR in held)
@@ -279,25 +279,25 @@ class BoxesBackend:
         with our_words():
             return max(0.0, time.time() - max((p.stat().st_ctime for p in paths if p.exists()), default=0.0))
 
-    def directories(self, since: str = "") -> Iterator[str]:
+    def list_directories(self, since: str = "") -> Iterator[str]:
         found = {key.rpartition("/")[0] for key, held in self._boxes_and_contents() if held & {DATA, SIDECAR}}
         yield from sorted(directory for directory in found if directory >= since)
 
     # --- the rest ---
 
-    def reap(self) -> Iterator[Settled]:
+    def recover(self) -> Iterator[Recovered]:
         """Whoever packed these boxes is dead: there is one process at a time, and they are not ours."""
         with our_words():
             left = [box for box in self._staging.iterdir() if box not in self._packing]
         for box in left:
             shutil.rmtree(box, ignore_errors=True)
-            yield Settled(key=self._key(box.name.partition("~")[2]), outcome="undone")
+            yield Recovered(key=self._key(box.name.partition("~")[2]), outcome="undone")
 
-    def settle(self, key: str) -> bool:
+    def resolve(self, key: str) -> bool:
         """A box is in its place or it is not: nothing is ever half-way."""
         return (self._box(key) / SIDECAR).exists()
 
-    def staged(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: str | None = None) -> Iterator[str]:
         """There is one process at a time, so what is being packed is being packed here."""
         with our_words():
             yield from [self._key(box.name.partition("~")[2]) for box in self._staging.iterdir()]
@@ -306,19 +306,21 @@ class BoxesBackend:
         """Nobody but this class knows its way about here."""
         yield from ()
 
-    def lonely(self) -> bool:
+    def is_sole_writer(self) -> bool:
         return True
 
-    def record(self, name: str) -> bytes | None:
+    def read_document(self, name: str) -> bytes | None:
         with our_words():
             path = self._records / name
             return path.read_bytes() if path.exists() else None
 
-    def put_record(self, name: str, document: bytes, *, new: bool = False, old: bytes | None = None) -> None:
+    def write_document(
+        self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
+    ) -> None:
         with self._changing, our_words():
             if new and (self._records / name).exists():
                 raise Conflict(f"There is a {name}.")
-            if old is not None and self.record(name) != old:
+            if old is not None and self.read_document(name) != old:
                 raise PreconditionFailed(f"{name} was changed meanwhile.")
             replace(self._records / name, document)
 

@@ -1,0 +1,8 @@
+"""`python -m artstore` is `artstore`."""
+
+import sys
+
+from artstore_cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""`artstore serve`: granian in front of one of the two adapters."""

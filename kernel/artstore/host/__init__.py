@@ -1,0 +1,1 @@
+"""The host: settings, plugins and providers, joined to one running element."""

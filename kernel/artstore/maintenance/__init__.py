@@ -1,0 +1,1 @@
+"""Maintenance: compares tree, sidecars and index, and repairs what differs."""

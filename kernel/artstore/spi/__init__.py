@@ -1,0 +1,111 @@
+"""The contract: what a provider of each role must do. One file a role, prose plus types.
+
+Everything here is synchronous and, unless a class says otherwise, called from many threads at once. A provider
+subclasses the Protocol of its role and gets honest defaults for what it need not write. It raises the errors of
+`artstore.errors`, translated once at its edge; any other exception is a bug and is reported as one.
+"""
+
+from __future__ import annotations
+
+from artstore.spi.auth import (
+    FILES_DELETE,
+    FILES_READ,
+    FILES_WRITE,
+    ROLES,
+    SCOPES,
+    STORAGE_READ,
+    STORAGE_WRITE,
+    Auth,
+    Principal,
+    SupportsIssue,
+)
+from artstore.spi.backend import (
+    Backend,
+    Capabilities,
+    Entry,
+    Reader,
+    Recoverable,
+    RecoverableBackend,
+    Recovered,
+    Rekeyed,
+    Span,
+    SupportsRedirect,
+    SupportsRekey,
+    Writer,
+)
+from artstore.spi.cache import (
+    Cache,
+    Cursor,
+    Page,
+    Query,
+    Sort,
+    SupportsClaim,
+    SupportsMigration,
+    Totals,
+)
+from artstore.spi.common import API, PIECE, Configurable, Context, NoSettings
+from artstore.spi.log import (
+    STATUSES,
+    AbandonedLog,
+    Coordination,
+    Intent,
+    Log,
+    Position,
+    SingleNode,
+    Status,
+    Transaction,
+)
+from artstore.spi.naming import Name, Naming, Parsed
+from artstore.spi.observer import Change, Observer
+
+__all__ = [
+    "API",
+    "FILES_DELETE",
+    "FILES_READ",
+    "FILES_WRITE",
+    "PIECE",
+    "ROLES",
+    "SCOPES",
+    "STATUSES",
+    "STORAGE_READ",
+    "STORAGE_WRITE",
+    "AbandonedLog",
+    "Auth",
+    "Backend",
+    "Cache",
+    "Capabilities",
+    "Change",
+    "Configurable",
+    "Context",
+    "Coordination",
+    "Cursor",
+    "Entry",
+    "Intent",
+    "Log",
+    "Name",
+    "Naming",
+    "NoSettings",
+    "Observer",
+    "Page",
+    "Parsed",
+    "Position",
+    "Principal",
+    "Query",
+    "Reader",
+    "Recoverable",
+    "RecoverableBackend",
+    "Recovered",
+    "Rekeyed",
+    "SingleNode",
+    "Sort",
+    "Span",
+    "Status",
+    "SupportsClaim",
+    "SupportsIssue",
+    "SupportsMigration",
+    "SupportsRedirect",
+    "SupportsRekey",
+    "Totals",
+    "Transaction",
+    "Writer",
+]

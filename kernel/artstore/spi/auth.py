@@ -1,0 +1,61 @@
+"""The role `auth`: who a bearer token speaks for, and what they may do."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from artstore.spi.common import Configurable
+
+FILES_READ = "files:read"
+FILES_WRITE = "files:write"
+FILES_DELETE = "files:delete"
+STORAGE_READ = "storage:read"
+STORAGE_WRITE = "storage:write"
+
+ROLES: dict[str, frozenset[str]] = {
+    "reader": frozenset({FILES_READ}),
+    "user": frozenset({FILES_READ, FILES_WRITE}),
+    "operator": frozenset({FILES_READ, FILES_WRITE, FILES_DELETE, STORAGE_READ}),
+    "admin": frozenset({FILES_READ, FILES_WRITE, FILES_DELETE, STORAGE_READ, STORAGE_WRITE}),
+}
+"""The token roles: a token role is a set of scopes. An unknown one has none."""
+
+SCOPES = ROLES["admin"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """The caller. `id` never changes, `name` is shown to people, `scopes` is what the caller may do."""
+
+    id: str
+    name: str
+    scopes: frozenset[str] = field(default_factory=frozenset)
+
+
+@runtime_checkable
+class Auth(Configurable, Protocol):
+    """Authenticates bearer tokens. Every method may be called from many threads at once."""
+
+    @abstractmethod
+    def authenticate(self, token: str) -> Principal:
+        """Return the caller. Raises `Unauthorized` (a sentence for the caller, no secrets), `Unavailable`."""
+
+    def check(self) -> None:
+        """Raise `Unavailable`, with a sentence, unless tokens can be checked now. By default nothing is tried."""
+        return
+
+    def close(self) -> None:
+        """Release everything. A second call has no effect."""
+        return
+
+
+@runtime_checkable
+class SupportsIssue(Protocol):
+    """An auth that can make tokens itself (`artstore token`)."""
+
+    def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
+        """Return a token for `user` with these token roles, valid for `seconds`. Raises `ConfigError` when there is no
+        private key."""

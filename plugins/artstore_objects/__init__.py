@@ -1,0 +1,1 @@
+"""A backend over any object store that has conditional puts."""

@@ -1,0 +1,263 @@
+"""A PostgreSQL that several nodes share: connections, deadlines, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from math import ceil
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
+
+from artstore.errors import ArtstoreError, ConfigError, Unavailable
+from artstore_sql.postgres.errors import Refused, meaning
+
+log = logging.getLogger("artstore.sql")
+
+PATIENCE = 0.3
+"""Seconds that a call waits to hear from the one that tries a silent server again."""
+
+MEMORY = "16MB"
+"""For the rows that a search has found by its indexes: where it is too little they are all looked at again."""
+
+T = TypeVar("T")
+
+
+class Timed(psycopg.Connection[Any]):
+    """A connection that waits for no answer past `deadline`: the server's own time-outs stop with the server."""
+
+    deadline = float("inf")
+
+    def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        return super().wait(self._until(gen), *args, **options)
+
+    def _until(self, gen: Any) -> Any:
+        try:
+            state = next(gen)
+            while True:
+                ready = yield state
+                if time.monotonic() > self.deadline:
+                    self.pgconn.finish()  # an answer that comes later must find nobody
+                    raise psycopg.OperationalError("the server did not answer in time")
+                state = gen.send(ready)
+        except StopIteration as e:
+            return e.value
+
+
+class Postgres:
+    """At most `size` connections of one process, made when they are needed: a server may fork before.
+
+    A call that finds its connection cut is tried once more. While the server is silent one call at a
+    time waits for it; the others are told at once.
+    """
+
+    def __init__(self, url: SecretStr, timeout: float, *, place: str, size: int) -> None:
+        self._url = parsed(url, place)
+        self._place = place
+        self._timeout = timeout
+        self._silent = False
+        self._trying = threading.Lock()
+        milliseconds = ceil(timeout * 1000)
+        self._conninfo = _conninfo(self._url, timeout, place)
+        self._options: dict[str, int | str] = {
+            "statement_timeout": milliseconds,
+            "lock_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": 2 * milliseconds,
+            "work_mem": MEMORY,
+        }
+        self._engine = create_engine(
+            "postgresql+psycopg://", creator=self._connect, poolclass=QueuePool, pool_size=size, max_overflow=0,
+            pool_timeout=timeout, pool_use_lifo=True, use_native_hstore=False,
+        )  # fmt: skip
+        event.listen(self._engine, "checkout", _recheck)
+        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @property
+    def where(self) -> str:
+        """Host and port, without secrets."""
+        return f"{self._url.host or 'the local socket'}:{self._url.port or 5432}"
+
+    def read(self, ask: Callable[[Connection], T], *, strict: bool = False) -> T:
+        """What `ask` returns; each of its statements is committed by itself. It may be called twice.
+
+        Raises `Unavailable`; with `strict` `ConfigError` for what only an operator can mend.
+        """
+        return self._call(lambda deadline: self._on(self._reading, ask, deadline), None, strict)
+
+    def write(
+        self,
+        change: Callable[[Connection], T],
+        *,
+        durable: bool = True,
+        timeout: float | None = None,
+        strict: bool = False,
+    ) -> T:
+        """Commit what `change` does; it may be called twice. Without `durable` a crash of the server may take it back.
+
+        Raises `Unavailable`: then it may have happened all the same when the answer to the commit was lost.
+        """
+
+        def changing(connection: Connection) -> T:
+            with connection.begin():
+                if not durable:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+                return change(connection)
+
+        return self._call(lambda deadline: self._on(self._engine, changing, deadline), timeout, strict)
+
+    @contextmanager
+    def held(self) -> Iterator[Connection]:
+        """A connection of one's own, each statement committed by itself."""
+        with self.translated():
+            connection = self._reading.connect()
+        try:
+            yield connection
+        finally:
+            with suppress(SQLAlchemyError, psycopg.Error):
+                if connection.connection.closed:  # it waited in vain: nothing on it can be taken back
+                    connection.invalidate()
+                connection.close()
+
+    def ask(self, connection: Connection, statement: str, *values: object) -> Any:
+        """The first value that a statement brings on a connection that is held; any thread may ask."""
+        with self.translated():
+            driver: Any = connection.connection.driver_connection
+            driver.deadline = time.monotonic() + self._timeout
+            return driver.execute(statement, values).fetchone()[0]
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._engine.dispose()
+
+    # --- calls ---
+
+    def _call(self, once: Callable[[float], T], timeout: float | None, strict: bool) -> T:
+        try:
+            return self._in_turn(once, timeout)
+        except ConfigError as e:
+            if strict:
+                raise
+            raise Unavailable(e.detail) from e
+
+    def _in_turn(self, once: Callable[[float], T], timeout: float | None) -> T:
+        deadline = time.monotonic() + (timeout or self._timeout)
+        if self._silent:
+            if not self._trying.acquire(timeout=PATIENCE):
+                raise Unavailable(f"The database at {self.where} does not answer.")
+            try:
+                return self._tried(once, deadline)
+            finally:
+                self._trying.release()
+        return self._tried(once, deadline)
+
+    def _tried(self, once: Callable[[float], T], deadline: float) -> T:
+        try:
+            with self.translated():
+                try:
+                    result = once(deadline)
+                except DBAPIError as e:
+                    if not e.connection_invalidated or time.monotonic() > deadline:
+                        raise
+                    result = once(deadline)  # it was cut: by a restart, or by somebody who tidied up
+        except Unavailable as e:
+            self._silent = not isinstance(e, Refused)
+            raise
+        self._silent = False
+        return result
+
+    def _on(self, engine: Any, ask: Callable[[Connection], T], deadline: float) -> T:
+        with engine.connect() as connection:
+            connection.connection.driver_connection.deadline = deadline
+            return ask(connection)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        connection = Timed.connect(self._conninfo, autocommit=True)
+        try:
+            connection.deadline = time.monotonic() + self._timeout
+            settings = ", ".join("set_config(%s, %s, false)" for _ in self._options)
+            values = [str(v) for pair in self._options.items() for v in pair]
+            connection.execute(f"SELECT {settings}".encode(), values)
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    # --- what errors mean ---
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """The edge: what psycopg and SQLAlchemy raise becomes ours. No url, and so no password, is told."""
+        try:
+            yield
+        except DBAPIError as e:
+            raise self._meaning(e.orig) from e
+        except psycopg.Error as e:
+            raise self._meaning(e) from e
+        except PoolTimeout as e:
+            raise Unavailable(
+                f"The database did not answer within {self._timeout:g} s: too many wait for it."
+            ) from e
+        except (SQLAlchemyError, OSError, UnicodeError) as e:
+            raise Unavailable(f"The database at {self.where} does not answer: {e}.") from e
+
+    def _meaning(self, error: BaseException | None) -> ArtstoreError:
+        return meaning(error, self._url, where=self.where, place=self._place, timeout=self._timeout)
+
+
+def parsed(url: SecretStr, place: str) -> URL:
+    """The url; raises `ConfigError` without showing it."""
+    try:
+        found = make_url(url.get_secret_value())
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            "This is no database url.",
+            place=place,
+            cure="Write postgresql://user:password@host:5432/database.",
+        ) from None
+    if found.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise ConfigError(
+            f"{found.get_backend_name()} is not understood here.",
+            place=place,
+            cure="Write postgresql://user:password@host:5432/database.",
+        )
+    if not found.database:
+        raise ConfigError(
+            "The url names no database.", place=place, cure="Write postgresql://user:password@host/database."
+        )
+    return found
+
+
+def _conninfo(url: URL, timeout: float, place: str) -> str:
+    given: dict[str, Any] = {
+        "host": url.host, "port": url.port, "user": url.username, "password": url.password,
+        "dbname": url.database, "connect_timeout": max(2, ceil(timeout)), "application_name": "artstore",
+        "tcp_user_timeout": ceil(timeout * 1000),
+    }  # fmt: skip
+    try:
+        return make_conninfo("", **({k: v for k, v in given.items() if v is not None} | dict(url.query)))
+    except psycopg.ProgrammingError as e:
+        raise ConfigError(
+            f"The url is not understood: {str(e).strip()}.",
+            place=place,
+            cure="What follows the ? goes to libpq, such as sslmode=verify-full.",
+        ) from None
+
+
+def _recheck(dbapi: Any, _entry: Any, _proxy: Any) -> None:
+    # An idle connection has nothing to tell but that it was cut; this asks the kernel, not the server.
+    poll = select.poll()
+    poll.register(dbapi.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise DisconnectionError("the connection was cut")

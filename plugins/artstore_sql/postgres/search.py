@@ -1,0 +1,161 @@
+"""From a `Query` to SQL that PostgreSQL answers quickly, whatever it believes of how common a value is.
+
+First a walk along the order of the page, some thousand rows at most: where many rows meet the conditions the page is
+full at once. Where it is not, few do, and a second step starts from their indexes and sorts what it finds; its order
+is written so that no index fits it, or the walk would only be repeated. An index of words costs as much as the lists
+are long that it goes through, so several words are first looked for by few parts of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, cast, func, literal, select, tuple_
+from sqlalchemy.sql.expression import FromClause
+
+from artstore.spi import Query
+from artstore_sql.postgres.tables import Tables
+from artstore_sql.sqlite.search import ordered, position
+from artstore_sql.tables import LARGEST
+from artstore_sql.text import wanted
+from artstore_sql.trigrams import probes
+
+WALK = 1250
+"""Rows that are walked through in a few milliseconds: where 8 % of them meet the conditions they fill a page of 100."""
+_FURTHER = 4
+"""How much further the next walk goes, when the last one makes us believe that it will fill the page."""
+FEW = 8000
+"""Rows that are fetched in some milliseconds."""
+_LISTS = 4
+"""Lists of the index of words that are gone through at first."""
+_PROBED = 64
+"""Parts of words that are looked for in the index; what it finds is looked at again anyway."""
+
+
+def found(connection: Connection, tables: Tables, query: Query) -> list[str]:
+    """The attrs of the page as JSON, and one more when there is a next page."""
+    files = tables.files
+    if not any(True for _ in _conditions(files, query)):
+        return list(connection.execute(_page(select(files.c.attr), files, query)).scalars())
+    for reach in () if query.sha256 is not None else (WALK, WALK * _FURTHER, WALK * _FURTHER**2):
+        near = list(connection.execute(walk(files, query, reach)).scalars())
+        if len(near) > query.limit:
+            return near
+        if len(near) * _FURTHER <= query.limit:
+            break
+    if some := _some(files, query):
+        size, page = connection.execute(few(files, query, some)).one()
+        if size <= FEW:
+            return list(page)
+    return list(connection.execute(narrow(files, query)).scalars())
+
+
+def walk(files: FromClause, query: Query, reach: int) -> Select[Any]:
+    """The page, as far as it can be filled from the `reach` rows that come next in order."""
+    rows = select(files).where(*_bounds(files, query))
+    some = _page(rows, files, query).limit(reach).subquery()
+    near = select(some.c.attr).where(*_conditions(some, query))
+    return ordered(near, [some.c[query.sort], some.c.file_id], query).limit(query.limit + 1)
+
+
+def narrow(files: FromClause, query: Query) -> Select[Any]:
+    """The page, out of all rows that meet the conditions."""
+    parts = _parts(wanted(query.words))
+    rows = select(files.c.id).where(*_conditions(files, query))
+    return _sorted(rows.where(_having(files, parts)) if parts else rows, files, files, query)
+
+
+def few(files: FromClause, query: Query, parts: list[int]) -> Select[Any]:
+    """How many rows have these parts of words, though not above `FEW` + 1; and the page, if it is not so many."""
+    needed = select(files.c.id, files.c.file_id, files.c[query.sort], files.c.words)
+    some = needed.where(_having(files, parts)).limit(FEW + 1).cte().prefix_with("MATERIALIZED")
+    size = select(func.count()).select_from(some).scalar_subquery()
+    page = _sorted(select(some.c.id).where(size <= FEW, *_conditions(some, query)), some, files, query)
+    return select(size, func.array(page.scalar_subquery(), type_=ARRAY(Text)))
+
+
+def _some(files: FromClause, query: Query) -> list[int]:
+    """Few parts of several words, where nothing but words is asked for and they have more."""
+    words = wanted(query.words)
+    if not 1 < len(words) == sum(1 for _ in _conditions(files, query)):
+        return []
+    some = _parts(words, max(1, _LISTS // len(words)))
+    return some if len(some) < len(_parts(words)) else []
+
+
+def _parts(words: list[str], most: int | None = None) -> list[int]:
+    return list(dict.fromkeys(part for word in words for part in probes(word, most)))[:_PROBED]
+
+
+def _having(files: FromClause, parts: list[int]) -> ColumnElement[bool]:
+    having: ColumnElement[bool] = files.c.parts.op("@>")(cast(parts, files.c.parts.type))
+    return having
+
+
+def _sorted(ids: Select[Any], rows: FromClause, files: FromClause, query: Query) -> Select[Any]:
+    """The page out of these ids of `rows`; what it shows is fetched when they are sorted."""
+    nothing: Any = literal(0) if query.sort == "size" else literal("", Text)
+    place = rows.c[query.sort].op("+" if query.sort == "size" else "||")(nothing).label("place")
+    first = _page(ids.add_columns(place, rows.c.file_id), rows, query, [place, rows.c.file_id]).subquery()
+    shown = files.alias()
+    page = select(shown.c.attr).where(shown.c.id == first.c.id)
+    return ordered(page, [first.c.place, first.c.file_id], query)
+
+
+def _page(
+    rows: Select[Any], files: FromClause, query: Query, order: list[ColumnElement[Any]] | None = None
+) -> Select[Any]:
+    order = order or [files.c[query.sort], files.c.file_id]
+    if query.after is not None:
+        here, there = tuple_(*order), position(query, query.after)
+        rows = rows.where(here < there if query.descending else here > there)
+    return ordered(rows, order, query).limit(query.limit + 1)
+
+
+def _bounds(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:
+    """The conditions that say where a walk begins and ends; not where it goes on from, which says more."""
+    below = query.after is None or query.descending
+    above = query.after is None or not query.descending
+    if query.sort == "size":
+        yield from _sizes(files, query, below=below, above=above)
+    elif query.sort == "uploaded_at":
+        yield from _times(files, query, below=below, above=above)
+    elif query.filename is not None:
+        yield files.c.original_filename == query.filename
+
+
+def _conditions(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:
+    column = files.c
+    if query.sha256 is not None:
+        yield column.sha256 == query.sha256
+    if query.filename is not None:
+        yield column.original_filename == query.filename
+    if query.uploaded_by is not None:
+        yield column.uploaded_by == query.uploaded_by
+    if query.content_type is not None:
+        yield column.content_type == query.content_type
+    if query.tags:
+        yield column.tags.op("@>")(cast(sorted(set(query.tags)), column.tags.type))
+    yield from _sizes(files, query)
+    yield from _times(files, query)
+    for word in wanted(query.words):
+        yield func.strpos(column.words, word) > 0
+
+
+def _sizes(
+    files: FromClause, query: Query, *, below: bool = True, above: bool = True
+) -> Iterator[ColumnElement[bool]]:
+    if query.min_size is not None and below:
+        yield files.c.size >= max(query.min_size, 0)
+    if query.max_size is not None and above:
+        yield files.c.size <= min(query.max_size, LARGEST)
+
+
+def _times(
+    files: FromClause, query: Query, *, below: bool = True, above: bool = True
+) -> Iterator[ColumnElement[bool]]:
+    if query.uploaded_after is not None and below:
+        yield files.c.uploaded_at > query.uploaded_after
+    if query.uploaded_before is not None and above:
+        yield files.c.uploaded_at < query.uploaded_before

@@ -1,0 +1,89 @@
+"""The database as one process uses it: taken into use at start, and again whenever it was lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from artstore.errors import ConfigError, Unavailable
+from artstore_sql.sqlite.database import Sqlite
+from artstore_sql.sqlite.locks import Alive
+from artstore_sql.sqlite.opening import PATIENCE, take
+from artstore_sql.tables import Tables
+
+log = logging.getLogger("artstore.sql")
+
+PAUSE = 1.0
+"""Seconds between two tries to take a database into use."""
+
+
+class InUse:
+    """While the database cannot be used every call is told so at once; one thread tries again, every second.
+
+    It is lost when it was condemned (damage, a failed fsync, a row that is no attr), or when somebody else put
+    another in its place, changed it, or took away its WAL.
+    """
+
+    def __init__(self, database: Sqlite, tables: Tables, *, trigram: bool, timeout: float) -> None:
+        self._database = database
+        self._tables = tables
+        self._trigram = trigram
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._alive: Alive | None = None
+        self._next = 0.0
+        self._why = ""
+        self.indexed = trigram
+        """Whether words are indexed."""
+        try:
+            self._take(PATIENCE)
+        except Unavailable as e:
+            self._failed(e)
+
+    def require(self) -> None:
+        """Raise `Unavailable` unless the database is in use and what it was."""
+        with self._database.translated():
+            if self._database.look.is_as_seen():
+                return
+        if not self._lock.acquire(timeout=self._timeout):
+            raise Unavailable("The cache is being taken into use; try again.")
+        try:
+            if time.monotonic() < self._next:
+                raise Unavailable(self._why)
+            with self._database.translated():
+                if not self._database.look.is_as_seen() and not self._checkpointed():
+                    self._take(self._timeout)
+        except ConfigError as e:  # not at start: somebody puts strange things there while we serve
+            self._failed(Unavailable(e.detail))
+            raise Unavailable("The cache cannot be used; the log says why.") from e
+        except Unavailable as e:
+            self._failed(e)
+            raise
+        finally:
+            self._lock.release()
+
+    def _checkpointed(self) -> bool:
+        """Whether a neighbour's checkpoint changed the file, and nothing else did."""
+        deadline = time.monotonic() + self._timeout
+        with self._database.exclusive(deadline), self._database.translated():
+            return self._alive is not None and self._database.look.neighbour_s()
+
+    def _take(self, patience: float) -> None:
+        self._alive, self.indexed = take(
+            self._database, self._tables, self._alive, trigram=self._trigram, patience=patience
+        )
+
+    def _failed(self, error: Unavailable) -> None:
+        if time.monotonic() >= self._next:
+            log.warning("the cache cannot be used: %s", error.detail)
+            self._why, self._next = error.detail, time.monotonic() + PAUSE
+
+    def shared(self) -> bool:
+        """Whether another process uses it, too; ask under `exclusive` only."""
+        return self._alive is not None and not self._alive.is_alone()
+
+    def close(self) -> None:
+        """This process uses it no more."""
+        if self._alive is not None:
+            self._alive.close()

@@ -1,0 +1,290 @@
+"""The cache in SQLite."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from artstore.attr import Attr
+from artstore.errors import ConfigError, Conflict, Unavailable
+from artstore.spi import Context, Page, Query, Totals
+from artstore_sql import migration
+from artstore_sql.sqlite.availability import InUse
+from artstore_sql.sqlite.database import Sqlite
+from artstore_sql.sqlite.file_system import UNSAFE, file_system
+from artstore_sql.sqlite.opening import PATIENCE, look_into
+from artstore_sql.sqlite.schema import has_trigram, renew
+from artstore_sql.sqlite.search import found, page_of, possible
+from artstore_sql.sqlite.writer import BATCH, Row, Step, Writer
+from artstore_sql.tables import Tables, consistent, is_text, row
+
+_PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
+
+
+def _is_prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("must be a-z, 0-9 and _ only, begin with a letter, and have at most 40 characters")
+    return value
+
+
+Prefix = Annotated[str, AfterValidator(_is_prefix)]
+
+
+class SqlSettings(BaseModel, extra="forbid"):
+    """Where the rows are kept."""
+
+    url: SecretStr | None = None
+    """`sqlite:///` and a path, relative to the element's home; by default `cache.db` in its state."""
+    table_prefix: Prefix = ""
+    timeout: float = Field(default=5.0, gt=0, le=3600)
+    """Seconds after which a call gives up."""
+
+
+class SqlCache:
+    """A row for each file, in SQLite: for one machine, any number of processes."""
+
+    API: ClassVar[int] = 1
+    Settings: ClassVar[type[BaseModel]] = SqlSettings
+    trigram: ClassVar[bool] = True
+    """Whether to index words where SQLite can."""
+
+    def __init__(self, settings: SqlSettings, context: Context) -> None:
+        path = _path(settings.url, context)
+        self._tables = Tables(settings.table_prefix)
+        self._database = Sqlite(path, settings.timeout, reading=context.read_only)
+        self._in_use: InUse | None = None
+        if context.read_only:
+            look_into(self._database, self._tables)
+        else:
+            trigram = self.trigram and has_trigram()
+            self._in_use = InUse(self._database, self._tables, trigram=trigram, timeout=settings.timeout)
+        self._writer = Writer(self._database, settings.timeout)
+        self._upserting = _upserting(self._tables)
+        self._closed = False
+
+    def put(self, attrs: Sequence[Attr]) -> None:
+        rows = [row(attr) for attr in attrs]
+        for start in range(0, len(rows), BATCH):
+            self._write(self._upsert, rows[start : start + BATCH])
+
+    def remove(self, file_ids: Sequence[str]) -> None:
+        rows = [{"gone": file_id} for file_id in file_ids if is_text(file_id)]
+        for start in range(0, len(rows), BATCH):
+            self._write(self._delete, rows[start : start + BATCH])
+
+    def key(self, file_id: str) -> str | None:
+        files = self._tables.files.c
+        if not is_text(file_id):
+            return None
+        with self._reading() as connection:
+            wanted = select(files.storage_path, files.storage_filename).where(files.file_id == file_id)
+            found = connection.execute(wanted).one_or_none()
+        return None if found is None else f"{found.storage_path}/{found.storage_filename}"
+
+    def search(self, query: Query) -> Page:
+        if not possible(query):
+            return Page(items=(), next=None)
+        with self._reading() as connection:
+            texts = found(connection, self._tables, query, indexed=self._indexed)
+        return page_of(texts, query, self._attr)
+
+    def ids_in(self, directory: str) -> dict[str, str]:
+        files = self._tables.files.c
+        if not is_text(directory):
+            return {}
+        with self._reading() as connection:
+            wanted = select(files.storage_filename, files.file_id).where(files.storage_path == directory)
+            return {found.storage_filename: found.file_id for found in connection.execute(wanted)}
+
+    def entries_in(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+        files, last = self._tables.files, 0
+        while is_text(directory):
+            some = select(files).where(files.c.storage_path == directory, files.c.id > last)
+            with self._reading() as connection:
+                found = connection.execute(some.order_by(files.c.id).limit(BATCH)).mappings().all()
+            yield from ((one["file_id"], consistent(one)) for one in found)
+            if len(found) < BATCH:
+                return
+            last = found[-1]["id"]
+
+    def list_directories(self, since: str = "") -> Iterator[str]:
+        path = self._tables.files.c.storage_path
+        wanted: ColumnElement[bool] = path >= since
+        while is_text(since):
+            # The index is entered once for each directory, not read once for each row.
+            with self._reading() as connection:
+                found = connection.execute(select(func.min(path)).where(wanted)).scalar_one()
+            if found is None:
+                return
+            yield found
+            wanted = path > found
+
+    def totals(self) -> Totals:
+        totals = self._tables.totals.c
+        with self._reading() as connection:
+            files, size = connection.execute(select(totals.files, totals.size)).one()
+        return Totals(files, size)
+
+    def flush(self) -> None:
+        self._write(None, durable=True)
+
+    def generation(self) -> str | None:
+        meta = self._tables.meta.c
+        with self._reading() as connection:
+            return connection.execute(select(meta.value).where(meta.name == "stamp")).scalar_one_or_none()
+
+    def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
+        self._write(self._mark, [{"value": stamp, "if_match": if_match}], durable=True)
+
+    def clear(self) -> None:
+        self._write(self._renew)
+
+    def check(self) -> None:
+        self.totals()
+        self._write(self._touch)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._writer.close()
+            self._database.close()
+            if self._in_use is not None:
+                self._in_use.close()
+
+    @property
+    def _indexed(self) -> bool:
+        return self._in_use is not None and self._in_use.indexed
+
+    def move(self, target: str) -> str | None:
+        """Move the schema; nothing but `close` may follow. Raises `Conflict` while others use it."""
+        deadline = time.monotonic() + PATIENCE
+        with self._database.exclusive(deadline):
+            if self._in_use is not None and self._in_use.shared():
+                raise Conflict("The element is running: stop it, then move the schema of its cache.")
+            with self._database.transaction(deadline) as connection:
+                return migration.move(connection, self._tables.prefix, target)
+
+    def revision(self) -> str | None:
+        """Of the schema."""
+        with self._reading() as connection:
+            return migration.present(connection, self._tables.prefix)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        if self._closed:
+            raise Unavailable("The cache is closed.")
+        if self._in_use is not None:
+            self._in_use.require()
+        with self._database.reading() as connection:
+            yield connection
+
+    def _write(self, step: Step | None, rows: Sequence[Row] = (), *, durable: bool = False) -> None:
+        if not self._closed and self._in_use is not None:
+            self._in_use.require()
+        self._writer.do(step, rows, durable=durable)
+
+    def _attr(self, text: str) -> Attr:
+        try:
+            return Attr.model_validate_json(text)
+        except ValidationError as e:
+            self._database.condemn(f"a row is no attr: {text[:200]!r}")
+            raise Unavailable("The cache holds a row that is no attr; it is to be rebuilt.") from e
+
+    # --- steps of the writer ---
+
+    def _upsert(self, connection: Connection, rows: Sequence[Row]) -> None:
+        connection.execute(self._upserting, list(rows))
+
+    def _delete(self, connection: Connection, rows: Sequence[Row]) -> None:
+        files = self._tables.files
+        connection.execute(delete(files).where(files.c.file_id == bindparam("gone")), list(rows))
+
+    def _mark(self, connection: Connection, rows: Sequence[Row]) -> None:
+        meta = self._tables.meta
+        for wish in rows:
+            wanted = select(meta.c.value).where(meta.c.name == "stamp")
+            if wish["if_match"] not in (None, connection.execute(wanted).scalar_one_or_none()):
+                raise Unavailable("The cache was begun anew meanwhile.")
+            self._set(connection, "stamp", wish["value"])
+
+    def _renew(self, connection: Connection, _rows: Sequence[Row]) -> None:
+        # Dropping costs much less than a trigger for each of a million rows.
+        renew(connection, self._tables, trigram=self._indexed)
+
+    def _touch(self, connection: Connection, _rows: Sequence[Row]) -> None:
+        # Another value each time: one that is there already SQLite does not write.
+        self._set(connection, "checked", secrets.token_hex(8))
+
+    def _set(self, connection: Connection, name: str, value: str) -> None:
+        new = insert(self._tables.meta).values(name=name, value=value)
+        connection.execute(
+            new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value})
+        )
+
+
+def _upserting(tables: Tables) -> Insert:
+    """Made once: making it anew for each batch cost more than all the rest of a write."""
+    new = insert(tables.files)
+    kept = ("id", "file_id")
+    return new.on_conflict_do_update(
+        index_elements=["file_id"],
+        set_={name: value for name, value in new.excluded.items() if name not in kept},
+        where=new.excluded.revision >= tables.files.c.revision,
+    )
+
+
+def _path(url: SecretStr | None, context: Context) -> Path:
+    """The database file; raises `ConfigError` without showing the url, which may hold a password."""
+    if url is None:
+        path = context.state / "cache.db"
+    else:
+        place = "cache.sql.url"
+        try:
+            parsed = make_url(url.get_secret_value())
+        except ArgumentError:
+            raise ConfigError(
+                "This is no database url.", place=place, cure="Write sqlite:////var/lib/artstore/cache.db."
+            ) from None
+        if parsed.get_backend_name() != "sqlite":
+            raise ConfigError(
+                f"{parsed.get_backend_name()} is not supported.",
+                place=place,
+                cure="Use postgresql://user:password@host/database or sqlite:///<path>, or leave the url out.",
+            )
+        if (
+            parsed.drivername not in ("sqlite", "sqlite+pysqlite")
+            or parsed.host
+            or "?" in url.get_secret_value()
+        ):
+            raise ConfigError(
+                "Only sqlite:/// and a path are understood: no driver, host or option.",
+                place=place,
+                cure="Write sqlite:////var/lib/artstore/cache.db.",
+            )
+        if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
+            raise ConfigError(
+                "A cache in memory is not shared by the processes of an element.",
+                place=place,
+                cure="Name a file: sqlite:////var/lib/artstore/cache.db.",
+            )
+        path = context.home / str(parsed.database)
+    path = Path(path).resolve()
+    found = file_system(path)
+    if found in UNSAFE:
+        raise ConfigError(
+            f"SQLite would be damaged on {found}, where {path} lies.",
+            place="cache.sql.url",
+            cure="Name a path on a local disk: the cache may be lost, it is rebuilt from the sidecars.",
+        )
+    return path

@@ -1,0 +1,295 @@
+"""A SQLite file that several processes write to: connections, transactions, durability."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from artstore.errors import Unavailable
+from artstore_sql.sqlite.deadline import until
+from artstore_sql.sqlite.integrity import Look, inode
+from artstore_sql.sqlite.locks import exclusive
+from artstore_sql.sqlite.shared_memory import Room
+
+log = logging.getLogger("artstore.sql")
+
+READERS = 8
+LONG_WAL = 8 << 20
+"""Bytes of the WAL past which it is copied into the database: readers look through all of it."""
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_CUT = sqlite3.SQLITE_IOERR_SHORT_READ
+"""A WAL that somebody cut off: SQLite would answer so until it is gone."""
+
+_READING = ("mmap_size=0", "cache_size=-8192", "temp_store=MEMORY")
+_WRITING = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "wal_autocheckpoint=0",
+    f"journal_size_limit={LONG_WAL}",
+    "secure_delete=OFF",
+)
+
+Identity = tuple[int, int | bool, int]
+
+
+class BadData(Unavailable):
+    """The database refuses this row, and is otherwise well."""
+
+
+class Sqlite:
+    """The connections of one process; nothing stays open between calls but what the pool keeps.
+
+    SQLite before 3.51.3 can corrupt a database in WAL mode when two connections write and checkpoint
+    at once. So nothing checkpoints by itself, and `exclusive` is held around every write transaction
+    and every checkpoint, by all processes. (The last connection to close also checkpoints: SQLite does
+    that under its own lock of the whole file, with nobody else connected.)
+    """
+
+    def __init__(self, path: Path, timeout: float, *, reading: bool = False) -> None:
+        self.path = path
+        self._looks = reading
+        self.look = Look(path)
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._shm = path.with_name(f"{path.name}-shm")
+        self.room = Room(self._shm)
+        self._timeout = timeout
+        self._long = LONG_WAL
+        self._unsynced: str = ""
+        self._slots = threading.BoundedSemaphore(READERS)
+        # The writer's connection comes on top of the readers': it never waits for them.
+        self._engine = create_engine(
+            "sqlite://", creator=self._connect, poolclass=QueuePool, pool_size=READERS + 1, max_overflow=-1
+        )
+        event.listen(self._engine, "connect", self._remember)
+        event.listen(self._engine, "checkout", self._recheck)
+        event.listen(self._engine, "begin", _begin)
+        self._writing = self._engine.execution_options(artstore_writing=True)
+
+    @property
+    def left_open(self) -> bool:
+        """Whether there is a WAL: somebody uses the file, or fell."""
+        try:
+            return self._wal.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def exclusive(self, deadline: float) -> Iterator[None]:
+        """The right to write, among all threads of all processes."""
+        with self.translated(), exclusive(self.path, deadline):
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one state of the database for as long as it is held."""
+        deadline = time.monotonic() + self._timeout
+        if not self._slots.acquire(timeout=self._timeout):
+            raise Unavailable(f"The cache did not answer within {self._timeout:g} s: too many wait for it.")
+        try:
+            with self.translated(), self._engine.connect() as connection, until(connection, deadline):
+                yield connection
+        finally:
+            self._slots.release()
+
+    @contextmanager
+    def transaction(self, deadline: float) -> Iterator[Connection]:
+        """A write transaction, committed at the end; under `exclusive`."""
+        with (
+            self.translated(),
+            self._writing.connect() as connection,
+            until(connection, deadline),
+            connection.begin(),
+        ):
+            yield connection
+
+    def sync(self) -> None:
+        """Make every commit durable; under `exclusive`.
+
+        With synchronous=NORMAL a commit is written to the WAL and not synced, and a passive checkpoint
+        that readers hold back may return without having synced either. The sync of the WAL itself is
+        what counts: from there SQLite recovers every commit. The checkpoint after it only keeps it short.
+        """
+        if self._unsynced:
+            raise Unavailable(self._unsynced)
+        try:
+            for path, flags in ((self._wal, os.O_RDWR), (self.path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+                try:
+                    # SQLite takes no POSIX locks on the WAL, so closing this descriptor drops none.
+                    fd = os.open(path, flags | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue  # no WAL: the last close has copied and synced all of it
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        except OSError as e:
+            self._never_again(f"The cache could not be made durable: {os.strerror(e.errno or 0)}.")
+            raise Unavailable(self._unsynced) from e
+        self._checkpoint()
+
+    def checkpoint_if_long(self) -> None:
+        """Copy a long WAL into the database; under `exclusive`."""
+        with self.translated():
+            length = self._wal.stat().st_size if self.left_open else 0
+        if length > self._long:
+            # What a reader still needs stays: look again when it has grown by as much once more.
+            self._long = LONG_WAL if self._checkpoint() else length + LONG_WAL
+
+    def _checkpoint(self) -> bool:
+        with self.translated(), self.look.changing(), self._engine.connect() as connection:
+            try:
+                # Outside of a transaction, where SQLAlchemy would begin one.
+                cursor = connection.connection.cursor()
+                busy, frames, copied = cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                cursor.close()
+            except sqlite3.OperationalError as e:
+                if e.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+                    self._never_again(f"The cache could not be made durable: {e}.")
+                raise
+        return not busy and frames == copied
+
+    def _never_again(self, detail: str) -> None:
+        # A second sync would say yes while the disk holds the old bytes.
+        self._unsynced = detail
+        self.condemn(detail)
+
+    def condemn(self, why: str) -> None:
+        """Have the database put aside by the next who takes it into use."""
+        if not self._looks:  # who only looks may have met a file that was being written
+            self.look.condemn(why)
+
+    def renew(self) -> None:
+        """Another file begins, with nothing that could not be made durable."""
+        self._unsynced = ""
+        self.look.pardon()
+
+    def disconnect(self) -> None:
+        """Close what the pool holds."""
+        self._engine.dispose()
+
+    def close(self) -> None:
+        """Wait for the readers, then close every connection."""
+        deadline = time.monotonic() + self._timeout
+        held = 0
+        while held < READERS and self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            held += 1
+        self._let_go(deadline)
+        for _ in range(held):
+            self._slots.release()
+
+    def _let_go(self, deadline: float) -> None:
+        if not self._looks:
+            try:
+                # The last to leave copies the WAL into the file.
+                with self.exclusive(deadline), self.look.changing():
+                    self._engine.dispose()
+            except (Unavailable, OSError) as e:
+                log.warning("the cache is left as it is: %s", e)
+                with suppress(OSError):
+                    self.look.forget()
+        self._engine.dispose()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """The edge: what SQLite, SQLAlchemy and the system raise becomes ours."""
+        try:
+            yield
+        except DBAPIError as e:
+            raise self._ours(e.orig) from e
+        except sqlite3.Error as e:
+            raise self._ours(e) from e
+        except (OverflowError, UnicodeError) as e:
+            raise BadData(f"The cache cannot hold this: {e}.") from e
+        except OSError as e:  # without its path: the sentence may go out
+            raise Unavailable(f"The cache does not answer: {os.strerror(e.errno or 0)}.") from e
+        except SQLAlchemyError as e:
+            raise Unavailable(f"The cache does not answer: {e}.") from e
+
+    def _ours(self, error: BaseException | None) -> Unavailable:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
+            return Unavailable(f"The cache did not answer within {self._timeout:g} s.")
+        if _says_broken(error):
+            self.condemn(str(error))
+        kind = Unavailable if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError) else BadData
+        return kind(f"The cache does not answer: {error}.")
+
+    # --- connections ---
+
+    def _connect(self) -> sqlite3.Connection:
+        # mode=rw: a database deleted under us is an error, not an empty one without tables. Who only looks makes
+        # no file beside it either, which mode=ro would as long as nobody else has it open.
+        mode = "mode=rw" if not self._looks else "mode=ro" if self.left_open else "immutable=1"
+        maps = mode != "immutable=1"
+        if maps:
+            self.room.require()
+        connection = sqlite3.connect(
+            f"{self.path.as_uri()}?{mode}",
+            uri=True,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            for pragma in (*(() if self._looks else _WRITING), *_READING):
+                connection.execute(f"PRAGMA {pragma}").close()
+            if not self._looks:
+                # Opens the WAL: from here on it belongs to this connection, and is missed when it goes.
+                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
+            if maps:
+                self.room.take()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _remember(self, _dbapi: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info["identity"] = self._identity()
+
+    def _recheck(self, _dbapi: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
+        before, now = entry.info["identity"], self._identity()
+        if before[0] != now[0]:
+            # A neighbour put the file aside: what we hold is the broken one.
+            raise DisconnectionError("the database file was replaced")
+        if before != now and self._looks:
+            raise DisconnectionError("the database is in use by now, or no more")
+        if before != now:
+            self.condemn("somebody else took its WAL away")
+            raise Unavailable("The cache lost what was written last; it is begun anew.")
+
+    def _identity(self) -> Identity:
+        if self._looks:
+            return inode(self.path), self.left_open, 0
+        return inode(self.path), inode(self._wal), inode(self._shm)
+
+
+def _begin(connection: Connection) -> None:
+    # Immediate: a transaction that begins by reading cannot be made a writer once another has written.
+    writing = connection.get_execution_options().get("artstore_writing")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    # SQLite 3.40 compiles a statement whose trigger writes to FTS5 wrongly ("no such table") when another
+    # connection changed the schema (`clear`). A plain statement first has it notice that in peace.
+    connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").close()
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, says that the file is no sound database."""
+    cause: BaseException | None = error
+    while cause is not None and not _says_broken(cause):
+        cause = cause.__cause__
+    return cause is not None
+
+
+def _says_broken(error: BaseException | None) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in _BROKEN or code == _CUT

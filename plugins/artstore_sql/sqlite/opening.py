@@ -1,0 +1,199 @@
+"""Taking a database file into use: what is broken, old or somebody else's gives way to an empty cache."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, select
+
+from artstore.errors import ConfigError, NotFound, Unavailable
+from artstore_sql import migration
+from artstore_sql.sqlite.database import Sqlite, is_broken
+from artstore_sql.sqlite.locks import Alive
+from artstore_sql.sqlite.schema import renew
+from artstore_sql.tables import SCHEMA, Tables
+
+log = logging.getLogger("artstore.sql")
+
+PATIENCE = 300.0
+"""Seconds that a start waits for a neighbour's start, which may be checking a large file."""
+_THE_OPERATOR_S = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+
+
+def take(
+    database: Sqlite, tables: Tables, alive: Alive | None, *, trigram: bool, patience: float
+) -> tuple[Alive, bool]:
+    """Make the file ready; the sign of life to keep, and whether words are indexed.
+
+    `alive` is the sign that this process gave before; None: it starts. Leaves no connection open, so that a
+    server may fork after it. Raises `Unavailable`, and `ConfigError` for a path that can never be.
+    """
+    path = database.path
+    if alive is None:
+        _make_directory(path)
+    with database.exclusive(time.monotonic() + patience), database.translated():
+        starts, alive = alive is None, alive or Alive(path)
+        try:
+            why = _doubt(database, alive if starts else None)
+            with database.look.changing():
+                try:
+                    indexed = _ready(database, tables, why, trigram=trigram)
+                finally:
+                    database.disconnect()
+            if starts and alive.alone:
+                alive.vouch()
+            return alive, indexed
+        except BaseException:
+            if starts:
+                alive.close()
+            raise
+
+
+def _ready(database: Sqlite, tables: Tables, why: str, *, trigram: bool) -> bool:
+    if why:
+        _put_aside(database, why)
+    try:
+        return _prepare(database, tables, trigram=trigram)
+    except _Useless as e:
+        _put_aside(database, str(e))
+    except Unavailable as e:
+        if not is_broken(e):
+            raise
+        _put_aside(database, e.detail)
+    return _prepare(database, tables, trigram=trigram)
+
+
+def look_into(database: Sqlite, tables: Tables) -> None:
+    """Make sure that the file can be read as it is. Raises `NotFound` when there is none, `Unavailable`."""
+    if not database.path.exists():
+        raise NotFound(f"There is no cache {database.path} yet.")
+    if database.look.condemned():
+        raise Unavailable(f"The cache {database.path} is in doubt: the next start makes it anew.")
+    with database.reading() as connection:
+        schema = _meta(connection, tables).get("schema", "")
+    if schema != str(SCHEMA):
+        raise Unavailable(f"The cache {database.path} has schema {schema!r}, not {SCHEMA}.")
+
+
+class _Useless(Exception):
+    """The file is sound, and nothing this process could use."""
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        if e.errno not in _THE_OPERATOR_S:
+            raise Unavailable(f"The cache {path.name} cannot be opened: {os.strerror(e.errno or 0)}.") from e
+        raise ConfigError(
+            f"The directory of the cache {path} cannot be made or written: {os.strerror(e.errno or 0)}.",
+            place="cache.sql.url",
+            cure="Name a path that may be written.",
+        ) from e
+    os.close(probe)
+
+
+def _doubt(database: Sqlite, starting: Alive | None) -> str:
+    """Why the file is not to be used, or nothing."""
+    path = database.path
+    if database.look.condemned():
+        return "it was in doubt"
+    if not path.is_file():
+        return "it is gone" if database.left_open or os.path.lexists(path) else ""
+    if not database.look.is_as_left(starting=starting is not None):
+        return "somebody else has put it there, or changed it"
+    # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell. A process that
+    # falls leaves what it wrote; the look through the whole file, which takes longer the longer it is, is for what
+    # a power cut may have left.
+    fell = starting is not None and starting.alone and path.stat().st_size and database.left_open
+    if starting is not None and fell and not starting.since_boot():
+        return "" if _sound(database) else "it is damaged"
+    return ""
+
+
+def _sound(database: Sqlite) -> bool:
+    database.room.require()
+    try:
+        # No deadline: a large file takes as long as it takes to read.
+        with closing(sqlite3.connect(f"{database.path.as_uri()}?mode=rw", uri=True)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError as e:
+        if is_broken(e):
+            return False
+        raise
+
+
+def _put_aside(database: Sqlite, why: str) -> None:
+    database.disconnect()
+    path = database.path
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.broken-{stamp}")
+    log.warning("the cache %s is put aside as %s and begun anew: %s", path, aside.name, why)
+    # The WAL goes last: beside an empty database SQLite drops it, beside the old one it would be missed.
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    _keep_the_last(path, aside)
+    database.renew()
+
+
+def _keep_the_last(path: Path, aside: Path) -> None:
+    """They may be large, and none of them holds anything that the sidecars do not."""
+    for older in path.parent.glob(f"{path.name}.broken-*"):
+        if older.name.removesuffix("-wal") != aside.name:
+            with suppress(OSError):
+                older.unlink()
+
+
+def _prepare(database: Sqlite, tables: Tables, *, trigram: bool) -> bool:
+    # Never opened when it is there: closing that descriptor would drop SQLite's locks in this process.
+    with suppress(FileExistsError):
+        os.close(os.open(database.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with database.transaction(time.monotonic() + PATIENCE) as connection:
+        known = _meta(connection, tables)
+        schema = known.get("schema", "")
+        if schema.isdecimal() and int(schema) > SCHEMA:
+            raise ConfigError(
+                f"The cache {database.path} was made by a newer artstore (schema {schema}, ours is {SCHEMA}).",
+                place="cache.sql",
+                cure="Delete it: it is rebuilt from the sidecars.",
+            )
+        indexed = known.get("words") == "trigram"
+        if indexed and not trigram:
+            # A virtual table whose module is missing can be neither written nor dropped.
+            raise _Useless("its words are indexed by FTS5, which this SQLite lacks")
+        if schema == str(SCHEMA):
+            return _newest(connection, tables, indexed)
+        if known:
+            log.warning("the cache %s has schema %r, not %d: it is begun anew", database.path, schema, SCHEMA)
+        renew(connection, tables, trigram=trigram)
+        return trigram
+
+
+def _newest(connection: Connection, tables: Tables, indexed: bool) -> bool:
+    revision = migration.present(connection, tables.prefix)
+    if revision is None:  # made before revisions were counted, and the same as the newest
+        migration.mark(connection, tables.prefix)
+    elif revision != migration.HEAD:
+        migration.move(connection, tables.prefix, "head")
+        return _meta(connection, tables).get("words") == "trigram"
+    return indexed
+
+
+def _meta(connection: Connection, tables: Tables) -> dict[str, str]:
+    if not inspect(connection).has_table(tables.meta.name):
+        return {}
+    columns = {column["name"] for column in inspect(connection).get_columns(tables.meta.name)}
+    if not {"name", "value"} <= columns:
+        return {"schema": ""}
+    rows = connection.execute(select(tables.meta.c.name, tables.meta.c.value))
+    return {str(name): str(value) for name, value in rows}

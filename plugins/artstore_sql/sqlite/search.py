@@ -1,0 +1,226 @@
+"""From a `Query` to SQL.
+
+SQLite knows nothing of how common a value is, and guesses badly: it sorts a million rows to show a hundred
+of them, or walks through a million to find one. So the index in the order of the page is walked for a short
+while. Where many rows meet the conditions that fills the page, or tells that it will. Otherwise we ask how many
+rows meet each condition, and the search starts from those of the rarest and sorts them; where even those are very
+many, it walks on and fetches no others. A unary plus keeps SQLite from using any other index.
+
+What takes the time is to fetch rows that lie far apart, a page of the file each. So names, by which rows that were
+uploaded together are not together, lie beside the ids in an index of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from math import isqrt
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    func,
+    literal_column,
+    not_,
+    select,
+    text,
+    tuple_,
+)
+
+from artstore.attr import Attr
+from artstore.errors import InvalidField
+from artstore.spi import Page, Position, Query
+from artstore_sql.sqlite.conditions import Condition, conditions, plus
+from artstore_sql.tables import LARGEST, Tables, is_text, sort_value
+
+_NEAR = 8
+"""Of the fewest rows, the part that is walked through at first."""
+_ENTRIES = 16
+"""Entries of an index that are read while one row is fetched."""
+
+
+def found(connection: Connection, tables: Tables, query: Query, *, indexed: bool) -> list[str]:
+    """The attrs of the page as JSON, and one more when there is a next page."""
+    must = list(conditions(tables, query, indexed=indexed))
+    if not must:
+        return _run(connection, walk(tables, query, must, query.after))
+    files = connection.execute(select(tables.totals.c.files)).scalar_one()
+    few = fewest(files, query)
+    page, end = _stage(connection, tables, query, must, query.after, few // _NEAR, query.limit + 1)
+    if len(page) > query.limit or end is None:
+        return page
+    sets = [one.ids for one in must if one.ids is not None]
+    rarest = _rarest(connection, [one.quick for one in must if one.quick is not None], few, few)
+    if rarest is None and len(page) * _NEAR >= query.limit:
+        further = 2 * (few // _NEAR) * query.limit // len(page)
+        more, end = _stage(connection, tables, query, must, end, further, query.limit + 1 - len(page))
+        if len(page) + len(more) > query.limit or end is None:
+            return page + more
+    rarest = rarest or _rarest(connection, sets, few, max(few, files // _ENTRIES))
+    if rarest is None:
+        return _run(connection, walk(tables, query, must, query.after, among=sets[0] if sets else None))
+    size, ids = rarest
+    if indexed and size > few and query.sort == "original_filename" and len(_tests(must)) == 1:
+        page = _run(connection, narrow(tables, query, must, _first(connection, tables, query, ids)))
+        if len(page) > query.limit:
+            return page
+    return _run(connection, narrow(tables, query, must, ids))
+
+
+def _first(connection: Connection, tables: Tables, query: Query, ids: str) -> str:
+    """Those of `ids` whose names come first, enough for a page when most of them meet the conditions."""
+    named = connection.execute(names(tables, query, ids)).all()
+    last = named[-1].name if len(named) > 2 * query.limit else None  # there may be more of this name
+    return json.dumps([one.id for one in named if one.name != last])
+
+
+def fewest(files: int, query: Query) -> int:
+    """Rows among `files` that are fetched and sorted as quickly as a walk that meets so many fills the page."""
+    return max(_NEAR, isqrt(query.limit * files))
+
+
+def _rarest(
+    connection: Connection, sets: list[Select[tuple[int]]], few: int, many: int
+) -> tuple[int, str] | None:
+    """The first set of at most `few` ids, else the smallest of at most `many`: how many, and which, as JSON."""
+    least, smallest = many, None
+    for ids in sets:
+        some = ids.limit(many + 1).subquery()
+        wanted = select(func.count(), func.json_group_array(some.c[0])).select_from(some)
+        size, found_ids = connection.execute(wanted).one()
+        if size <= least:
+            least, smallest = size, (size, str(found_ids))
+        if size <= few:
+            break
+    return smallest
+
+
+def _run(connection: Connection, rows: Select[tuple[str]]) -> list[str]:
+    return [row.attr for row in connection.execute(rows)]
+
+
+def _stage(
+    connection: Connection,
+    tables: Tables,
+    query: Query,
+    must: list[Condition],
+    start: Position | None,
+    reach: int,
+    wanted: int,
+) -> tuple[list[str], Position | None]:
+    """What is `wanted` among the `reach` rows behind `start`, and where these end unless all rows do."""
+    order = _order(tables, query)
+    ahead = select(*order).where(*_stretch(order, query, must, start))
+    last = connection.execute(ordered(ahead, order, query).offset(reach - 1).limit(1)).one_or_none()
+    end = None if last is None else Position(*last)
+    return _run(connection, walk(tables, query, must, start, end).limit(wanted)), end
+
+
+def walk(
+    tables: Tables,
+    query: Query,
+    must: list[Condition],
+    start: Position | None,
+    end: Position | None = None,
+    among: Select[tuple[int]] | None = None,
+) -> Select[tuple[str]]:
+    """The page, from the rows in order: behind `start`, up to `end`, with ids `among` those."""
+    order = _order(tables, query)
+    rows = select(tables.files.c.attr).where(*_tests(must), *_stretch(order, query, must, start, end))
+    if among is not None:
+        rows = rows.where(plus(tables.files.c.id).in_(among))
+    return ordered(rows, order, query).limit(query.limit + 1)
+
+
+def narrow(tables: Tables, query: Query, must: list[Condition], ids: str) -> Select[tuple[str]]:
+    """The page, from the rows with these `ids`, a JSON array."""
+    files = tables.files
+    order = [plus(column) for column in _order(tables, query)]
+    those = func.json_each(ids).table_valued("value")
+    rows = select(files.c.attr).where(files.c.id == those.c.value, *_tests(must))
+    if query.after is not None:
+        rows = rows.where(_behind(order, query, query.after))
+    return ordered(rows, order, query).limit(query.limit + 1)
+
+
+def names(tables: Tables, query: Query, ids: str) -> Select[Any]:
+    """What comes first by name, of the rows with these `ids`; the rows themselves are not read."""
+    files = tables.files.name
+    source = text(
+        f"json_each(:ids) AS those CROSS JOIN {files} INDEXED BY {files}_names ON {files}.id = those.value"
+    )
+    number: ColumnElement[int] = literal_column(f"{files}.id", Integer)
+    name: ColumnElement[str] = plus(literal_column("original_filename", Text))
+    rows: Any = select(number.label("id"), name.label("name")).select_from(source.bindparams(ids=ids))
+    if query.after is not None:
+        rows = rows.where(name <= query.after.value if query.descending else name >= query.after.value)
+    return ordered(rows, [name], query).limit(2 * query.limit + 1)
+
+
+def _tests(must: list[Condition]) -> list[ColumnElement[bool]]:
+    return [one.test for one in must if one.test is not None]
+
+
+def _order(tables: Tables, query: Query) -> list[ColumnElement[Any]]:
+    return [tables.files.c[query.sort], tables.files.c.file_id]
+
+
+def ordered(rows: Select[Any], order: list[ColumnElement[Any]], query: Query) -> Select[Any]:
+    return rows.order_by(*(column.desc() if query.descending else column.asc() for column in order))
+
+
+def _stretch(
+    order: list[ColumnElement[Any]],
+    query: Query,
+    must: list[Condition],
+    start: Position | None,
+    end: Position | None = None,
+) -> Iterator[ColumnElement[bool]]:
+    """Where a walk begins, and where it ends: one limit each, since SQLite would take either of two."""
+    for one in must:
+        if (end if not query.descending else start) is None:
+            yield from one.high
+        if (start if not query.descending else end) is None:
+            yield from one.low
+    if start is not None:
+        yield _behind(order, query, start)
+    if end is not None:
+        yield not_(_behind(order, query, end))
+
+
+def _behind(order: list[ColumnElement[Any]], query: Query, start: Position) -> ColumnElement[bool]:
+    here, there = tuple_(*order), position(query, start)
+    behind: ColumnElement[bool] = here < there if query.descending else here > there
+    return behind
+
+
+def page_of(texts: list[str], query: Query, read: Callable[[str], Attr]) -> Page:
+    """What was `found`, as a page."""
+    items = [read(text) for text in texts[: query.limit]]
+    if len(texts) <= query.limit or not items:
+        return Page(items=items, next=None)
+    return Page(items=items, next=Position(sort_value(items[-1], query.sort), items[-1].file_id))
+
+
+def possible(query: Query) -> bool:
+    """Whether a row could match: none holds what UTF-8 cannot say."""
+    texts = (*query.words, *query.tags, query.filename, query.uploaded_by, query.content_type, query.sha256)
+    times = (query.uploaded_after, query.uploaded_before)
+    if not all(is_text(one) for one in (*texts, *times) if one is not None):
+        return False
+    return (query.min_size or 0) < LARGEST and (query.max_size is None or query.max_size >= 0)
+
+
+def position(query: Query, at: Position) -> Any:
+    value, file_id = at
+    if query.sort == "size":
+        fits = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    else:
+        fits = isinstance(value, str) and is_text(value)
+    if not (fits and is_text(file_id)):
+        raise InvalidField("cursor", "The position does not belong to this order.")
+    return tuple_(value, file_id)

@@ -1,0 +1,1 @@
+"""The write-ahead log in segment files, for the processes of one node."""

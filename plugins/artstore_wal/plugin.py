@@ -1,0 +1,16 @@
+"""What this plugin offers."""
+
+from __future__ import annotations
+
+from artstore.hookspecs import Provider, hookimpl
+
+
+@hookimpl
+def artstore_logs() -> list[Provider]:
+    return [
+        Provider(
+            name="files",
+            target="artstore_wal.log:FileLog",
+            summary="Intents in segment files beside the element",
+        )
+    ]

@@ -1,0 +1,83 @@
+"""Children of the process that serves: what they return, raise, and do at their end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import atexit, json, multiprocessing, os, signal, sys
+from artstore_granian.processes import in_a_child
+from artstore.errors import ArtstoreError, ConfigError, InvalidField, NotFound, StorageFull
+
+class OddConfig(ConfigError):
+    def __init__(self, one, two):
+        super().__init__(one, place="here", cure=two)
+
+class OddFull(StorageFull):
+    def __init__(self, one, two):
+        super().__init__(one + two)
+
+def fails(error):
+    def function():
+        raise error
+    return function
+
+def ends():
+    atexit.register(lambda: open(sys.argv[1] + "/ended", "w").close())
+    return 7
+
+WHAT = {
+    "returns": ends,
+    "config": fails(OddConfig("wrong", "cure")),
+    "full": fails(OddFull("no ", "space")),
+    "field": fails(InvalidField("name", "too long")),
+    "system": fails(PermissionError(13, "Permission denied", "/there")),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "fault": lambda: 1 / 0,
+}
+multiprocessing.set_start_method("fork")
+atexit.register(print, "the parent's end", flush=True)
+try:
+    told = in_a_child(WHAT[sys.argv[2]])
+except (ArtstoreError, OSError) as e:
+    told = [type(e).__name__, str(e)]
+print(json.dumps(told))
+"""
+
+
+def run(what: str, place: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", CODE, str(place), what],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "told"), [
+    ("returns", 7),
+    ("config", ["ConfigError", "here: wrong\n  cure"]),
+    ("full", ["StorageFull", "no space"]),
+    ("field", ["Refused", "too long"]),
+    ("system", ["PermissionError", "[Errno 13] Permission denied: '/there'"]),
+    ("killed", ["Unavailable", "The process that recovers was killed (exit code -9)."]),
+])  # fmt: skip
+def test_what_a_child_returns_or_raises_reaches_its_parent(what: str, told: object, tmp_path: Path) -> None:
+    done = run(what, tmp_path)
+    answer, _, end = done.stdout.partition("\n")
+    assert (done.returncode, json.loads(answer), done.stderr) == (0, told, "")
+    assert end == "the parent's end\n"
+
+
+def test_a_child_runs_what_was_registered_for_its_end(tmp_path: Path) -> None:
+    run("returns", tmp_path)
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_fault_of_ours_is_told_once(tmp_path: Path) -> None:
+    done = run("fault", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "the parent's end\n")
+    assert done.stderr.count("ZeroDivisionError: division by zero") == 1

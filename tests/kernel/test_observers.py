@@ -1,0 +1,346 @@
+"""Observers in a kernel: each change is heard, whatever observers do, and whatever dies; nobody waits for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artstore import observers, recovery
+from artstore.attr import Attr
+from artstore.debts import Debts
+from artstore.element import Element
+from artstore.errors import ConfigError, Unavailable
+from artstore.host.boot import build_observers, open_registry
+from artstore.host.sections import Limits
+from artstore.host.settings import Configuration, Settings
+from artstore.ids import now
+from artstore.kernel import Kernel
+from artstore.locks import Locks
+from artstore.modes import Mode
+from artstore.observers import Line, Observers
+from artstore.spi import Change
+from artstore.testing import MemoryCache, make_context
+from artstore_local.backend import LocalBackend
+from artstore_naming.dated import DatedNaming
+from artstore_wal.log import Intent, Wal
+from support.servers import until
+from support.uploads import BY, upload
+
+
+class Ear:
+    """An observer that remembers what it heard, and what of it was flushed; `fault` says how it fails."""
+
+    API = 1
+    Settings = Settings
+
+    def __init__(self, fault: Callable[[], None] = lambda: None) -> None:
+        self.heard: list[tuple[Change, str, int | None]] = []
+        self.flushed = 0
+        self.closed = False
+        self.fault = fault
+
+    def committed(self, op: Change, file_id: str, key: str, attr: Attr | None) -> None:
+        self.fault()
+        assert key
+        self.heard.append((op, file_id, attr.revision if attr else None))
+
+    def flush(self) -> None:
+        self.fault()
+        self.flushed = len(self.heard)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Home:
+    """One element whose processes live and die here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cache = MemoryCache()
+        self.open: list[Kernel] = []
+
+    def start(self, *ears: Any) -> Kernel:
+        context = make_context(self.path)
+        backend = LocalBackend(LocalBackend.Settings(), context)
+        locks = Locks(context.state / "locks")
+        element = Element(backend, locks)
+        element.open(element_id=None, naming="dated", mode=Mode.EDIT, fallback_id="se-1", at=now())
+        kernel = Kernel(
+            backend=backend,
+            cache=self.cache,
+            naming=DatedNaming(DatedNaming.Settings(), context),
+            wal=Wal(context.state / "wal", keep_hours=1, max_size=1 << 20),
+            locks=locks,
+            element=element,
+            limits=Limits(min_free=0),
+            debts=Debts(context.state / "owed"),
+            announce=lambda op, attr: None,
+            observers=Observers([Line(f"ear {n}", ear) for n, ear in enumerate(ears)]),
+        )
+        recovery.recover(kernel)
+        self.open.append(kernel)
+        return kernel
+
+    def kill(self, kernel: Kernel) -> None:
+        """As SIGKILL would: locks go, nothing else is done."""
+        for segment in [*kernel.wal._full, *([kernel.wal._current] if kernel.wal._current else [])]:
+            segment.release()
+        kernel.backend._staging.close()
+        for line in kernel.observers._lines:
+            with line._changed:
+                line._waiting.clear()
+                line._taken = line._safe
+                line._over = True
+                line._changed.notify_all()
+        self.open.remove(kernel)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = Home(tmp_path)
+    yield made
+    for kernel in made.open:
+        kernel.close()
+        kernel.observers.close()
+
+
+def describe(kernel: Kernel, file_id: str, text: str) -> None:
+    kernel.update(BY, file_id, lambda attr: {"description": text})
+
+
+def delete(kernel: Kernel, file_id: str) -> None:
+    kernel.delete(BY, file_id, lambda attr: None)
+
+
+def test_every_change_is_heard_in_order_and_once(home: Home) -> None:
+    ear = Ear()
+    kernel = home.start(ear)
+    one, two = upload(kernel), upload(kernel)
+    describe(kernel, one.file_id, "x")
+    describe(kernel, one.file_id, "x")  # changes nothing
+    delete(kernel, one.file_id)
+    assert kernel.observers.heard()
+    assert ear.heard == [
+        ("upload", one.file_id, 1), ("upload", two.file_id, 1), ("update", one.file_id, 2), ("delete", one.file_id, 2),
+    ]  # fmt: skip
+    assert ear.flushed == 4
+
+
+def test_what_was_flushed_is_not_told_again(home: Home) -> None:
+    kernel = home.start(Ear())
+    upload(kernel)
+    kernel.keeper.flush()
+    home.kill(kernel)
+    again = Ear()
+    assert home.start(again).observers.heard()
+    assert again.heard == []
+
+
+def stuck() -> None:
+    raise Unavailable("Not now.")
+
+
+def test_what_a_dead_process_had_not_handed_over_is_told_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = home.start(Ear(stuck))
+    one, two, three = (upload(kernel, name=f"{n}.txt") for n in range(3))
+    describe(kernel, two.file_id, "x")
+    delete(kernel, three.file_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(observers, "PATIENCE", 0.05)
+        kernel.keeper.flush()  # which may not forget them
+    home.kill(kernel)
+    ear = Ear()
+    assert home.start(ear).observers.heard()
+    assert set(ear.heard) == {
+        ("upload", one.file_id, 1), ("update", two.file_id, 2), ("delete", three.file_id, None),
+    }  # fmt: skip
+    last = Ear()
+    assert home.start(last).observers.heard()
+    assert last.heard == []
+
+
+class Death(BaseException):
+    """The process is gone before it takes a step."""
+
+
+@pytest.mark.parametrize("op", ["upload", "update", "delete"])
+@pytest.mark.parametrize("step", ["the row", "the line", "the end of its intent"])
+def test_a_change_is_told_wherever_its_process_died(
+    home: Home, monkeypatch: pytest.MonkeyPatch, step: str, op: str
+) -> None:
+    kernel = home.start(Ear())
+    one = upload(kernel)
+    kernel.keeper.flush()
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Death
+
+    with monkeypatch.context() as patch:
+        if step == "the row":
+            patch.setattr(kernel.cache, "remove" if op == "delete" else "put", die)
+        elif step == "the line":
+            patch.setattr(kernel.observers, "tell", die)
+        else:
+            patch.setattr(Intent, "commit", die)
+        change: dict[str, Callable[[], Any]] = {
+            "upload": lambda: upload(kernel, name="new.txt"),
+            "update": lambda: describe(kernel, one.file_id, "new"),
+            "delete": lambda: delete(kernel, one.file_id),
+        }
+        with pytest.raises(Death):
+            change[op]()
+    home.kill(kernel)
+    ear = Ear()
+    again = home.start(ear)
+    assert again.observers.heard()
+    ((told, file_id, revision),) = ear.heard
+    assert told == op
+    assert revision == {"upload": 1, "update": 2, "delete": None}[op]
+    if op == "upload":
+        assert again.attr(file_id).original_filename == "new.txt"
+    else:
+        assert file_id == one.file_id
+
+
+def test_a_neighbour_tells_for_the_dead(home: Home) -> None:
+    ear = Ear()
+    alive = home.start(ear)
+    dead = home.start(Ear(stuck))
+    one = upload(dead)
+    home.kill(dead)
+    recovery.settle(alive)
+    assert ear.heard == [("upload", one.file_id, 1)]
+
+
+def test_the_log_of_the_dead_is_kept_while_nobody_can_be_told(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observers, "PATIENCE", 0.05)
+    first = home.start(Ear(stuck))
+    one = upload(first)
+    home.kill(first)
+    second = home.start(Ear(stuck))
+    assert second.attr(one.file_id) == one  # the element goes on
+    home.kill(second)
+    monkeypatch.undo()
+    ear = Ear()
+    assert home.start(ear).observers.heard()
+    assert ear.heard == [("upload", one.file_id, 1)]
+
+
+def test_an_observer_that_cannot_now_is_told_again_in_order(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observers, "RETRY", 0.01)
+    troubles = iter([Unavailable("Not now."), None, None, Unavailable("Nor now.")])
+
+    def fault() -> None:
+        if trouble := next(troubles, None):
+            raise trouble
+
+    ear = Ear(fault)
+    kernel = home.start(ear)
+    made = [upload(kernel) for _ in range(5)]
+    assert kernel.observers.heard()
+    assert [file_id for _, file_id, _ in ear.heard] == [attr.file_id for attr in made]
+
+
+def test_a_faulty_or_hanging_observer_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    def hang() -> None:
+        gate.wait(30)
+
+    def fail() -> None:
+        raise RuntimeError("oops")
+
+    ear = Ear()
+    kernel = home.start(Ear(fail), Ear(hang), ear)
+    monkeypatch.setattr(
+        observers, "PATIENCE", 0.05
+    )  # for the one that never flushes, at the end of `home` too
+    begun = time.monotonic()
+    made = [upload(kernel) for _ in range(3)]
+    until(lambda: len(ear.heard) == 3, "the third one hears")
+    assert time.monotonic() - begun < 20
+    gate.set()
+    assert [kernel.attr(attr.file_id) for attr in made] == made
+    until(lambda: caplog.text.count("failed to hear of upload") == 3, "its faults are told")
+    assert "RuntimeError: oops" in caplog.text
+
+
+def test_what_a_full_line_cannot_take_is_told_at_the_next_start(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(observers, "MOST", 3)
+    monkeypatch.setattr(observers, "PATIENCE", 0.05)
+    gate = threading.Event()
+    slow = Ear(lambda: gate.wait(30) and None)
+    kernel = home.start(slow)
+    made = [upload(kernel, name=f"{n}.txt") for n in range(8)]
+    gate.set()
+    until(lambda: len(slow.heard) == 3, "what was in line is heard")
+    assert not kernel.observers.heard()
+    assert caplog.text.count("is too slow") == 1
+    home.open.remove(kernel)
+    kernel.close()  # in peace; the log is kept all the same
+    kernel.observers.close()
+    home.cache = MemoryCache()
+    ear = Ear()
+    monkeypatch.undo()
+    assert home.start(ear).observers.heard()
+    assert {file_id for _, file_id, _ in ear.heard} == {attr.file_id for attr in made}
+
+
+def test_what_is_in_line_is_told_before_the_end(home: Home) -> None:
+    ear = Ear()
+    kernel = home.start(ear)
+    attr = upload(kernel)
+    home.open.remove(kernel)
+    kernel.close()
+    kernel.observers.close()
+    assert ear.heard == [("upload", attr.file_id, 1)]
+    assert ear.closed
+
+
+def test_an_update_that_seemed_to_fail_is_told_when_it_took_place(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear = Ear()
+    kernel = home.start(ear)
+    one = upload(kernel)
+    replace = kernel.backend.replace_sidecar
+
+    def late(*arguments: Any) -> None:
+        replace(*arguments)
+        raise Unavailable("The store did not answer in time.")
+
+    monkeypatch.setattr(kernel.backend, "replace_sidecar", late)
+    with pytest.raises(Unavailable):
+        describe(kernel, one.file_id, "x")
+    kernel.keeper.pay()
+    assert kernel.observers.heard()
+    assert ("update", one.file_id, 2) in ear.heard
+
+
+def test_observers_with_settings_are_built(tmp_path: Path) -> None:
+    def build(tables: dict[str, Any]) -> Observers:
+        configuration = Configuration(
+            home=tmp_path, file=None, settings=Settings.model_validate({"observer": tables})
+        )
+        return build_observers(configuration, open_registry(configuration.settings), make_context(tmp_path))
+
+    assert not build({})
+    with pytest.raises(ConfigError, match="There is no observer 'webhok' to set") as caught:
+        build({"webhok": {}})
+    assert caught.value.place == "[observer.webhok]"

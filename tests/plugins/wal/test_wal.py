@@ -1,0 +1,472 @@
+"""The log of intents: what it tells after every kind of end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from artstore.errors import ArtstoreError, StorageFull, Unavailable
+from artstore_wal.log import Wal
+
+WRITER = """
+import sys
+from pathlib import Path
+from artstore_wal.log import Wal
+wal = Wal(Path(sys.argv[1]), keep_hours=1, max_size=1 << 20)
+for n in range(3):
+    wal.begin("upload", by="dead", file_id=f"done-{n}", key=f"k/{n}").commit()
+wal.checkpoint(wal.position())
+wal.begin("update", by="dead", file_id="late", key="k/late").commit()
+wal.begin("delete", by="dead", file_id="open", key="k/open").sync()
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def make(directory: Path, **options: int) -> Wal:
+    return Wal(directory, keep_hours=1, max_size=options.pop("max_size", 1 << 20), **options)
+
+
+@pytest.fixture
+def wal(tmp_path: Path) -> Wal:
+    return make(tmp_path / "wal")
+
+
+def segments(wal: Wal, pattern: str = "*") -> list[Path]:
+    return sorted(wal._directory.glob(pattern))
+
+
+def test_each_end_is_told(wal: Wal) -> None:
+    wal.begin("upload", by="ivanov", file_id="1", key="a/1").commit()
+    wal.begin("upload", by="ivanov", file_id="2", key="a/2").roll_back("the client went away")
+    wal.begin("update", by="petrov", file_id="3", key="a/3", revision=2).fail("x" * 9999)
+    wal.begin("mode", by="petrov", key="ro")
+    told = {t.file_id: t for t in wal.transactions()}
+    assert {i: t.status for i, t in told.items()} == {
+        "1": "committed", "2": "rolled_back", "3": "failed", None: "pending",
+    }  # fmt: skip
+    assert (told["1"].error, told["2"].error) == (None, "the client went away")
+    assert told["3"].error == "x" * 500
+    assert (told["3"].operation, told["3"].by, told["3"].key) == ("update", "petrov", "a/3")
+    assert told["1"].started <= str(told["1"].finished)
+    assert told[None].finished is None
+    wal.close()
+
+
+def test_pages_go_back_through_all_segments(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=500)
+    for n in range(25):
+        wal.begin("upload", by="ivanov", file_id=str(n)).commit()
+    neighbour = make(tmp_path / "wal")
+    assert len(segments(wal)) > 3
+    everything = wal.transactions(limit=1000)
+    assert len(everything) == 25
+    assert [t.id for t in everything] == sorted((t.id for t in everything), reverse=True)
+    for limit in (1, 7, 25):
+        seen: list[str] = []
+        while page := neighbour.transactions(limit=limit, before=seen[-1] if seen else None):
+            assert len(page) <= limit
+            seen += [t.id for t in page]
+        assert seen == [t.id for t in everything]
+    assert wal.transactions(status="pending") == []
+    assert len(wal.transactions(status="committed", limit=3)) == 3
+    assert wal.transactions(limit=0) == []
+    wal.close()
+
+
+def test_a_torn_line_spoils_no_other(wal: Wal) -> None:
+    wal.begin("upload", by="a", file_id="1").commit()
+    path = segments(wal)[0]
+    with path.open("ab") as f:
+        for torn in (b'{"tx": "x", "at', b"", b"null", b"[]", b"5", b'"flushed"', b"\xff\x00", b'{"status": "pending"}',
+                     b'{"status": "committed", "tx": "unknown", "at": "x"}', b'{"flushed": "x"}'):  # fmt: skip
+            f.write(torn + b"\n")
+    wal.begin("upload", by="a", file_id="2")
+    assert {t.file_id: t.status for t in wal.transactions()} == {"1": "committed", "2": "pending"}
+    wal.close()
+
+
+def test_a_line_torn_by_a_full_disk_spoils_no_other(wal: Wal, monkeypatch: pytest.MonkeyPatch) -> None:
+    intent = wal.begin("upload", by="a", file_id="1")
+    write, room = os.write, [10, 0]
+
+    def full(fd: int, data: bytes) -> int:
+        if room:
+            left = room.pop(0)
+            if not left:
+                raise OSError(28, "No space left on device")
+            data = data[:left]
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(2):
+        with pytest.raises(StorageFull):
+            wal.begin("update", by="a", file_id="never")
+    wal.begin("update", by="a", file_id="2").sync()
+    intent.commit()
+    assert {t.file_id: t.status for t in wal.transactions()} == {"1": "committed", "2": "pending"}
+    wal.close()
+
+
+def test_an_end_that_cannot_be_written_leaves_the_intent_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = make(tmp_path / "wal")
+    intent = wal.begin("upload", by="a", file_id="1", key="k/1")
+
+    def full(_: int, __: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        intent.commit()
+        wal.close()
+    found = list(make(tmp_path / "wal").abandoned())
+    assert [[t.file_id for t in a.pending] for a in found] == [["1"]]
+    found[0].end(found[0].pending[0], "committed")
+    found[0].segment.settle()
+    assert [t.status for t in wal.transactions()] == ["committed"]
+
+
+@pytest.mark.parametrize("later", ["begin", "end", "flush", "close"])
+def test_an_end_that_found_no_room_is_said_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str
+) -> None:
+    wal = make(tmp_path / "wal")
+    intents = [wal.begin("upload", by="a", file_id=str(n), key=f"k/{n}") for n in range(4)]
+    write, room = os.write, [40]
+
+    def full(fd: int, line: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        written, room[0] = write(fd, line[: room[0]]), 0
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        intents[0].commit()
+        intents[1].roll_back("the client went away")
+        intents[2].commit()
+        wal.position()
+    assert [t.status for t in wal.transactions()] == ["pending"] * 4
+    if later == "begin":
+        wal.begin("upload", by="a", file_id="4", key="k/4").commit()
+    if later == "end":
+        intents[3].commit()
+    if later == "flush":
+        wal.checkpoint(wal.position())
+    if later == "close":
+        wal.close()
+    told = {t.file_id: (t.status, t.error) for t in wal.transactions()}
+    expected = [("committed", None), ("rolled_back", "the client went away"), ("committed", None)]
+    assert [told[str(n)] for n in range(3)] == expected
+    assert told["3"][0] == ("committed" if later == "end" else "pending")
+    wal.close()
+
+
+def test_a_closed_log_is_settled_and_an_open_intent_is_not(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="1").commit()
+    wal.checkpoint(wal.position())
+    wal.close()
+    assert len(segments(wal, "*.settled.jsonl")) == 1
+    assert list(make(tmp_path / "wal").abandoned()) == []
+    wal.begin("upload", by="a", file_id="2")
+    wal.checkpoint(wal.position())
+    wal.close()
+    (found,) = make(tmp_path / "wal").abandoned()
+    assert [t.file_id for t in found.pending] == ["2"]
+    found.segment.release()
+
+
+def test_an_empty_segment_leaves_nothing(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.close()
+    assert segments(wal) == []
+
+
+def test_what_came_after_the_mark_is_not_flushed(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="1").commit()
+    marks = wal.position()
+    wal.begin("upload", by="a", file_id="2").commit()
+    wal.checkpoint(marks)
+    wal.close()
+    (found,) = make(tmp_path / "wal").abandoned()
+    assert [t.file_id for t in found.unflushed] == ["2"]
+    found.segment.settle()
+
+
+def test_full_segments_are_settled_after_a_flush(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=200)
+    first = wal.begin("upload", by="a", file_id="open")
+    for n in range(5):
+        wal.begin("upload", by="a", file_id=str(n)).commit()
+    wal.checkpoint(wal.position())
+    assert len(segments(wal)) > 2
+    # The first holds an open intent and the last is being written.
+    assert len(segments(wal)) - len(segments(wal, "*.settled.jsonl")) == 2
+    first.commit()
+    wal.checkpoint(wal.position())
+    assert len(segments(wal)) - len(segments(wal, "*.settled.jsonl")) == 1
+    wal.close()
+
+
+def test_segments_are_settled_under_writers(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=300, max_size=1 << 30)
+    over = threading.Event()
+
+    def write(n: int) -> None:
+        for i in range(200):
+            wal.begin("upload", by="a", file_id=f"{n}-{i}").commit()
+
+    def flush() -> None:
+        while not over.is_set():
+            wal.checkpoint(wal.position())
+
+    with ThreadPoolExecutor(5) as pool:
+        flushing = pool.submit(flush)
+        writing = [pool.submit(write, n) for n in range(4)]
+        try:
+            for done in writing:
+                done.result()
+        finally:
+            over.set()
+        flushing.result()
+    told = wal.transactions(limit=10_000)
+    assert len(told) == 800
+    assert {t.status for t in told} == {"committed"}
+    wal.close()
+
+
+def test_old_and_many_segments_are_pruned(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", segment_size=100, max_size=1000)
+    for n in range(40):
+        wal.begin("upload", by="a", file_id=str(n)).commit()
+    wal.checkpoint(wal.position())
+    kept = segments(wal, "*.settled.jsonl")
+    assert sum(p.stat().st_size for p in kept) <= 1000
+    told = sorted(int(t.file_id or -1) for t in wal.transactions(limit=1000))
+    assert told == list(range(40 - len(told), 40))
+    hours_ago = time.time() - 2 * 3600
+    for path in kept:
+        os.utime(path, (hours_ago, hours_ago))
+    wal.begin("upload", by="a", file_id="new").commit()
+    wal.checkpoint(wal.position())
+    assert not set(kept) & set(segments(wal))
+    wal.close()
+
+
+@pytest.fixture
+def dead(tmp_path: Path) -> Callable[[], None]:
+    """A process that wrote its part of the log; call it to kill that."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path / "wal")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "written\n"
+
+    def kill() -> None:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        process.stdin.close()
+
+    return kill
+
+
+def test_the_segment_of_a_live_process_is_its_own_and_of_a_dead_one_ours(
+    tmp_path: Path, dead: Callable[[], None]
+) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="mine")
+    assert list(wal.abandoned()) == []
+    assert {t.file_id for t in wal.transactions(status="pending")} == {"mine", "open"}
+    dead()
+    (found,) = wal.abandoned()
+    assert [t.file_id for t in found.pending] == ["open"]
+    assert [t.file_id for t in found.unflushed] == ["late"]
+    # Held by us now: nobody else settles it at the same time.
+    assert list(make(tmp_path / "wal").abandoned()) == []
+    found.end(found.pending[0], "rolled_back", "the process died")
+    found.segment.settle()
+    assert list(wal.abandoned()) == []
+    assert {t.file_id for t in wal.transactions(status="pending")} == {"mine"}
+    assert json.loads(segments(wal, "*.settled.jsonl")[0].read_bytes().splitlines()[-1])["error"]
+    wal.close()
+
+
+def test_what_ends_an_intent_is_not_written_behind_a_torn_line(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="dead", file_id="1", key="a/1")
+    segment = segments(wal)[0]
+    with segment.open("ab") as file:
+        file.write(b'{"tx":"torn by power lo')
+    wal.close()  # its process is gone, and with it the lock
+    for found in make(tmp_path / "wal").abandoned():
+        found.end(found.pending[0], "rolled_back")
+        found.settle()
+    assert [t.status for t in wal.transactions()] == ["rolled_back"]
+
+
+def test_a_segment_whose_fsync_failed_takes_no_more_intents(
+    wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = wal.begin("update", by="ivanov", file_id="1", key="a/1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda fd: (_ for _ in ()).throw(OSError(errno.EIO, "lost")))
+        with pytest.raises(Unavailable):
+            first.sync()
+    second = wal.begin("update", by="ivanov", file_id="2", key="a/2")
+    second.sync()
+    assert len(segments(wal)) == 2
+    first.fail("lost")
+    second.commit()
+    wal.checkpoint(wal.position())
+    wal.close()
+    assert {t.file_id: t.status for t in wal.transactions()} == {"1": "failed", "2": "committed"}
+    assert len(segments(wal, "*.settled.jsonl")) == 2
+
+
+def test_what_a_full_disk_cut_short_is_not_left_behind(
+    tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of a segment whose fsync failed."""
+    intent, write = wal.begin("update", by="ivanov", file_id="1", key="a/1"), os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda fd: (_ for _ in ()).throw(OSError(errno.EIO, "lost")))
+        with pytest.raises(Unavailable):
+            intent.sync()
+    intent.commit()
+    marks = wal.position()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, line: write(fd, line[:10]))
+        marks[0][0].settle()
+    assert list(tmp_path.rglob("*.*")) == segments(wal)
+    wal.close()
+
+
+def test_of_two_that_sync_at_once_neither_is_told_what_the_other_alone_was(
+    wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of an error once for each open file: a sync beside the one that fails says yes."""
+    first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "12")
+    beside = threading.Event()
+    told: list[int] = []
+
+    def fdatasync(fd: int) -> None:
+        told.append(fd)
+        if len(told) > 1:
+            return beside.set()
+        other = pool.submit(second.sync)
+        assert not beside.wait(0.2)
+        assert not other.done()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        with pytest.raises(Unavailable):
+            first.sync()
+    with pytest.raises(Unavailable):
+        second.sync()
+    assert len(told) == 1
+    wal.close()
+
+
+def test_many_that_sync_at_once_share_it(wal: Wal, monkeypatch: pytest.MonkeyPatch) -> None:
+    intents = [wal.begin("update", by="ivanov", file_id=str(i), key=f"a/{i}") for i in range(9)]
+    told: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", told.append)
+    for intent in intents:
+        intent.sync()
+    assert len(told) == 1
+    late = wal.begin("update", by="ivanov", file_id="late", key="a/late")
+    late.sync()
+    assert len(told) == 2
+    wal.close()
+
+
+def test_a_log_that_is_closed_writes_and_syncs_nothing_of_others(
+    tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal.begin("update", by="ivanov", file_id="1", key="a/1").commit()
+    first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "23")
+    number, real = wal.position()[0][0]._fd, os.fdatasync
+
+    def closed_meanwhile(fd: int) -> None:
+        wal.close()
+        with (tmp_path / "another's").open("x") as other:
+            assert other.fileno() == fd == number
+            real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", closed_meanwhile)
+        with pytest.raises(Unavailable):
+            first.sync()
+    with (tmp_path / "another's").open("a") as other:
+        assert other.fileno() == number
+        with pytest.raises(Unavailable):
+            second.sync()
+        first.commit()
+        second.fail("closed")
+    assert (tmp_path / "another's").read_bytes() == b""
+    assert {t.file_id: t.status for t in wal.transactions()} == {
+        "1": "committed", "2": "pending", "3": "pending"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("call", ["open", "flock", "write"])
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, Unavailable), (errno.ENOSPC, StorageFull)])
+def test_a_log_that_cannot_be_begun_is_begun_later(
+    wal: Wal, monkeypatch: pytest.MonkeyPatch, call: str, code: int, kind: type[ArtstoreError]
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl if call == "flock" else os, call, fail)
+        with pytest.raises(kind, match="log"):
+            wal.begin("mode", by="ivanov", key="ro")
+    wal.begin("mode", by="ivanov", key="ro").commit()
+    wal.close()
+    assert [t.status for t in wal.transactions()] == ["committed"]
+    assert len(segments(wal)) == 1
+
+
+def test_a_failed_look_lets_go_of_what_a_dead_process_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = make(tmp_path / "wal")
+    wal.begin("upload", by="a", file_id="1")
+    wal.close()
+
+    def broken(*_: object) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", broken)
+        with pytest.raises(Unavailable, match="Input/output error"):
+            list(wal.abandoned())
+    (found,) = wal.abandoned()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", broken)
+        found.end(found.pending[0], "committed")
+        found.settle()  # keeps its name, and is looked at again
+    (found,) = wal.abandoned()
+    assert [t.status for t in found.unflushed] == ["committed"]
+    found.settle()
+    assert len(segments(wal, "*.settled.jsonl")) == 1
