@@ -13,7 +13,7 @@ from artstore.host.settings import ROLES, Configuration
 def config(args: argparse.Namespace, configuration: Configuration) -> int:
     """`artstore config`"""
     registry = open_registry(configuration.settings)
-    chosen = {role: provider_settings(role, configuration, registry) for role in (*ROLES, "observer", "wal")}
+    chosen = {role: provider_settings(role, configuration, registry) for role in (*ROLES, "observer")}
     if args.what == "check":
         if args.json:
             print(json.dumps({"ok": True, "file": str(configuration.file) if configuration.file else None}))

@@ -87,7 +87,7 @@ from collections.abc import Callable
 import pytest
 from {module}.backend import {kind}, {Name}Store
 
-from artstore.spi import Backend
+from artstore.spi import RecoverableBackend
 from artstore.testing import BackendSuite
 
 
@@ -97,19 +97,19 @@ class Test{kind}(BackendSuite):
         return {Name}Store()
 
     @pytest.fixture
-    def backend(self, store: {Name}Store) -> Backend:
+    def backend(self, store: {Name}Store) -> RecoverableBackend:
         return {kind}(store=store)
 
     @pytest.fixture
-    def reopen(self, backend: Backend, store: {Name}Store) -> Callable[[], Backend]:
-        def reopen() -> Backend:
+    def reopen(self, backend: RecoverableBackend, store: {Name}Store) -> Callable[[], RecoverableBackend]:
+        def reopen() -> RecoverableBackend:
             backend.close()
             return {kind}(store=store)
 
         return reopen
 
     @pytest.fixture
-    def neighbour(self, store: {Name}Store) -> Callable[[], Backend]:
+    def neighbour(self, store: {Name}Store) -> Callable[[], RecoverableBackend]:
         return lambda: {kind}(store=store)
 ''',
     "other": '''\

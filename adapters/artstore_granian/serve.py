@@ -122,7 +122,7 @@ def _import_ahead(settings: Settings) -> None:
     importlib.import_module(ADAPTERS[settings.server.adapter])
     with suppress(PluginError):
         registry = open_registry(settings, strangers=False)
-        for role in (*ROLES, "wal", "observer"):
+        for role in (*ROLES, "observer"):
             registry.used(role, getattr(settings, role))
 
 

@@ -67,12 +67,12 @@ def info(call: Call) -> Response:
 
 def capacity(call: Call) -> Response:
     """GET /api/v1/capacity"""
-    limits, totals, space = call.kernel.limits, call.kernel.index.totals(), call.kernel.backend.space()
+    limits, totals, space = call.kernel.limits, call.kernel.index.totals(), call.kernel.backend.free_bytes()
     rooms = []
     if limits.capacity is not None:
         rooms.append((int(limits.capacity), max(0, int(limits.capacity) - totals.size)))
-    if space.free is not None:
-        free = max(0, space.free - int(limits.min_free))
+    if space is not None:
+        free = max(0, space - int(limits.min_free))
         rooms.append((totals.size + free, free))
     # What will run out first is what counts.
     total, free_bytes = min(rooms, key=lambda room: room[1]) if rooms else (None, None)

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from artstore.attr import (
     Attr,
     ContentType,
-    FileId,
     Filename,
     Metadata,
     Sha256,
     Tag,
     Timestamp,
     Username,
+    Uuid,
 )
 from artstore.maintenance.jobs import Record
 from artstore.modes import Mode
@@ -26,7 +26,7 @@ class FileJson(BaseModel):
 
     model_config = ConfigDict(title="File")
 
-    file_id: FileId
+    file_id: Uuid
     original_filename: Filename
     storage_filename: str
     storage_path: str

@@ -89,7 +89,7 @@ def _now(call: Call) -> Iterator[str]:
         yield f"artstore_stored_bytes {totals.size}"
 
     def space() -> Iterator[str]:
-        free = kernel.backend.space().free
+        free = kernel.backend.free_bytes()
         if free is not None:
             yield f"artstore_free_bytes {free}"
 

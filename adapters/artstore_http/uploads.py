@@ -6,6 +6,7 @@ import hashlib
 
 from artstore.attr import Attr
 from artstore.errors import InvalidField, MalformedRequest, NotFound, TooLarge
+from artstore.ids import FileId
 from artstore.modes import Operation
 from artstore.upload import Session
 from artstore_http.call import Call, json_response
@@ -84,7 +85,7 @@ def _created(attr: Attr, new: bool) -> Response:
 class PlainUpload:
     """The body is the file."""
 
-    def __init__(self, call: Call, *, file_id: str | None) -> None:
+    def __init__(self, call: Call, *, file_id: FileId | None) -> None:
         self._request = request = call.request
         filename = call.parameter("filename")
         if filename is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from artstore import recovery
 from artstore.debts import Debts
 from artstore.errors import ArtstoreError, StorageFull, Unavailable
-from artstore.ids import now
+from artstore.ids import FileId, Key, now
 from artstore.observers import tell_again
 from artstore.rows import repair_row
 from artstore.spi import Intent
@@ -60,7 +60,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
-    def owe(self, file_id: str, key: str, intent: Intent | None) -> bool:
+    def owe(self, file_id: FileId, key: Key, intent: Intent | None) -> bool:
         """The cache row of `file_id` does not say what the tree says. `intent` stays open until it does.
 
         False when other nodes could not be told.
@@ -77,14 +77,14 @@ class Keeper:
             self._hasten()
         return self._tell_nodes()
 
-    def doubt(self, file_id: str, key: str, intent: Intent | None) -> None:
+    def doubt(self, file_id: FileId, key: Key, intent: Intent | None) -> None:
         """Whether the upload of `key` took place is not known: it is settled once the store answers."""
         with self._lock:
             self._debts.mark()
             self._doubts[key] = (file_id, intent)
             self._hasten()
 
-    def decide(self, file_id: str | None = None) -> None:
+    def decide(self, file_id: FileId | None = None) -> None:
         """Settle the uploads of this process whose outcome is not known; of one file, or all."""
         with self._deciding:
             for key, (doubted, intent) in list(self._doubts.items()):
@@ -98,7 +98,7 @@ class Keeper:
                     del self._doubts[key]
                     self._unmark()
 
-    def owed_key(self, file_id: str) -> str | None:
+    def owed_key(self, file_id: FileId) -> str | None:
         """Where a file lies whose row is owed."""
         owed = self._owed.get(file_id)
         return owed[0] if owed else None
@@ -110,7 +110,7 @@ class Keeper:
 
     def _elsewhere(self) -> bool:
         try:
-            return self._kernel.wal.any_dirty()
+            return self._kernel.coordination.any_dirty()
         except Unavailable:
             return True
 
@@ -151,7 +151,7 @@ class Keeper:
         """What dead processes owed was settled."""
         self._debts.forgive()
 
-    def bury(self, key: str) -> None:
+    def bury(self, key: Key) -> None:
         """A file was deleted: its data goes now, its tombstone once the cache has forgotten it durably."""
         try:
             self._kernel.backend.delete_data(key)
@@ -214,7 +214,7 @@ class Keeper:
 
     def _tell_nodes(self) -> bool:
         try:
-            self._kernel.wal.set_dirty()
+            self._kernel.coordination.set_dirty()
         except Unavailable as e:
             log.warning("other nodes cannot be told that a row is owed: %s", e.detail)
             return False
@@ -229,7 +229,7 @@ class Keeper:
             if told:
                 marks = self._kernel.wal.position()  # before the look, so that what is owed later stays
                 if not (self._owed or self._rebuilds):
-                    self._kernel.wal.clear_dirty(marks)
+                    self._kernel.coordination.clear_dirty(marks)
                     told = False
         finally:
             if told:

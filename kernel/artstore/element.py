@@ -16,7 +16,7 @@ from artstore.attr import Timestamp, timestamp, with_changed_bytes
 from artstore.errors import ConfigError, Conflict, PreconditionFailed, Unavailable
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
-from artstore.spi import PIECE, Backend
+from artstore.spi import PIECE, RecoverableBackend
 
 RECORD = "element.json"
 _REMEMBERED = 0.5
@@ -40,7 +40,7 @@ class ElementRecord(BaseModel):
 class Element:
     """Id and mode of one element. The truth is the record in the store, read again before each use."""
 
-    def __init__(self, backend: Backend, locks: Locks) -> None:
+    def __init__(self, backend: RecoverableBackend, locks: Locks) -> None:
         self._backend = backend
         self._locks = locks
         self._lock = threading.Lock()

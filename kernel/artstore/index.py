@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from artstore import checkpoint
 from artstore.errors import Unavailable
+from artstore.ids import FileId
 from artstore.spi import Page, Query, Totals
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ class Index:
         self._require_known()
         return totals
 
-    def key(self, file_id: str) -> tuple[str | None, bool]:
+    def key(self, file_id: FileId) -> tuple[str | None, bool]:
         """The key that is said to be the file's; and whether the cache was there to be asked."""
         try:
             return self._kernel.keeper.owed_key(file_id) or self._kernel.cache.key(file_id), True
         except Unavailable:
             return None, False
 
-    def where(self, file_id: str) -> tuple[str | None, bool]:
+    def where(self, file_id: FileId) -> tuple[str | None, bool]:
         """The key that is said to be the file's; and, when there is none, whether that proves that there is no file."""
         keeper = self._kernel.keeper
         whole = keeper.is_whole()

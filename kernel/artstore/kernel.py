@@ -28,16 +28,15 @@ from artstore.errors import (
     Unavailable,
 )
 from artstore.host.sections import Limits
-from artstore.ids import now
+from artstore.ids import FileId, Key, now
 from artstore.index import Index
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.observers import Observers, change_of
 from artstore.reading import Download
 from artstore.spi import (
-    Backend,
     Cache,
-    Change,
+    Coordination,
     Intent,
     Log,
     Name,
@@ -45,6 +44,7 @@ from artstore.spi import (
     Page,
     Principal,
     Query,
+    RecoverableBackend,
     Status,
     Transaction,
 )
@@ -55,7 +55,6 @@ log = logging.getLogger("artstore.kernel")
 _CHANGE_TRIES = 16
 """Of one change, while other nodes change the same file."""
 
-Announce = Callable[[Change, Attr], None]
 T = TypeVar("T")
 
 
@@ -72,30 +71,30 @@ def _overtaken() -> Iterator[None]:
 
 
 class Kernel:
-    """One element in one process. `announce` hears of every committed change and must not raise."""
+    """One element in one process."""
 
     def __init__(
         self,
         *,
-        backend: Backend,
+        backend: RecoverableBackend,
         cache: Cache,
         naming: Naming,
         wal: Log,
+        coordination: Coordination,
         locks: Locks,
         element: Element,
         limits: Limits,
         debts: Debts,
-        announce: Announce,
         observers: Observers | None = None,
     ) -> None:
         self.backend = backend
         self.cache = cache
         self.naming = naming
         self.wal = wal
+        self.coordination = coordination
         self.locks = locks
         self.element = element
         self.limits = limits
-        self.announce = announce
         self.observers = observers or Observers()
         self.keeper = Keeper(self, debts)
         self.index = Index(self)
@@ -108,7 +107,7 @@ class Kernel:
         *,
         filename: str,
         content_type: str | None = None,
-        file_id: str | None = None,
+        file_id: FileId | None = None,
         size: int | None = None,
     ) -> Session:
         """Open an upload session. `size` in bytes where the caller announced it; `file_id` where they chose it.
@@ -129,7 +128,7 @@ class Kernel:
         new_id, name, intent, writer = reservation.take(self, by, filename, at, file_id)
         return Session(self, intent, writer, name, new_id, bool(file_id), begun, at, size)
 
-    def _has(self, file_id: str) -> bool:
+    def _has(self, file_id: FileId) -> bool:
         try:
             self.attr(file_id)
         except NotFound:
@@ -139,8 +138,8 @@ class Kernel:
     def admit(self, size: int | None, *, written: int = 0) -> None:
         """Raise `StorageFull` unless `size` more bytes (None: a few) may come after those `written`."""
         limits = self.limits
-        space = self.backend.space()
-        if space.free is not None and space.free - (size or 0) < limits.min_free:
+        space = self.backend.free_bytes()
+        if space is not None and space - (size or 0) < limits.min_free:
             raise StorageFull("The volume of this element has no room for the file.")
         if limits.capacity is not None:
             try:
@@ -152,11 +151,11 @@ class Kernel:
 
     # --- read ---------------------------------------------------------------------------------------------
 
-    def attr(self, file_id: str) -> Attr:
+    def attr(self, file_id: FileId) -> Attr:
         """All that is known of a file, from its sidecar. Raises `NotFound`, `Damaged`, `Unavailable`."""
         return self._find(file_id)[0]
 
-    def download(self, file_id: str) -> Download:
+    def download(self, file_id: FileId) -> Download:
         """Open a file. Raises `NotFound`, `Damaged`, `ModeNotAllowed`, `Unavailable`."""
         self.element.require(Operation.DOWNLOAD)
         attr = self.attr(file_id)
@@ -176,7 +175,7 @@ class Kernel:
         """One page of the files that match. Raises `Unavailable` unless the cache answers and is whole."""
         return self.index.search(query)
 
-    def _find(self, file_id: str) -> tuple[Attr, bytes]:
+    def _find(self, file_id: FileId) -> tuple[Attr, bytes]:
         """A file's sidecar, decoded and as it is. The cache says where; the tree says whether."""
         key, whole = self.index.key(file_id)
         found = self._at(key, file_id)
@@ -202,7 +201,7 @@ class Kernel:
                         continue
         raise NotFound(f"There is no file {file_id}.")
 
-    def _at(self, key: str | None, file_id: str) -> tuple[Attr, bytes] | None:
+    def _at(self, key: Key | None, file_id: FileId) -> tuple[Attr, bytes] | None:
         if key is None:
             return None
         try:
@@ -210,7 +209,7 @@ class Kernel:
         except NotFound:  # a stale row, or deleted a moment ago
             return None
 
-    def _believe(self, key: str, file_id: str) -> tuple[Attr, bytes]:
+    def _believe(self, key: Key, file_id: FileId) -> tuple[Attr, bytes]:
         sidecar = self.backend.read_sidecar(key)
         attr = decode(sidecar, key)
         if attr.file_id != file_id:
@@ -219,7 +218,7 @@ class Kernel:
 
     # --- change -------------------------------------------------------------------------------------------
 
-    def update(self, by: Principal, file_id: str, change: Callable[[Attr], Mapping[str, Any]]) -> Attr:
+    def update(self, by: Principal, file_id: FileId, change: Callable[[Attr], Mapping[str, Any]]) -> Attr:
         """Replace `description`, `tags`, `metadata`, those that `change` names; durable on return.
 
         `change` sees the present attr, says what becomes of it, or raises when it is not what the caller
@@ -228,8 +227,6 @@ class Kernel:
         self.element.require(Operation.UPDATE)
         with self.locks.file(file_id):
             old, new = self._as_it_is(file_id, lambda old, seen: self._update(by, old, seen, change))
-        if new is not old:
-            self.announce("update", new)
         return new
 
     def _update(
@@ -253,7 +250,7 @@ class Kernel:
         self.settle_row(intent, attr)
         return old, attr
 
-    def delete(self, by: Principal, file_id: str, condition: Callable[[Attr], None]) -> None:
+    def delete(self, by: Principal, file_id: FileId, condition: Callable[[Attr], None]) -> None:
         """Delete a file; durable on return, and works on a full disk.
 
         `condition` sees the present attr and raises when it is not what the caller took it for.
@@ -261,8 +258,7 @@ class Kernel:
         """
         self.element.require(Operation.DELETE)
         with self.locks.file(file_id):
-            attr = self._as_it_is(file_id, lambda old, seen: self._delete(by, old, seen, condition))
-        self.announce("delete", attr)
+            self._as_it_is(file_id, lambda old, seen: self._delete(by, old, seen, condition))
 
     def _delete(self, by: Principal, attr: Attr, seen: bytes, condition: Callable[[Attr], None]) -> Attr:
         condition(attr)
@@ -272,14 +268,14 @@ class Kernel:
         except StorageFull:
             log.warning("the log is full: %s is deleted with its tombstone as the only trace", attr.file_id)
         with self._change(intent, attr), self.element.gate(Operation.DELETE), _overtaken():
-            self.backend.delete(attr.key, seen)
+            self.backend.delete(attr.key, if_match=seen)
         try:
             self.settle_row(intent, attr, gone=True)
         finally:
             self.keeper.bury(attr.key)
         return attr
 
-    def _as_it_is(self, file_id: str, change: Callable[[Attr, bytes], T]) -> T:
+    def _as_it_is(self, file_id: FileId, change: Callable[[Attr, bytes], T]) -> T:
         """`change` of a file as it is now; again when another node was faster. Raises `Unavailable` when all were."""
         for _ in range(_CHANGE_TRIES):
             try:
@@ -338,7 +334,7 @@ class Kernel:
         intent = self.wal.begin("mode", by=by.name, key=target.value)
         try:
             intent.sync()
-            with self.wal.exclusive("mode"):
+            with self.coordination.exclusive("mode"):
                 record = self.element.transition(target, confirm=confirm, by=by.name, reason=reason, at=now())
         except BaseException as e:
             # Unless it was refused, it may have happened all the same.
@@ -350,7 +346,7 @@ class Kernel:
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
         """Within it no other process, on this node or another, is alone by that name."""
-        with self.locks.exclusive(name), self.wal.exclusive(name):
+        with self.locks.exclusive(name), self.coordination.exclusive(name):
             yield
 
     def transactions(self, *, status: Status | None, limit: int, before: str | None) -> list[Transaction]:

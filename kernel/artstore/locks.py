@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from artstore.errors import Unavailable
+from artstore.ids import FileId
 from artstore.posix import translated, usable
 
 log = logging.getLogger("artstore.locks")
@@ -49,7 +50,7 @@ class Locks:
             return Joint(self._open(name))
 
     @contextmanager
-    def file(self, file_id: str, *, patience: float | None = None) -> Iterator[Note]:
+    def file(self, file_id: FileId, *, patience: float | None = None) -> Iterator[Note]:
         """Alone with one file: changes of one file come one after the other. `patience` as above."""
         with self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", patience) as fd:
             yield Note(fd)

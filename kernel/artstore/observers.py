@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from artstore.attr import Attr, decode
 from artstore.errors import ArtstoreError, Damaged, NotFound, ProviderFault
+from artstore.ids import FileId, Key
 from artstore.spi import Change, Observer, Transaction
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Told(NamedTuple):
     """A change, as `Observer.committed` takes it."""
 
     op: Change
-    file_id: str
-    key: str
+    file_id: FileId
+    key: Key
     attr: Attr | None
 
 
@@ -163,7 +164,7 @@ def retell(kernel: Kernel, doubtful: Iterable[Transaction]) -> bool:
     return kernel.observers.heard()
 
 
-def tell_again(kernel: Kernel, key: str, file_id: str) -> None:
+def tell_again(kernel: Kernel, key: Key, file_id: FileId) -> None:
     """In doubt whether observers heard: what the tree says of a file is told as its last change."""
     if kernel.observers:
         try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from artstore.attr import Attr
-from artstore.spi import Backend, Reader, Span, SupportsRedirect
+from artstore.spi import Reader, RecoverableBackend, Span, SupportsRedirect
 
 
 class Download:
     """A file held open for reading."""
 
-    def __init__(self, attr: Attr, reader: Reader, backend: Backend) -> None:
+    def __init__(self, attr: Attr, reader: Reader, backend: RecoverableBackend) -> None:
         self.attr = attr
         self._backend = backend
         self._reader = reader

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from artstore import checkpoint, reservation
 from artstore.attr import Attr, decode, with_changed_bytes
 from artstore.errors import Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
-from artstore.ids import now
+from artstore.ids import Key, now
 from artstore.observers import retell, tell_again
 from artstore.rows import BATCH, believe, put_rows, repair_row
-from artstore.spi import Abandoned, Transaction
+from artstore.spi import AbandonedLog, Transaction
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
@@ -213,12 +213,12 @@ def _finish_deletions(kernel: Kernel, report: Report) -> None:
         report.deleted += len(buried)
 
 
-def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
-    doubtful = [t for t in abandoned.unflushed if t.status != "rolled_back" and t.operation != "mode"]
+def _settle_log(kernel: Kernel, abandoned: AbandonedLog, since: str) -> None:
+    doubtful = [t for t in abandoned.uncheckpointed if t.status != "rolled_back" and t.operation != "mode"]
     # To a store that others share, too, a request of the dead may still be on its way.
-    late = not abandoned.dead or kernel.backend.capabilities.shared
+    late = not abandoned.certainly_dead or kernel.backend.capabilities.shared
     try:
-        for t in abandoned.unflushed:
+        for t in abandoned.uncheckpointed:
             # Rows of uploads in the directories that are compared anyway need no second look.
             if t.operation != "upload" or (t.key or "") < since:
                 _repair(kernel, t)
@@ -229,7 +229,7 @@ def _settle_log(kernel: Kernel, abandoned: Abandoned, since: str) -> None:
             abandoned.end(t, "committed" if done else "rolled_back", None if done else "the process died")
         kernel.cache.flush()
         if retell(kernel, doubtful):
-            abandoned.settle()
+            abandoned.close()
     finally:
         abandoned.release()
 
@@ -247,7 +247,7 @@ def _settle(kernel: Kernel, t: Transaction, *, late: bool) -> bool:
     return done and there == (t.operation != "delete")
 
 
-def _changed(kernel: Kernel, key: str, revision: int, *, late: bool) -> bool:
+def _changed(kernel: Kernel, key: Key, revision: int, *, late: bool) -> bool:
     """Whether the sidecar of `key` has come to `revision` (0: was taken away). If not, then with `late` nobody who saw
     it before this can change it after: it has other bytes."""
     while True:

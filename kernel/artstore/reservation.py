@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from artstore.errors import Conflict
-from artstore.ids import uuid7
+from artstore.ids import Key, uuid7
 from artstore.rows import PATIENCE
 from artstore.spi import Intent, Name, Principal, Writer
 
@@ -40,12 +40,12 @@ def take(
     raise AssertionError("unreachable")
 
 
-def _create(kernel: Kernel, key: str, chosen: str | None) -> Writer:
+def _create(kernel: Kernel, key: Key, chosen: str | None) -> Writer:
     if chosen is None:
         return kernel.backend.create(key)
     taken = Conflict("Other uploads of this id were begun at the same time; try again.")
     # After our own intent: of two nodes that begin at once at least one sees the other's.
-    if key in kernel.wal.open_uploads(chosen):
+    if key in kernel.coordination.open_uploads(chosen):
         raise taken
     if not kernel.backend.capabilities.lists_uploads:
         return kernel.backend.create(key)
@@ -55,7 +55,7 @@ def _create(kernel: Kernel, key: str, chosen: str | None) -> Writer:
         return kernel.backend.create(key)
 
 
-def settle(kernel: Kernel, key: str, *, late: bool) -> None:
+def settle(kernel: Kernel, key: Key, *, late: bool) -> None:
     """Settle the upload of `key`, whose writer is dead or (`late`) may yet wake. Raises `Unavailable`.
 
     What the dead had staged was reaped, so what is staged now is a living one's, who took the name since: nothing is

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from artstore.attr import Attr, decode
 from artstore.errors import Damaged, NotFound
-from artstore.ids import now
+from artstore.ids import FileId, Key, now
 
 if TYPE_CHECKING:
     from artstore.kernel import Kernel
@@ -23,7 +23,7 @@ RECENT = timedelta(hours=24)
 """Longer than anybody takes from a look at a sidecar to its row."""
 
 
-def believe(kernel: Kernel, key: str) -> Attr | None:
+def believe(kernel: Kernel, key: Key) -> Attr | None:
     """What the sidecar of `key` says; None when there is none that can be believed."""
     try:
         return decode(kernel.backend.read_sidecar(key), key)
@@ -34,7 +34,7 @@ def believe(kernel: Kernel, key: str) -> Attr | None:
         return None
 
 
-def repair_row(kernel: Kernel, key: str, file_id: str, *, anew: bool = False) -> bool:
+def repair_row(kernel: Kernel, key: Key, file_id: FileId, *, anew: bool = False) -> bool:
     """Make the cache row of one file say what its sidecar says; True when there is a file.
 
     `anew`: also where the row claims a newer revision than the sidecar has. Raises `Unavailable`.
@@ -75,7 +75,7 @@ def put_rows(kernel: Kernel, attrs: Sequence[Attr], *, lonely: bool) -> None:
                     repair_row(kernel, key, attr.file_id)
 
 
-def _young(kernel: Kernel, file_id: str) -> Iterator[str]:
+def _young(kernel: Kernel, file_id: FileId) -> Iterator[str]:
     """Where a file may lie that was uploaded a moment ago."""
     for directory in kernel.backend.list_directories(kernel.naming.directory_at(now() - RECENT)):
         for entry in kernel.backend.list(directory):

@@ -21,7 +21,7 @@ from artstore.errors import (
     OutcomeUnknown,
     TooLarge,
 )
-from artstore.ids import now
+from artstore.ids import FileId, now
 from artstore.locks import Note
 from artstore.modes import Operation
 from artstore.rows import believe
@@ -46,7 +46,7 @@ class Session:
         intent: Intent | None,
         writer: Writer,
         name: Name,
-        file_id: str,
+        file_id: FileId,
         chosen: bool,
         draft: Attr,
         at: datetime,
@@ -125,7 +125,7 @@ class Session:
                 note: Note | None = None
                 if self._chosen:
                     note = stack.enter_context(kernel.locks.file(self._file_id))
-                    stack.enter_context(kernel.wal.exclusive(f"file {self._file_id}"))
+                    stack.enter_context(kernel.coordination.exclusive(f"file {self._file_id}"))
                     kernel.keeper.decide(self._file_id)  # perhaps it is there, and nobody knows
                     self._settle_the_dead(note)
                     there = self._present()
@@ -147,7 +147,6 @@ class Session:
         except BaseException as e:
             self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
             raise
-        kernel.announce("upload", attr)
         return attr, True
 
     def _publish(self, sidecar: bytes, intent: Intent, note: Note | None) -> None:
@@ -190,7 +189,7 @@ class Session:
         """Whoever has the same upload under way elsewhere does not hold the lock that we hold: it will find our file,
         or it died or lost the lock since it looked. Then it must not publish any more; True when it has."""
         there = False
-        for key in set(self._kernel.wal.open_uploads(self._file_id)) - {self._name.key}:
+        for key in set(self._kernel.coordination.open_uploads(self._file_id)) - {self._name.key}:
             attr = believe(self._kernel, key) if self._kernel.backend.resolve(key) else None
             if attr is not None:
                 self._kernel.write_row(None, attr)

@@ -16,7 +16,18 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
 from artstore.errors import ConfigError, Damaged, NotFound, PreconditionFailed, Unavailable
-from artstore.spi import API, Backend, Context, Entry, Reader, Recovered, Rekeyed, Space
+from artstore.ids import Key
+from artstore.spi import (
+    API,
+    Backend,
+    Context,
+    Entry,
+    Reader,
+    Recoverable,
+    RecoverableBackend,
+    Recovered,
+    Rekeyed,
+)
 from artstore_crypt import envelope
 from artstore_crypt.frames import CryptReader, CryptWriter, sealed_size
 from artstore_crypt.keys import KEY_SIZE, Keyring, Wrapped
@@ -43,7 +54,7 @@ def _words(value: object) -> object:
 MasterKey = Annotated[SecretStr, AfterValidator(_is_key)]
 
 
-class CryptBackend:
+class CryptBackend(Backend, Recoverable):
     """Everything but `create`, `read` and the sidecars is left to the inner backend."""
 
     API: ClassVar[int] = API
@@ -61,7 +72,7 @@ class CryptBackend:
         allow_plain: bool = Field(False, description="Serve files that were stored without encryption, too.")
 
     def __init__(self, settings: Settings, context: Context) -> None:
-        self._inner: Backend = context.inner
+        self._inner: RecoverableBackend = context.inner
         present, *older = (base64.b64decode(k.get_secret_value()) for k in (settings.key, *settings.old_keys))
         self._keys = Keyring(present, older)
         self._allow_plain = settings.allow_plain
@@ -111,7 +122,7 @@ class CryptBackend:
 
     # --- what is encrypted ---
 
-    def create(self, key: str) -> CryptWriter:
+    def create(self, key: Key) -> CryptWriter:
         # Each time: a rekey elsewhere may have dropped a key that this process, not restarted, still wraps with.
         self._bind()
         return CryptWriter(self._inner.create(key), key, self._keys)
@@ -124,7 +135,7 @@ class CryptBackend:
         if self._keys.present not in needed:
             self._need(needed | {self._keys.present})
 
-    def read(self, key: str) -> Reader:
+    def read(self, key: Key) -> Reader:
         try:
             sidecar, member = envelope.split(self._inner.read_sidecar(key))
         except NotFound:
@@ -148,20 +159,22 @@ class CryptBackend:
             )
         return CryptReader(reader, key, data_key, wrapped.size)
 
-    def read_sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: Key) -> bytes:
         return envelope.split(self._inner.read_sidecar(key))[0]
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         self._on(
             key,
-            old,
-            lambda now, member: self._inner.replace_sidecar(key, envelope.join(new, member), if_match=now),
+            if_match,
+            lambda now, member: self._inner.replace_sidecar(
+                key, envelope.join(sidecar, member), if_match=now
+            ),
         )
 
     def delete(self, key: Key, *, if_match: bytes) -> None:
-        self._on(key, old, lambda now, _: self._inner.delete(key, now))
+        self._on(key, if_match, lambda now, _: self._inner.delete(key, if_match=now))
 
-    def _on(self, key: str, old: bytes, change: Callable[[bytes, bytes | None], None]) -> None:
+    def _on(self, key: Key, old: bytes, change: Callable[[bytes, bytes | None], None]) -> None:
         """`change` the sidecar of `key` if it is `old`, with whatever key in it."""
         while True:
             current = self._inner.read_sidecar(key)
@@ -192,7 +205,7 @@ class CryptBackend:
         if done:
             self._need(frozenset({self._keys.present}))
 
-    def _rekey(self, key: str) -> Rekeyed:
+    def _rekey(self, key: Key) -> Rekeyed:
         while True:
             current = self._inner.read_sidecar(key)
             sidecar, member = envelope.split(current)
@@ -205,44 +218,41 @@ class CryptBackend:
             data_key = self._keys.unwrap(wrapped, key=key, file_id=name)
             anew = self._keys.wrap(data_key, key=key, file_id=name, size=wrapped.size)
             try:
-                self._inner.replace_sidecar(key, current, envelope.join(sidecar, anew.encode()))
+                self._inner.replace_sidecar(key, envelope.join(sidecar, anew.encode()), if_match=current)
             except PreconditionFailed:  # changed meanwhile
                 continue
             return "renewed"
 
     # --- what is not ---
 
-    def delete_data(self, key: str) -> None:
+    def delete_data(self, key: Key) -> None:
         self._inner.delete_data(key)
 
-    def list_tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[Key]:
         return self._inner.list_tombstones()
 
-    def purge(self, key: str) -> None:
+    def purge(self, key: Key) -> None:
         self._inner.purge(key)
 
-    def quarantine(self, key: str) -> None:
+    def quarantine(self, key: Key) -> None:
         self._inner.quarantine(key)
 
     def list(self, directory: str) -> Iterator[Entry]:
         return self._inner.list(directory)
 
-    def age(self, key: str) -> float:
+    def age(self, key: Key) -> float:
         return self._inner.age(key)
 
     def list_directories(self, since: str = "") -> Iterator[str]:
         return self._inner.list_directories(since)
 
-    def strays(self) -> Iterator[str]:
-        return self._inner.strays()
-
-    def in_progress(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: Key | None = None) -> Iterator[Key]:
         return self._inner.in_progress(key)
 
     def recover(self) -> Iterator[Recovered]:
         return self._inner.recover()
 
-    def resolve(self, key: str) -> bool:
+    def resolve(self, key: Key) -> bool:
         return self._inner.resolve(key)
 
     def is_sole_writer(self) -> bool:
@@ -254,10 +264,10 @@ class CryptBackend:
     def write_document(
         self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
     ) -> None:
-        self._inner.write_document(name, document, if_absent=new, if_match=old)
+        self._inner.write_document(name, document, if_absent=if_absent, if_match=if_match)
 
-    def space(self) -> Space:
-        return self._inner.space()
+    def free_bytes(self) -> int | None:
+        return self._inner.free_bytes()
 
     def check(self, *, writing: bool) -> None:
         self._inner.check(writing=writing)

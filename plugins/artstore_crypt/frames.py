@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from artstore.errors import Damaged
+from artstore.ids import Key
 from artstore.spi import PIECE, Reader, Span, Writer
 from artstore_crypt import envelope
 from artstore_crypt.keys import KEY_SIZE, Keyring
@@ -41,7 +42,7 @@ def _nonce(number: int, *, last: bool) -> bytes:
 class CryptWriter:
     """Seals what comes, and hands it on."""
 
-    def __init__(self, inner: Writer, key: str, keys: Keyring) -> None:
+    def __init__(self, inner: Writer, key: Key, keys: Keyring) -> None:
         self._inner = inner
         self._key = key
         self._keys = keys
@@ -96,7 +97,7 @@ class CryptReader:
 
     path: str | None = None
 
-    def __init__(self, inner: Reader, key: str, data_key: bytes, size: int) -> None:
+    def __init__(self, inner: Reader, key: Key, data_key: bytes, size: int) -> None:
         self._inner = inner
         self._key = key
         self._cipher = AESGCM(data_key)

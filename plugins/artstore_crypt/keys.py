@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from artstore.errors import Damaged
+from artstore.ids import FileId, Key
 
 KEY_SIZE = 32
 _NONCE_SIZE = 12
@@ -28,7 +29,7 @@ class Wrapped:
     data_key: str
 
     @classmethod
-    def parse(cls, member: bytes, key: str) -> Wrapped:
+    def parse(cls, member: bytes, key: Key) -> Wrapped:
         """Raises `Damaged` for what this version does not write."""
         try:
             found: Any = json.loads(member)
@@ -64,13 +65,13 @@ class Keyring:
     def ids(self) -> frozenset[str]:
         return frozenset(self._ciphers)
 
-    def wrap(self, data_key: bytes, *, key: str, file_id: str, size: int) -> Wrapped:
+    def wrap(self, data_key: bytes, *, key: Key, file_id: FileId, size: int) -> Wrapped:
         nonce = os.urandom(_NONCE_SIZE)
         bound = _bound(self.present, key, file_id, size)
         sealed = nonce + self._ciphers[self.present].encrypt(nonce, data_key, bound)
         return Wrapped(key_id=self.present, size=size, data_key=base64.b64encode(sealed).decode())
 
-    def unwrap(self, wrapped: Wrapped, *, key: str, file_id: str) -> bytes:
+    def unwrap(self, wrapped: Wrapped, *, key: Key, file_id: FileId) -> bytes:
         """The data key. Raises `Damaged` when it does not belong to this file, or when its master key is not here."""
         cipher = self._ciphers.get(wrapped.key_id)
         if cipher is None:
@@ -92,5 +93,5 @@ def key_id(key: bytes) -> str:
     return hashlib.sha256(b"artstore crypt key id\0" + key).hexdigest()[:16]
 
 
-def _bound(master: str, key: str, file_id: str, size: int) -> bytes:
+def _bound(master: str, key: Key, file_id: FileId, size: int) -> bytes:
     return json.dumps(["artstore crypt", 1, master, key, file_id, size]).encode()

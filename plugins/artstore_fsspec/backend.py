@@ -44,7 +44,7 @@ class FsspecBackend(ObjectBackend):
         protocol = protocol_of(url)
         facts = facts_of(protocol)
         self.capabilities = Capabilities(
-            durable=facts.durable, atomic_sidecar=facts.whole, shared=False, processes=protocol != "memory",
+            durable=facts.durable, atomic_sidecar=facts.whole, shared=False, multi_process=protocol != "memory",
             lists_uploads=False, keys_reusable=False,
         )  # fmt: skip
         weaker = self.capabilities.missing_guarantees()

@@ -19,6 +19,7 @@ from typing import Any
 from zlib import crc32
 
 from artstore.errors import ArtstoreError, OutcomeUnknown
+from artstore.ids import Key
 from artstore.spi import PIECE, Span
 from artstore_fsspec.connections import Connections
 from artstore_fsspec.streams import FsspecReader, FsspecUpload, translated
@@ -214,7 +215,7 @@ class FsspecObjects:
         with translated(name):
             return FsspecUpload(self, self._fs, name, staged=self.staged() if self._staged else None)
 
-    def open(self, name: str, key: str) -> FsspecReader | None:
+    def open(self, name: str, key: Key) -> FsspecReader | None:
         stored = self.look(name)
         if stored is None:
             return None

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from artstore.errors import DISK_FULL_ERRNOS, ArtstoreError, Damaged, OutcomeUnknown, StorageFull, Unavailable
+from artstore.ids import Key
 from artstore.spi import PIECE, Span
 from artstore_fsspec.connections import Connections
 
@@ -134,7 +135,7 @@ class FsspecReader(_Stream):
 
     path: str | None = None
 
-    def __init__(self, connections: Connections, path: str, size: int, key: str) -> None:
+    def __init__(self, connections: Connections, path: str, size: int, key: Key) -> None:
         super().__init__(connections)
         self._key = key
         self._lock = threading.Lock()

@@ -18,7 +18,7 @@ from joserfc.errors import JoseError
 from pydantic import BaseModel
 
 from artstore.errors import Unauthorized
-from artstore.spi import API, Context, Principal
+from artstore.spi import API, Auth, Context, Principal
 from artstore_jwt.claims import Accepted, accept, check_header
 from artstore_jwt.fetch import fetch
 from artstore_jwt.issue import make_token, private_key
@@ -39,7 +39,7 @@ class _Checked:
     keys: KeySet
 
 
-class JwtAuth:
+class JwtAuth(Auth):
     """Checks tokens, and makes some when it holds the private key.
 
     `generated` is True in the process that has just made the element's own key pair: the first start,

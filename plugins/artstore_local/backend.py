@@ -22,7 +22,8 @@ from artstore.errors import (
     Unavailable,
     startup_error,
 )
-from artstore.spi import API, PIECE, Capabilities, Context, Entry, Recovered, Space
+from artstore.ids import Key
+from artstore.spi import API, PIECE, Backend, Capabilities, Context, Entry, Recoverable, Recovered
 from artstore_local import disk, reaping, staging
 from artstore_local.fsync import Health
 from artstore_local.home_lock import alone, occupy
@@ -37,7 +38,7 @@ _TOMB = "trash"
 _QUARANTINE = "quarantine"
 
 
-class LocalBackend:
+class LocalBackend(Backend, Recoverable):
     """A directory on a local disk. See `disk.py` for what each step is worth after a power cut."""
 
     API: ClassVar[int] = API
@@ -92,7 +93,7 @@ class LocalBackend:
         """Directories where data was removed and nothing was synced since."""
         self._closed = False
 
-    def create(self, key: str) -> LocalWriter:
+    def create(self, key: Key) -> LocalWriter:
         directory, name = split(key)
         self._health.require()
         with disk.translated("a new file"):
@@ -109,17 +110,17 @@ class LocalBackend:
             except FileExistsError:
                 raise Conflict(f"The name {name} is taken.") from None
 
-    def read_sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: Key) -> bytes:
         directory, name = split(key)
         with disk.translated(f"sidecar of {key}"), self._tree.open(directory) as fd:
             return _read_small(name + SIDECAR_SUFFIX, fd, SIDECAR_LIMIT + 1)
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
-        with self._unchanged(key, old) as (fd, name):
-            self._write_durably(staging.UPDATE + staged_name(key) + SIDECAR_SUFFIX, new, fd, name)
+        with self._unchanged(key, if_match) as (fd, name):
+            self._write_durably(staging.UPDATE + staged_name(key) + SIDECAR_SUFFIX, sidecar, fd, name)
 
     @contextmanager
-    def _unchanged(self, key: str, old: bytes) -> Iterator[tuple[int, str]]:
+    def _unchanged(self, key: Key, old: bytes) -> Iterator[tuple[int, str]]:
         """The directory and the name of a sidecar that is `old`, and stays so but for what is done within."""
         directory, name = split(key)
         self._health.require()
@@ -150,7 +151,7 @@ class LocalBackend:
 
     def delete(self, key: Key, *, if_match: bytes) -> None:
         tomb = staged_name(key) + SIDECAR_SUFFIX
-        with self._unchanged(key, old) as (fd, name):
+        with self._unchanged(key, if_match) as (fd, name):
             self._reserve.rename(name, tomb, src_dir_fd=fd, dst_dir_fd=self._trash)
             # The trace before the loss: were the name's removal durable alone, nobody would know of the data.
             try:
@@ -162,7 +163,7 @@ class LocalBackend:
             self._health.fsync(fd)
         self._entombed.add(key)
 
-    def delete_data(self, key: str) -> None:
+    def delete_data(self, key: Key) -> None:
         directory, name = split(key)
         try:
             with disk.translated(key), self._tree.open(directory) as fd:
@@ -178,7 +179,7 @@ class LocalBackend:
         self._emptied.add(directory)
         self._reserve.keep()
 
-    def list_tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[Key]:
         with disk.translated("the trash"):
             names = os.listdir(self._trash) if self._trash >= 0 else []
         for name in names:
@@ -186,7 +187,7 @@ class LocalBackend:
             if key is not None:
                 yield key
 
-    def purge(self, key: str) -> None:
+    def purge(self, key: Key) -> None:
         directory, _ = split(key)
         with disk.translated("the trash"):
             if directory in self._emptied:  # one fsync for all that were removed there
@@ -203,7 +204,7 @@ class LocalBackend:
             disk.unlink(staged_name(key) + SIDECAR_SUFFIX, self._trash)
         self._entombed.discard(key)
 
-    def quarantine(self, key: str) -> None:
+    def quarantine(self, key: Key) -> None:
         directory, name = split(key)
         try:
             with disk.translated(key), self._tree.open(directory) as fd:
@@ -220,16 +221,16 @@ class LocalBackend:
         except NotFound:
             pass
 
-    def read(self, key: str) -> LocalReader:
+    def read(self, key: Key) -> LocalReader:
         directory, name = split(key)
         with disk.translated(key), self._tree.open(directory) as fd:
             return LocalReader(disk.open_plain(name, fd), key, f"{self._path}/{key}")
 
     def list(self, directory: str) -> Iterator[Entry]:
-        with disk.translated(directory):
-            yield from self._tree.scan(directory)
+        with disk.translated(directory or "the store"):
+            yield from self._tree.scan(directory) if directory else self._tree.foreign()
 
-    def age(self, key: str) -> float:
+    def age(self, key: Key) -> float:
         directory, name = split(key)
         youngest = 0.0
         with disk.translated(key), self._tree.open(directory) as fd:
@@ -244,11 +245,7 @@ class LocalBackend:
         with disk.translated("the store"):
             yield from self._tree.directories(since)
 
-    def strays(self) -> Iterator[str]:
-        with disk.translated("the store"):
-            yield from self._tree.strays()
-
-    def in_progress(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: Key | None = None) -> Iterator[Key]:
         with disk.translated("the staging area"):
             yield from self._staging.keys() if key is None else self._staging.named(key)
 
@@ -256,7 +253,7 @@ class LocalBackend:
         with disk.translated("the staging area"):
             yield from reaping.reap(self._staging, self._tree)
 
-    def resolve(self, key: str) -> bool:
+    def resolve(self, key: Key) -> bool:
         # Without its token nobody publishes. What was published by one that died before its fsync is there for now:
         # make it so for good.
         directory, name = split(key)
@@ -277,7 +274,7 @@ class LocalBackend:
         except NotFound:
             return False
 
-    def _is_nobodys(self, key: str) -> bool:
+    def _is_nobodys(self, key: Key) -> bool:
         """Whether half a file belongs to no upload and to no deletion."""
         return key not in self.in_progress(key) and not disk.exists(
             staged_name(key) + SIDECAR_SUFFIX, self._trash
@@ -308,19 +305,19 @@ class LocalBackend:
     ) -> None:
         self._health.require()
         with self._writes_record, disk.translated(name), ExitStack() as stack:
-            if new and disk.exists(name, self._internal):
+            if if_absent and disk.exists(name, self._internal):
                 raise Conflict(f"There is a {name} already.")
-            if old is not None:
+            if if_match is not None:
                 there = stack.enter_context(disk.held(name, self._internal))
-                if os.read(there, PIECE) != old:
+                if os.read(there, PIECE) != if_match:
                     raise PreconditionFailed(f"{name} was changed meanwhile.")
             self._write_durably(f"{staging.UPDATE}{name}", document, self._internal, name)
 
-    def space(self) -> Space:
+    def free_bytes(self) -> int | None:
         with disk.translated("the store"):
             volume = os.statvfs(self._tree.root)
         free = volume.f_bavail * volume.f_frsize + self._ahead.unwritten()
-        return Space(total=volume.f_blocks * volume.f_frsize, free=free)
+        return free
 
     def check(self, *, writing: bool) -> None:
         try:

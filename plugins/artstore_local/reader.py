@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from artstore.errors import Damaged
+from artstore.ids import Key
 from artstore.spi import PIECE, Span
 from artstore_local import disk
 
@@ -13,7 +14,7 @@ from artstore_local import disk
 class LocalReader:
     """A data file held open."""
 
-    def __init__(self, fd: int, key: str, path: str) -> None:
+    def __init__(self, fd: int, key: Key, path: str) -> None:
         self._fd = fd
         self._key = key
         self.size = os.fstat(fd).st_size

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import DISK_FULL_ERRNOS
+from artstore.ids import Key
 from artstore.spi import Recovered
 from artstore_local import disk
 from artstore_local.staging import SHARDS, UPDATE, Staging, staged_key, staged_name
@@ -43,7 +44,7 @@ def reap(mine: Staging, tree: Tree) -> Iterator[Recovered]:
                 os.close(held)
 
 
-def revoke(mine: Staging, tree: Tree, key: str) -> None:
+def revoke(mine: Staging, tree: Tree, key: Key) -> None:
     """Take from the living as well what is staged of `key`: its writer was fenced off.
 
     Nobody publishes it any more, unless somebody did by now. What this process has staged is left: it may be a retry,
@@ -120,7 +121,7 @@ def _aside(shard: Path, mine: Staging) -> int:
         return os.open(beside[0], disk.DIRECTORY)
 
 
-def _undo(token: str, key: str, fd: int, own: int, tree: Tree) -> Iterator[Recovered]:
+def _undo(token: str, key: Key, fd: int, own: int, tree: Tree) -> Iterator[Recovered]:
     """The sidecar was never published: take it, then the data, staged or already in its place."""
     try:
         os.rename(token, token, src_dir_fd=fd, dst_dir_fd=own)
@@ -150,7 +151,7 @@ def _drop(name: str, fd: int) -> None:
         log.warning("left %s in the staging area: it is not ours", name)
 
 
-def _finish(data: str, key: str, fd: int, tree: Tree) -> Recovered:
+def _finish(data: str, key: Key, fd: int, tree: Tree) -> Recovered:
     """Data without a token: its sidecar was published (a power cut kept the later rename only), or never made."""
     directory, name = split(key)
     try:

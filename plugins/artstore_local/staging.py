@@ -22,6 +22,7 @@ from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import DISK_FULL_ERRNOS, NotFound
+from artstore.ids import Key
 from artstore_local import disk
 from artstore_local.tree import INTERNAL, split
 
@@ -37,7 +38,7 @@ _ESCAPES = (("%", "%25"), (",", "%2C"), ("~", "%7E"))
 """Marks that a stranger's naming may write in a directory, and that mean something to us."""
 
 
-def staged_name(key: str) -> str:
+def staged_name(key: Key) -> str:
     """The name under which data of `key` is staged."""
     directory, name = split(key)
     for mark, escape in _ESCAPES:
@@ -140,7 +141,7 @@ class Staging:
                 if key is not None:
                     yield key
 
-    def named(self, key: str) -> Iterator[str]:
+    def named(self, key: Key) -> Iterator[str]:
         """`key`, for each file that is staged of it: asked by name, among however many."""
         name = staged_name(key)
         for shard in self._everybodys():

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
+from artstore.ids import Key
 from artstore.spi import Entry
 from artstore_local import disk
 from artstore_local.fsync import Health
@@ -27,7 +28,7 @@ _KEY = re.compile(
 )
 
 
-def split(key: str) -> tuple[str, str]:
+def split(key: Key) -> tuple[str, str]:
     """Directory and name of a key. Raises `NotFound` for what cannot be one: nothing lies there."""
     found = _KEY.fullmatch(key)
     if found is None:
@@ -101,7 +102,9 @@ class Tree:
         names |= halves & places.keys()
         keys = {n.removesuffix(SIDECAR_SUFFIX) for n in names}
         for name in keys:
-            yield Entry(key=f"{directory}/{name}", data=name in names, sidecar=name + SIDECAR_SUFFIX in names)
+            yield Entry(
+                key=Key(f"{directory}/{name}"), data=name in names, sidecar=name + SIDECAR_SUFFIX in names
+            )
 
     def directories(self, since: str) -> Iterator[str]:
         """Directories that hold files, sorted, from `since` on."""
@@ -129,11 +132,11 @@ class Tree:
             if is_dir and not (directory == "" and name == INTERNAL):
                 yield from self._below(f"{directory}/{name}" if directory else name, since)
 
-    def strays(self) -> Iterator[str]:
-        """What lies in the root and is no directory."""
+    def foreign(self) -> Iterator[Entry]:
+        """Yield what lies in the root and is no directory: no key leads there."""
         with os.scandir(self.root) as found:
             names = sorted(e.name for e in found if not e.is_dir(follow_symlinks=False))
-        yield from names
+        yield from (Entry(key=Key(name), data=True, sidecar=False) for name in names)
 
     def close(self) -> None:
         if self.root >= 0:

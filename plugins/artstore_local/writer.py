@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import Conflict, NotFound, Unavailable
+from artstore.ids import Key
 from artstore_local import disk
 from artstore_local.fsync import Health
 from artstore_local.preallocation import Ahead
@@ -26,7 +27,7 @@ SMALL = 1 << 20
 class Publication:
     """One staged pair that waits to be made durable and moved into place; `unsynced` are its open files."""
 
-    key: str
+    key: Key
     shard: int
     unsynced: tuple[int, ...]
     error: BaseException | None = None
@@ -181,7 +182,7 @@ class LocalWriter:
     """Data staged for one key."""
 
     def __init__(
-        self, key: str, staging: Staging, committer: Committer, health: Health, ahead: Ahead
+        self, key: Key, staging: Staging, committer: Committer, health: Health, ahead: Ahead
     ) -> None:
         self._key = key
         self._name = staged_name(key)

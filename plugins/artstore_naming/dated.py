@@ -18,7 +18,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from artstore.spi import Context, Name, NoSettings, Parsed
+from artstore.ids import FileId
+from artstore.spi import Context, Name, Naming, NoSettings, Parsed
 
 MAX_CHARS = 200
 MAX_BYTES = 220  # + `.attr.json` + a mark of the backend's temporaries <= 255, what every file system takes
@@ -42,7 +43,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZWJ = "\u200d"
 
 
-class DatedNaming:
+class DatedNaming(Naming):
     """The naming `dated`: the id's last 8 digits and one clock reading make every name."""
 
     API: ClassVar[int] = 1
@@ -51,11 +52,13 @@ class DatedNaming:
     def __init__(self, settings: BaseModel, context: Context) -> None:
         """Nothing to set, nothing to hold: names depend on their arguments alone."""
 
-    def name(self, *, file_id: str, original_filename: str, username: str, at: datetime) -> Name:
+    def name(
+        self, *, file_id: FileId, original_filename: str, username: str, at: datetime, attempt: int = 0
+    ) -> Name:
         at = at.astimezone(UTC)
         stem, ext = _split(original_filename)
         tail = (
-            f"_{_user(username)}_{at.year:04d}{at.month:02d}{at.day:02d}"
+            f"{f'-{attempt + 1}' if attempt else ''}_{_user(username)}_{at.year:04d}{at.month:02d}{at.day:02d}"
             f"T{at.hour:02d}{at.minute:02d}{at.second:02d}_{_mark(file_id)}{ext and '.' + ext}"
         )
         stem = _fit(stem, MAX_CHARS - len(tail), MAX_BYTES - len(tail.encode()))
@@ -83,7 +86,7 @@ class DatedNaming:
             ext=found["ext"] or "",
         )
 
-    def carries(self, filename: str, file_id: str) -> bool:
+    def carries(self, filename: str, file_id: FileId) -> bool:
         mark = _mark(file_id)
         # A directory may hold tens of thousands of names: most are ruled out without being parsed.
         if f"_{mark}" not in filename:
@@ -91,12 +94,12 @@ class DatedNaming:
         parsed = self.parse(filename)
         return parsed is not None and parsed.uuid == mark
 
-    def directory_of(self, file_id: str) -> str | None:
-        file_id = file_id.lower()
-        if not _V7.fullmatch(file_id):
+    def directory_of(self, file_id: FileId) -> str | None:
+        text = file_id.lower()
+        if not _V7.fullmatch(text):
             return None
         try:
-            return self.directory_at(_EPOCH + timedelta(milliseconds=int(file_id[:8] + file_id[9:13], 16)))
+            return self.directory_at(_EPOCH + timedelta(milliseconds=int(text[:8] + text[9:13], 16)))
         except OverflowError:  # 48 bits reach the year 10889, directories 9999
             return None
 
@@ -105,7 +108,7 @@ class DatedNaming:
         return f"{at.year:04d}/{at.month:02d}/{at.day:02d}/{at.hour:02d}"
 
 
-def _mark(file_id: str) -> str:
+def _mark(file_id: FileId) -> str:
     return file_id[-8:].lower()
 
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
 from artstore.errors import Conflict, NotFound, PreconditionFailed
-from artstore.spi import API, PIECE, Capabilities, Entry, Reader, Recovered, Space
+from artstore.ids import Key
+from artstore.spi import API, PIECE, Backend, Capabilities, Entry, Reader, Recoverable, Recovered
 from artstore_objects.layout import (
     GRAVES,
     INTERNAL,
@@ -37,7 +38,7 @@ SWEEP_EVERY = 600.0
 """Seconds between two looks at what is older than the grace."""
 
 
-class ObjectBackend:
+class ObjectBackend(Backend, Recoverable):
     """A store of objects. A subclass builds the `Objects` and declares its capabilities."""
 
     API: ClassVar[int] = API
@@ -53,7 +54,7 @@ class ObjectBackend:
 
     # --- upload ---
 
-    def create(self, key: str) -> ObjectWriter:
+    def create(self, key: Key) -> ObjectWriter:
         # Data without a sidecar is met at `publish`.
         if self._objects.look(register(key)) is not None:
             raise Conflict(f"The key {key} is taken.")
@@ -65,11 +66,11 @@ class ObjectBackend:
             self._ended(key)
             raise
 
-    def _ended(self, key: str) -> None:
+    def _ended(self, key: Key) -> None:
         with self._lock:
             self._under_way[key] -= 1
 
-    def resolve(self, key: str) -> bool:
+    def resolve(self, key: Key) -> bool:
         marker, there = self._register(key)
         if there is None:
             marker = Marker("aborted", secrets.token_hex(8))
@@ -82,7 +83,7 @@ class ObjectBackend:
         self._objects.delete(key)
         return False
 
-    def in_progress(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: Key | None = None) -> Iterator[Key]:
         with self._lock:
             mine = list((+self._under_way).elements())
         yield from mine
@@ -90,23 +91,25 @@ class ObjectBackend:
 
     # --- sidecars ---
 
-    def _register(self, key: str) -> tuple[Marker | None, Content | None]:
+    def _register(self, key: Key) -> tuple[Marker | None, Content | None]:
         """The marker under `key`, if that is what is there; and what is there."""
         there = self._objects.get(register(key), MORE_THAN_A_SIDECAR)
         return (decode_marker(there.content) if there else None), there
 
-    def _sidecar(self, key: str) -> Content:
+    def _sidecar(self, key: Key) -> Content:
         marker, there = self._register(key)
         if there is None or marker is not None:
             raise NotFound(f"There is no sidecar of {key}.")
         return there
 
-    def read_sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: Key) -> bytes:
         return self._sidecar(key).content[: SIDECAR_LIMIT + 1]
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         there = self._sidecar(key)
-        if there.content != old or not self._objects.put(register(key), new, mark=there.mark, tag=there.tag):
+        if there.content != if_match or not self._objects.put(
+            register(key), sidecar, mark=there.mark, tag=there.tag
+        ):
             self._sidecar(key)
             raise PreconditionFailed("The file was changed meanwhile.")
 
@@ -119,7 +122,7 @@ class ObjectBackend:
         while True:
             marker, there = self._register(key)
             gone = there is None or marker is not None
-            if there is None or gone or there.content != old:
+            if there is None or gone or there.content != if_match:
                 if traced:
                     self._objects.delete(trace)
                 if gone:
@@ -133,7 +136,7 @@ class ObjectBackend:
             ):
                 return
 
-    def delete_data(self, key: str) -> None:
+    def delete_data(self, key: Key) -> None:
         try:
             marker, there = self._register(key)
         except NotFound:
@@ -143,7 +146,7 @@ class ObjectBackend:
         elif there is None and self._objects.look(key) is not None:
             self.resolve(key)  # perhaps on its way: its sidecar must not come after this
 
-    def list_tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[Key]:
         yield from (key for _, key, took_place in self._traces() if took_place)
 
     def _traces(self) -> Iterator[tuple[Stored, str, bool]]:
@@ -156,13 +159,13 @@ class ObjectBackend:
                 continue
             yield trace, key, marker is not None and marker.by == by
 
-    def purge(self, key: str) -> None:
+    def purge(self, key: Key) -> None:
         marker, _ = self._register(key)
         if marker is not None and marker.kind == "deleted":
             self._objects.put(GRAVES + key, b"")
             self._objects.delete(f"{TRASH}{key}~{marker.by}")
 
-    def quarantine(self, key: str) -> None:
+    def quarantine(self, key: Key) -> None:
         data = self._objects.look(key)
         sidecar = self._objects.look(register(key))
         marker, there = self._register(key)
@@ -185,7 +188,7 @@ class ObjectBackend:
 
     # --- reading and listing ---
 
-    def read(self, key: str) -> Reader:
+    def read(self, key: Key) -> Reader:
         split(key)
         reader = self._objects.open(key, key)
         if reader is None:
@@ -193,8 +196,13 @@ class ObjectBackend:
         return reader
 
     def list(self, directory: str) -> Iterator[Entry]:
+        if not directory:
+            for found in self._objects.list(""):
+                if isinstance(found, Stored):
+                    yield Entry(key=Key(found.name), data=True, sidecar=False)
+            return
         try:
-            split(f"{directory}/x")
+            split(Key(f"{directory}/x"))
         except NotFound:
             return
         yield from self._entries(o for o in self._objects.list(f"{directory}/") if isinstance(o, Stored))
@@ -218,7 +226,7 @@ class ObjectBackend:
         there = self._objects.get(stored.name, MORE_THAN_A_SIDECAR)
         return there is not None and decode_marker(there.content) is not None
 
-    def age(self, key: str) -> float:
+    def age(self, key: Key) -> float:
         found = [o.age for o in map(self._objects.look, (key, register(key))) if o is not None]
         return max(0.0, min(found, default=float("inf")))
 
@@ -240,9 +248,6 @@ class ObjectBackend:
         for name in sorted(below):
             if name != INTERNAL:
                 yield from self._below(name, since)
-
-    def strays(self) -> Iterator[str]:
-        yield from (found.name for found in self._objects.list("") if isinstance(found, Stored))
 
     # --- recovery ---
 
@@ -280,18 +285,18 @@ class ObjectBackend:
         self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
     ) -> None:
         tag = None
-        if old is not None:
+        if if_match is not None:
             there = self._objects.get(f"{INTERNAL}/{name}", PIECE)
-            if there is None or there.content != old:
+            if there is None or there.content != if_match:
                 raise PreconditionFailed(f"{name} was changed meanwhile.")
             tag = there.tag
-        if not self._objects.put(f"{INTERNAL}/{name}", document, absent=new, tag=tag):
-            if new:
+        if not self._objects.put(f"{INTERNAL}/{name}", document, absent=if_absent, tag=tag):
+            if if_absent:
                 raise Conflict(f"There is a {name} already.")
             raise PreconditionFailed(f"{name} was changed meanwhile.")
 
-    def space(self) -> Space:
-        return Space(total=None, free=None)
+    def free_bytes(self) -> int | None:
+        return None
 
     def check(self, *, writing: bool) -> None:
         self._objects.check(writing=writing)

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
+from artstore.ids import Key
 
 INTERNAL = ".artstore"
 TRASH = f"{INTERNAL}/trash/"
@@ -31,7 +32,7 @@ _KEY = re.compile(
 )
 
 
-def split(key: str) -> tuple[str, str]:
+def split(key: Key) -> tuple[str, str]:
     """Directory and name of a key. Raises `NotFound` for what cannot be one: nothing lies there."""
     found = _KEY.fullmatch(key)
     if found is None:
@@ -39,7 +40,7 @@ def split(key: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def register(key: str) -> str:
+def register(key: Key) -> str:
     """The name under which the sidecar of `key` lies, or the marker in its place."""
     split(key)
     return key + SIDECAR_SUFFIX

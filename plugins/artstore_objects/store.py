@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from artstore.ids import Key
 from artstore.spi import Reader
 
 
@@ -73,7 +74,7 @@ class Objects(Protocol):
     def upload(self, name: str, mark: str) -> Upload:
         """Begin a new object of any size."""
 
-    def open(self, name: str, key: str) -> Reader | None:
+    def open(self, name: str, key: Key) -> Reader | None:
         """Open it for reading; `key` is what errors call it."""
 
     def under_way(self) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from artstore.errors import ArtstoreError, Conflict, OutcomeUnknown, StorageFull, Unavailable
+from artstore.ids import Key
 from artstore_objects.layout import decode_marker, register
 from artstore_objects.store import Objects
 
@@ -12,7 +13,7 @@ from artstore_objects.store import Objects
 class ObjectWriter:
     """New data for one key. `mark` tells this upload from every other; `over` hears when it has ended."""
 
-    def __init__(self, objects: Objects, key: str, mark: str, over: Callable[[], None]) -> None:
+    def __init__(self, objects: Objects, key: Key, mark: str, over: Callable[[], None]) -> None:
         self._objects = objects
         self._key = key
         self._mark = mark

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from artstore.errors import ConfigError, Unavailable
+from artstore.ids import Key
 from artstore.spi import Capabilities, Context
 from artstore_objects.backend import ObjectBackend
 from artstore_s3.client import Client, Lost, Refusal, unavailable
@@ -35,7 +36,7 @@ class S3Backend(ObjectBackend):
         super().__init__(S3Objects(self._client, settings.prefix), grace=settings.grace)
         self._full = settings.prefix
 
-    def redirect(self, key: str, *, content_type: str, disposition: str) -> str | None:
+    def redirect(self, key: Key, *, content_type: str, disposition: str) -> str | None:
         if not self._presign_seconds:
             return None
         try:

@@ -15,6 +15,7 @@ from hashlib import md5
 from typing import Any
 
 from artstore.errors import OutcomeUnknown, Unavailable
+from artstore.ids import Key
 from artstore_objects.store import Content, Stored
 from artstore_s3.client import LOST, Client, Lost, Refusal, unavailable
 from artstore_s3.parts import S3Upload
@@ -177,7 +178,7 @@ class S3Objects:
     def upload(self, name: str, mark: str) -> S3Upload:
         return S3Upload(self, self._client, name, mark, {_MARK: mark})
 
-    def open(self, name: str, key: str) -> S3Reader | None:
+    def open(self, name: str, key: Key) -> S3Reader | None:
         found = self.look(name)
         return found and S3Reader(self._client, self.full(name), found, key)
 

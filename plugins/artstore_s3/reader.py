@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from artstore.errors import Damaged, Unavailable
+from artstore.ids import Key
 from artstore.spi import PIECE, Span
 from artstore_objects.store import Stored
 from artstore_s3.client import Client, Lost, Refusal, unavailable
@@ -19,7 +20,7 @@ class S3Reader:
 
     path: str | None = None
 
-    def __init__(self, client: Client, name: str, found: Stored, key: str) -> None:
+    def __init__(self, client: Client, name: str, found: Stored, key: Key) -> None:
         self._client = client
         self._name = name
         self._tag = found.tag

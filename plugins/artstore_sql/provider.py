@@ -47,7 +47,7 @@ def _is_postgres(settings: SqlSettings) -> bool:
 
 def _migrate_sqlite(settings: SqlSettings, context: Context, target: str | None) -> str | None:
     try:
-        cache = SqlCache(settings, replace(context, reading=target is None))
+        cache = SqlCache(settings, replace(context, read_only=target is None))
     except NotFound:
         return None
     with closing(cache):

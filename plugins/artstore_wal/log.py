@@ -20,17 +20,16 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize, Field
 
 from artstore.attr import timestamp
-from artstore.ids import now, uuid7
+from artstore.ids import FileId, Key, now, uuid7
 from artstore.posix import translated, usable
-from artstore.spi import API, NoSettings, Status, Transaction
+from artstore.spi import API, AbandonedLog, Context, Log, Status, Transaction
 from artstore_wal.segment import OPEN, SETTLED, Segment, Written, hold, read
 
 log = logging.getLogger("artstore.wal")
@@ -62,19 +61,19 @@ class Intent:
         self._segment.end(self.tx, record)
 
 
-@dataclass(slots=True)
-class Abandoned:
+@dataclass
+class AbandonedSegment(AbandonedLog):
     """A dead process's segment, held, with what recovery has to look at."""
 
-    dead: ClassVar[bool] = True
+    certainly_dead: ClassVar[bool] = True
     segment: Segment
     pending: list[Written] = field(default_factory=list)
-    unflushed: list[Written] = field(default_factory=list)
+    uncheckpointed: list[Written] = field(default_factory=list)
 
     def end(self, transaction: Transaction, status: Status, error: str | None = None) -> None:
         Intent(self.segment, transaction.id).end(status, error)
 
-    def settle(self) -> None:
+    def close(self) -> None:
         if not self.segment.open:  # a full disk: then it is looked at again
             self.segment.settle()
         self.release()
@@ -83,33 +82,45 @@ class Abandoned:
         self.segment.release()
 
 
-class Wal:
-    """The log of one node. `keep_hours` and `max_size` (bytes) bound what is kept of settled segments."""
+class FileLog(Log):
+    """The log of one node, in `<home>/state/wal`."""
 
     API: ClassVar[int] = API
-    Settings: ClassVar[type[BaseModel]] = NoSettings
 
-    def __init__(
-        self, directory: Path, *, keep_hours: float, max_size: int, segment_size: int = 4 << 20
-    ) -> None:
+    class Settings(BaseModel, extra="forbid"):
+        """`[wal.files]`: how much is kept of finished segments."""
+
+        keep_hours: float = Field(default=168, ge=0, description="hours")
+        max_size: ByteSize = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
+
+    segment_size: int = 4 << 20
+    """Bytes after which a new segment is begun."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        directory = context.state / "wal"
         with usable(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
-        self._keep = keep_hours * 3600
-        self._max_size = max_size
-        self._segment_size = segment_size
+        self._keep = settings.keep_hours * 3600
+        self._max_size = int(settings.max_size)
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._current: Segment | None = None
         self._full: list[Segment] = []
 
     def begin(
-        self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, revision: int = 0
+        self,
+        operation: str,
+        *,
+        by: str,
+        file_id: FileId | None = None,
+        key: Key | None = None,
+        revision: int = 0,
     ) -> Intent:
         at = now()
         tx = uuid7(at)
         told = {"file_id": file_id, "key": key, "by": by, "revision": revision or None}
-        record: dict[str, Any] = {"tx": tx, "at": timestamp(at), "status": "pending", "op": op}
+        record: dict[str, Any] = {"tx": tx, "at": timestamp(at), "status": "pending", "op": operation}
         record |= {k: v for k, v in told.items() if v is not None}
         with self._lock:  # also while it is written: a segment without an open intent may be settled
             segment = self._writable()
@@ -117,7 +128,7 @@ class Wal:
         return Intent(segment, tx)
 
     def _writable(self) -> Segment:
-        if self._current is not None and (self._current.size > self._segment_size or self._current.spoiled):
+        if self._current is not None and (self._current.size > self.segment_size or self._current.spoiled):
             self._full.append(self._current)
             self._current = None
         if self._current is None:
@@ -174,23 +185,11 @@ class Wal:
             except FileNotFoundError:
                 continue
 
-    def set_dirty(self) -> None:
-        """There is no other node to be told."""
-
-    def clear_dirty(self, marks: list[tuple[Segment, int]]) -> None:
-        """Likewise."""
-
-    def any_dirty(self) -> bool:
-        return False
-
-    def open_uploads(self, file_id: str) -> tuple[str, ...]:
-        return ()  # who died is known at once
-
-    def abandoned(self) -> Iterator[Abandoned]:
+    def abandoned(self) -> Iterator[AbandonedLog]:
         with translated("The log of a dead process cannot be read"):
             yield from self._abandoned()
 
-    def _abandoned(self) -> Iterator[Abandoned]:
+    def _abandoned(self) -> Iterator[AbandonedLog]:
         for path in sorted(self._directory.glob("*" + OPEN)):
             if path.name.endswith(SETTLED):
                 continue
@@ -206,7 +205,7 @@ class Wal:
             if held is None:
                 os.close(fd)
                 continue
-            found = Abandoned(held)
+            found = AbandonedSegment(held)
             try:
                 transactions, flushed = read(path)
             except OSError:
@@ -216,7 +215,7 @@ class Wal:
                 if t.status == "pending":
                     found.pending.append(t)
                 elif t.offset >= flushed:
-                    found.unflushed.append(t)
+                    found.uncheckpointed.append(t)
             yield found
 
     def transactions(
@@ -244,10 +243,6 @@ class Wal:
             wanted = (t for t in found if (status in (None, t.status)) and (before is None or t.id < before))
             newest = heapq.nlargest(limit, [*newest, *wanted], key=lambda t: t.id)
         return newest
-
-    @contextmanager
-    def exclusive(self, name: str, *, wait: bool = True) -> Iterator[None]:
-        yield  # there is no other node
 
     def check(self) -> None:
         with self._lock:

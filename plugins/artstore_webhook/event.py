@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 
 from artstore.attr import Attr, timestamp
+from artstore.ids import FileId, Key
 from artstore.spi import Change
 
 TYPES: dict[Change, str] = {
@@ -16,14 +17,14 @@ TYPES: dict[Change, str] = {
 }
 
 
-def event_id(op: Change, file_id: str, key: str, attr: Attr | None) -> str:
+def event_id(op: Change, file_id: FileId, key: Key, attr: Attr | None) -> str:
     """The same for the same change, whoever tells it and however often. Those of one file sort as they happened."""
     place = hashlib.sha256(key.encode()).hexdigest()[:12]
     step = "deleted" if op == "delete" or attr is None else f"{attr.revision:019d}"
     return f"{file_id}_{place}_{step}"
 
 
-def encode(op: Change, file_id: str, key: str, attr: Attr | None, *, element_id: str) -> bytes:
+def encode(op: Change, file_id: FileId, key: Key, attr: Attr | None, *, element_id: str) -> bytes:
     """The event; `data` is the file as its sidecar tells it, or only where it lay when no more is known."""
     directory, _, filename = key.rpartition("/")
     data = {"file_id": file_id, "storage_path": directory, "storage_filename": filename}

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from artstore.attr import Attr
 from artstore.errors import ConfigError, startup_error
-from artstore.spi import API, Change, Context
+from artstore.ids import FileId, Key
+from artstore.spi import API, Change, Context, Observer
 from artstore_webhook import event
 from artstore_webhook.endpoint import Endpoint, is_public
 from artstore_webhook.outbox import Outbox
@@ -34,7 +35,7 @@ _LATER = frozenset({408, 425, 429})
 """Answers of a receiver that may take the same event later; all of 500 and above, too."""
 
 
-class WebhookObserver:
+class WebhookObserver(Observer):
     """Of all processes of an element one delivers, one event at a time, oldest first."""
 
     API: ClassVar[int] = API
@@ -69,7 +70,7 @@ class WebhookObserver:
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
 
-    def committed(self, op: Change, file_id: str, key: str, attr: Attr | None) -> None:
+    def committed(self, op: Change, file_id: FileId, key: Key, attr: Attr | None) -> None:
         encoded = event.encode(op, file_id, key, attr, element_id=self._element_id)
         self._outbox.put(event.event_id(op, file_id, key, attr), encoded)
 

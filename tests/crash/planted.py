@@ -22,7 +22,8 @@ from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
 from artstore.kernel import Kernel
 from artstore.testing.memory_cache import MemoryCache
-from artstore_local import backend, disk, fsync, reaping, staging, tree, writer
+from artstore_local import backend, disk, reaping, staging, tree, writer
+from artstore_local import fsync as fsync_module
 from artstore_wal import log, segment
 
 Patch = pytest.MonkeyPatch
@@ -48,14 +49,14 @@ def planted(workload: str) -> Callable[[Callable[[Patch], None]], Callable[[Patc
 
 def _skip_fsync(patch: Patch, which: str) -> None:
     """No fsync of what has such a path."""
-    real = fsync.Health.fsync
+    real = fsync_module.Health.fsync
 
-    def fsync(self: fsync.Health, fd: int) -> None:
+    def fsync(self: fsync_module.Health, fd: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")
         if not re.search(which, path + "/" * stat.S_ISDIR(os.fstat(fd).st_mode)):
             real(self, fd)
 
-    patch.setattr(fsync.Health, "fsync", fsync)
+    patch.setattr(fsync_module.Health, "fsync", fsync)
 
 
 # --- fsync ------------------------------------------------------------------------------------------------
@@ -93,28 +94,28 @@ def no_fsync_of_the_trash(patch: Patch) -> None:
 
 @planted("data_fsync_fails")
 def a_failed_fsync_is_swallowed(patch: Patch) -> None:
-    real = fsync.Health.fsync
+    real = fsync_module.Health.fsync
 
-    def fsync(self: fsync.Health, fd: int) -> None:
+    def fsync(self: fsync_module.Health, fd: int) -> None:
         try:
             real(self, fd)
         except OSError:
             pass
 
-    patch.setattr(fsync.Health, "fsync", fsync)
+    patch.setattr(fsync_module.Health, "fsync", fsync)
 
 
 @planted("directory_fsync_fails")
 def a_failed_fsync_is_tried_again(patch: Patch) -> None:
-    real = fsync.Health.fsync
+    real = fsync_module.Health.fsync
 
-    def fsync(self: fsync.Health, fd: int) -> None:
+    def fsync(self: fsync_module.Health, fd: int) -> None:
         try:
             real(self, fd)
         except OSError:
             os.fsync(fd)
 
-    patch.setattr(fsync.Health, "fsync", fsync)
+    patch.setattr(fsync_module.Health, "fsync", fsync)
 
 
 # --- upload -----------------------------------------------------------------------------------------------

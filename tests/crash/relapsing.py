@@ -46,13 +46,13 @@ def die_in_the_middle(node: Node, old: list[str], say: Say) -> None:
     # A deletion and an update that came as far as their commit points, and an upload as far as its token.
     buried = kernel.attr(old[2])
     kernel.wal.begin("delete", by="x", file_id=old[2], key=buried.key)
-    kernel.backend.delete(buried.key, kernel.backend.read_sidecar(buried.key))
+    kernel.backend.delete(buried.key, if_match=kernel.backend.read_sidecar(buried.key))
     last = kernel.begin(BY, filename="late.txt")
     last.write(b"late")
     attr = last.commit()[0]
     kernel.wal.begin("update", by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
     changed = attr.model_copy(update={"revision": 2, "description": "late"}).encode()
-    kernel.backend.replace_sidecar(attr.key, attr.encode(), changed)
+    kernel.backend.replace_sidecar(attr.key, changed, if_match=attr.encode())
     kernel.wal.begin("mode", by="x", key="ro")
     kernel.keeper.distrust()
     shard = kernel.backend._staging.path / "0"  # type: ignore[attr-defined]

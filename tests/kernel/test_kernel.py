@@ -54,7 +54,7 @@ from artstore_local.staging import staged_name
 from artstore_local.writer import LocalWriter
 from artstore_naming.dated import DatedNaming
 from artstore_sql.sqlite.cache import SqlCache
-from artstore_wal.log import Wal
+from artstore_wal.log import FileLog
 from support.servers import until
 from support.uploads import BY, content, upload
 
@@ -99,12 +99,11 @@ class Ground:
             backend=backend,
             cache=cache,
             naming=DatedNaming(DatedNaming.Settings(), context),
-            wal=Wal(context.state / "wal", keep_hours=1, max_size=1 << 20),
+            wal=FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), context),
             locks=locks,
             element=element,
             limits=Limits.model_validate({"min_free": 0} | limits),
             debts=Debts(context.state / "owed"),
-            announce=lambda op, attr: self.heard.append((op, attr.file_id)),
         )
         self.open_ones.append(kernel)
         recovery.recover(kernel)
@@ -429,7 +428,7 @@ def test_an_update_that_changes_nothing_is_none(ground: Ground, kernel: Kernel) 
 def test_an_update_keeps_what_it_does_not_know(kernel: Kernel) -> None:
     attr = upload(kernel)
     future = attr.model_copy(update={"from_version_9": {"x": [1, None]}})
-    kernel.backend.replace_sidecar(attr.key, attr.encode(), future.encode())
+    kernel.backend.replace_sidecar(attr.key, future.encode(), if_match=attr.encode())
     new = kernel.update(BY, attr.file_id, change(description="new"))
     assert new.model_dump()["from_version_9"] == {"x": [1, None]}
     assert kernel.attr(attr.file_id) == new
@@ -675,7 +674,7 @@ def test_the_log_tells_what_is_owed_for_an_update_that_seemed_to_fail(
             kernel.update(BY, attr.file_id, change(description="new"))
     kernel.keeper.flush()
     ground.close()
-    (left,) = Wal(ground.home / "state" / "wal", keep_hours=1, max_size=1 << 20).abandoned()
+    (left,) = FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), make_context(ground.home)).abandoned()
     assert [(t.operation, t.status) for t in left.unflushed][-1] == ("update", "failed")
     left.release()
 
@@ -974,7 +973,7 @@ def test_a_broken_pair_goes_to_quarantine_and_a_stranger_stays(shipped: Ground) 
 def test_what_somebody_is_deleting_is_not_set_aside(ground: Ground) -> None:
     kernel = ground.open()
     attr = upload(kernel)
-    kernel.backend.delete(attr.key, kernel.backend.read_sidecar(attr.key))  # and its data next
+    kernel.backend.delete(attr.key, if_match=kernel.backend.read_sidecar(attr.key))  # and its data next
     report = recovery.Report()
     recovery.compare(kernel, attr.storage_path, report, lonely=True)
     assert report.quarantined == 0
@@ -1222,7 +1221,7 @@ def test_what_was_rolled_back_comes_too_late(tmp_path: Path, operation: str, spo
     kernel = ground.open(cache=cache)
     late: dict[str, Callable[[], None]] = {
         "update": lambda: dying.backend.replace_sidecar(attr.key, b"{}", if_match=seen),
-        "delete": lambda: dying.backend.delete(attr.key, seen),
+        "delete": lambda: dying.backend.delete(attr.key, if_match=seen),
     }
     with pytest.raises(PreconditionFailed):
         late[operation]()

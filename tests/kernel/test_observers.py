@@ -27,7 +27,7 @@ from artstore.spi import Change
 from artstore.testing import MemoryCache, make_context
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
-from artstore_wal.log import Intent, Wal
+from artstore_wal.log import FileLog
 from support.servers import until
 from support.uploads import BY, upload
 
@@ -75,12 +75,11 @@ class Home:
             backend=backend,
             cache=self.cache,
             naming=DatedNaming(DatedNaming.Settings(), context),
-            wal=Wal(context.state / "wal", keep_hours=1, max_size=1 << 20),
+            wal=FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), context),
             locks=locks,
             element=element,
             limits=Limits(min_free=0),
             debts=Debts(context.state / "owed"),
-            announce=lambda op, attr: None,
             observers=Observers([Line(f"ear {n}", ear) for n, ear in enumerate(ears)]),
         )
         recovery.recover(kernel)

@@ -31,7 +31,7 @@ from artstore.testing.memory_backend import Kept
 from artstore_cli import main as cli
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
-from artstore_wal.log import Wal
+from artstore_wal.log import FileLog
 from support.uploads import BY, upload
 
 LONGER = int(os.environ.get("SURVEY_LONGER", "1"))
@@ -404,7 +404,7 @@ def test_what_is_under_way_is_no_damage(house: House, verify: Verify) -> None:
     assert house.node is not None
     backend = house.node.kernel.backend
     # A deletion whose data is still there, and a row that nobody removed yet.
-    backend.delete(other.key, backend.read_sidecar(other.key))
+    backend.delete(other.key, if_match=backend.read_sidecar(other.key))
     house.node.kernel.cache.remove([other.file_id])
     # An upload whose data has its name and whose sidecar has not.
     writer = backend.create(attr.storage_path + "/new_ivanov_20250111T153045_a1b2c3d4.txt")
@@ -443,7 +443,7 @@ def test_where_only_the_log_traces_uploads_it_is_asked(tmp_path: Path) -> None:
     backend = MemoryBackend()
     backend.capabilities = dataclasses.replace(backend.capabilities, lists_uploads=False)
     backend.store.data[key] = Kept(b"data")
-    wal = Wal(tmp_path / "wal", keep_hours=1, max_size=1 << 20)
+    wal = FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), make_context(tmp_path / "wal"))
     intent = wal.begin("upload", by="ivanov", key=key)
     naming = DatedNaming(DatedNaming.Settings(), make_context(tmp_path))
     survey = Survey(backend=backend, naming=naming, cache=None, log=wal)

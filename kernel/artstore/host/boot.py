@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +16,6 @@ from artstore import recovery
 from artstore.debts import Debts
 from artstore.element import RECORD, Element, recognise
 from artstore.errors import ConfigError, NotFound, PluginError, ProviderFault, StorageFull, Unavailable
-from artstore.host.announcer import announcer
 from artstore.host.guard import guarded
 from artstore.host.plugins import Registry, plugin_rows
 from artstore.host.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
@@ -27,9 +26,19 @@ from artstore.maintenance.jobs import Jobs
 from artstore.maintenance.verify import Survey
 from artstore.observers import Line, Observers
 from artstore.posix import usable
-from artstore.spi import Auth, Backend, Cache, Context, Log, Naming, SupportsClaim, SupportsMigration
+from artstore.spi import (
+    Auth,
+    Cache,
+    Context,
+    Coordination,
+    Log,
+    Naming,
+    RecoverableBackend,
+    SingleNode,
+    SupportsClaim,
+    SupportsMigration,
+)
 from artstore_http.metrics import Metrics
-from artstore_wal.log import Wal
 
 
 @dataclass(slots=True)
@@ -43,7 +52,6 @@ class Node:
     jobs: Jobs
     metrics: Metrics
     report: recovery.Report
-    _stop: Callable[[], None]
 
     @property
     def settings(self) -> Settings:
@@ -56,7 +64,6 @@ class Node:
     def close(self) -> None:
         """Leave everything durable and settled."""
         self.jobs.close()
-        self._stop()
         self.kernel.close()
         self.kernel.observers.close()
         self.auth.close()
@@ -159,9 +166,8 @@ def build_observers(configuration: Configuration, registry: Registry, told: Cont
 
 def build_log(configuration: Configuration, registry: Registry, told: Context) -> Log:
     """The log that was chosen, or the kernel's own. Raises `ConfigError`, `PluginError`, `Unavailable`."""
-    log: Log | None = build("wal", configuration, registry, told)
-    settings = configuration.settings.wal
-    return log or Wal(told.state / "wal", keep_hours=settings.keep_hours, max_size=int(settings.max_size))
+    log: Log = build("wal", configuration, registry, told)
+    return log
 
 
 def open_log(configuration: Configuration) -> Log:
@@ -186,10 +192,10 @@ def open_auth(configuration: Configuration) -> Auth:
     return auth
 
 
-def open_backend(configuration: Configuration) -> Backend:
+def open_backend(configuration: Configuration) -> RecoverableBackend:
     """Only the backend of an element: for `artstore rekey`. Raises `ConfigError`, `Unavailable`."""
     registry = open_registry(configuration.settings)
-    backend: Backend = build("backend", configuration, registry, context(configuration))
+    backend: RecoverableBackend = build("backend", configuration, registry, context(configuration))
     return backend
 
 
@@ -202,13 +208,12 @@ def open_node(configuration: Configuration) -> Node:
     try:
         for role in ROLES:
             built.append(build(role, configuration, registry, told))
-        backend, naming, cache, auth = built
-        wal = build_log(configuration, registry, told)
-        built.append(wal)
+        backend, naming, cache, wal, auth = built
+        coordination = wal if isinstance(wal, Coordination) else SingleNode()
         locks = Locks(told.state / "locks")
         element = Element(backend, locks)
         built.append(element)
-        with wal.exclusive("element"):
+        with coordination.exclusive("element"):
             element.open(
                 element_id=settings.element_id,
                 naming=settings.naming.use,
@@ -222,20 +227,19 @@ def open_node(configuration: Configuration) -> Node:
                 part.claim(told.element_id)
         observers = build_observers(configuration, registry, told)
         built.append(observers)
-        announce, stop = announcer(registry)
         kernel = Kernel(
             backend=backend,
             cache=cache,
             naming=naming,
             wal=wal,
+            coordination=coordination,
             locks=locks,
             element=element,
             limits=settings.limits,
             debts=Debts(told.state / "owed"),
-            announce=announce,
             observers=observers,
         )
-        jobs = Jobs(told.state / "jobs", wal)
+        jobs = Jobs(told.state / "jobs", coordination)
         report = recovery.recover(kernel)
         if report.rebuilt:
             jobs.set_position("")  # of another cache than this
@@ -247,7 +251,7 @@ def open_node(configuration: Configuration) -> Node:
             if close is not None:
                 close()
         raise
-    return Node(configuration, registry, kernel, auth, jobs, metrics, report, stop)
+    return Node(configuration, registry, kernel, auth, jobs, metrics, report)
 
 
 @contextmanager
@@ -261,7 +265,7 @@ def surveying(
     home = configuration.home
     told = Context(home=home, files=home / "files", state=home / "state", read_only=True)
     with ExitStack() as stack:
-        backend: Backend = build("backend", configuration, registry, told)
+        backend: RecoverableBackend = build("backend", configuration, registry, told)
         stack.callback(backend.close)
         naming: Naming = build("naming", configuration, registry, told)
         document = backend.read_document(RECORD)

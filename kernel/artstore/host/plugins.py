@@ -18,7 +18,6 @@ import pluggy
 from pydantic import BaseModel
 
 from artstore import hookspecs, spi
-from artstore.attr import Attr
 from artstore.errors import PluginError
 from artstore.hookspecs import Provider
 from artstore.host.extras import missing
@@ -182,21 +181,6 @@ class Registry:
                 cure=f'Block all but one of them: [plugins] block = ["{found[-1].plugin}"].',
             )
         return found[0]
-
-    def announce(self, op: Change, attr: Attr) -> None:
-        """Tell every plugin of a committed change. A fault in one is a line in the log."""
-        for implementation in self._hooks.hook.artstore_committed.get_hookimpls():
-            try:
-                known = {"op": op, "attr": attr}
-                implementation.function(**{k: known[k] for k in implementation.argnames if k in known})
-            except (Exception, SystemExit):
-                log.exception(
-                    "plugin %s failed to hear of %s %s", implementation.plugin_name, op, attr.file_id
-                )
-
-    @property
-    def has_listeners(self) -> bool:
-        return bool(self._hooks.hook.artstore_committed.get_hookimpls())
 
     def _mark_missing(self) -> None:
         """Offers whose extra is not installed, as far as its distribution tells: nothing is imported for this."""

@@ -15,18 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ByteSize, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from artstore.attr import plain_message
 from artstore.errors import ConfigError
-from artstore.host.sections import Limits, Log, Plugins, Server, Size
+from artstore.host.sections import Limits, Log, Plugins, Server
 from artstore.modes import Mode
 
-ROLES = ("backend", "naming", "cache", "auth")
-FILES = "files"
-"""The log that is the kernel's own."""
+ROLES = ("backend", "naming", "cache", "wal", "auth")
 USE = "use"
-DEFAULTS = {"backend": "local", "naming": "dated", "cache": "sql", "auth": "jwt"}
+DEFAULTS = {"backend": "local", "naming": "dated", "cache": "sql", "wal": "files", "auth": "jwt"}
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,7 +32,7 @@ _ENV = "ARTSTORE_"
 _NOT_SETTINGS = {"ARTSTORE_CONFIG", "ARTSTORE_HOME", "ARTSTORE_PLUGINS"}
 
 # `backend = "s3"` beside `[backend.s3]` is what people write and what TOML forbids; this is the same, lawfully.
-_SHORT_ROLE = re.compile(rf"^(\s*(?:{'|'.join((*ROLES, 'wal'))}))(\s*=\s*[\"'])", re.MULTILINE)
+_SHORT_ROLE = re.compile(rf"^(\s*(?:{'|'.join(ROLES)}))(\s*=\s*[\"'])", re.MULTILINE)
 
 
 class Tables(BaseModel, extra="allow"):
@@ -62,17 +60,6 @@ class Role(Tables):
         return [self.use]
 
 
-class WalSettings(Tables):
-    """`[wal]`: who keeps the log; how long `files` keeps finished intents."""
-
-    use: str = FILES
-    keep_hours: float = Field(default=168, ge=0, description="hours")
-    max_size: Size = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
-
-    def chosen(self) -> list[str]:
-        return [] if self.use == FILES else [self.use]
-
-
 def _role(name: str) -> Any:
     return Field(default_factory=lambda: Role(use=DEFAULTS[name]))
 
@@ -88,11 +75,11 @@ class Settings(BaseModel, extra="forbid"):
     backend: Role = _role("backend")
     naming: Role = _role("naming")
     cache: Role = _role("cache")
+    wal: Role = _role("wal")
     auth: Role = _role("auth")
     observer: Tables = Tables()
     server: Server = Server()
     limits: Limits = Limits()
-    wal: WalSettings = WalSettings()
     log: Log = Log()
     plugins: Plugins = Plugins()
 

@@ -23,8 +23,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from artstore.attr import timestamp
 from artstore.errors import ArtstoreError, Conflict, NotFound, Unavailable
-from artstore.ids import now, parse_id, uuid7
-from artstore.spi import Log
+from artstore.ids import Key, now, parse_id, uuid7
+from artstore.spi import Coordination
 
 log = logging.getLogger("artstore.jobs")
 
@@ -43,7 +43,7 @@ class Listed(BaseModel):
     """Something a job found that is not well, and what it did about it."""
 
     kind: str
-    key: str
+    key: Key
     detail: str = ""
     done: str = ""
 
@@ -108,7 +108,7 @@ class Job:
     def repaired(self, done: str) -> None:
         self.record.repaired[done] = self.record.repaired.get(done, 0) + 1
 
-    def tell(self, kind: str, key: str, detail: str, done: str) -> None:
+    def tell(self, kind: str, key: Key, detail: str, done: str) -> None:
         if len(self.record.findings) < LISTED:
             self.record.findings.append(Listed(kind=kind, key=_plain(key), detail=_plain(detail), done=done))
 
@@ -132,10 +132,10 @@ def _plain(text: str) -> str:
 class Jobs:
     """The jobs of one home. `directory` is made when the first job needs it."""
 
-    def __init__(self, directory: Path, wal: Log) -> None:
+    def __init__(self, directory: Path, coordination: Coordination) -> None:
         self._directory = directory
         self._lock = directory / "lock"
-        self._wal = wal
+        self._coordination = coordination
         self._running: tuple[Job, threading.Thread] | None = None
 
     def start(self, task: Task, *, by: str, digests: bool, work: Callable[[Job], None]) -> Record:
@@ -213,7 +213,7 @@ class Jobs:
                 self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
                 fd = self._take()
                 stack.callback(os.close, fd)
-                stack.enter_context(self._wal.exclusive("job", wait=False))
+                stack.enter_context(self._coordination.exclusive("job", wait=False))
                 at = now()
                 record = Record(id=uuid7(at), task=task, digests=digests, by=by, started=timestamp(at))
                 os.ftruncate(fd, 0)

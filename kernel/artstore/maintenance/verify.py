@@ -16,7 +16,8 @@ from enum import StrEnum
 
 from artstore.attr import Attr, decode, sidecar_key
 from artstore.errors import Damaged, NotFound, Unavailable
-from artstore.spi import Backend, Cache, Entry, Log, Naming, Span
+from artstore.ids import FileId, Key
+from artstore.spi import Cache, Entry, Log, Naming, RecoverableBackend, Span
 
 PAUSE = 0.5
 """Seconds between the two looks at what looks wrong."""
@@ -48,7 +49,7 @@ class Finding:
     """
 
     kind: Kind
-    key: str
+    key: Key
     detail: str = ""
     attr: Attr | None = None
     rows: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Finding:
 class Row:
     """A row of the cache, as little of it as comparing takes; without a mark it contradicts itself."""
 
-    file_id: str
+    file_id: FileId
     mark: bytes = b""
     revision: int = 1 << 53
 
@@ -77,7 +78,7 @@ class Survey:
     `compared` then says why; it is "compared" otherwise.
     """
 
-    backend: Backend
+    backend: RecoverableBackend
     naming: Naming
     cache: Cache | None
     log: Log | None = None
@@ -111,8 +112,8 @@ class Survey:
 
     def findings(self) -> Iterator[Finding]:
         """Everything there is, what is well included. Raises `Unavailable` when the store does not answer."""
-        for name in self.backend.strays():
-            yield Finding(kind=Kind.FOREIGN, key=name)
+        for entry in self.backend.list(""):
+            yield Finding(kind=Kind.FOREIGN, key=entry.key)
         seen: set[str] = set()
         for directory in self.backend.list_directories(self.since):
             seen.add(directory)
@@ -233,7 +234,7 @@ class Survey:
             return self._unread(key, ids, e)
         return self._against(attr, rows)
 
-    def _unread(self, key: str, ids: tuple[str, ...], error: Unavailable) -> Finding:
+    def _unread(self, key: Key, ids: tuple[str, ...], error: Unavailable) -> Finding:
         self.backend.check(writing=False)  # when nothing can be read at all, no file is to blame
         return Finding(kind=Kind.DAMAGED, key=key, rows=ids, detail=error.detail, sure=False)
 

@@ -40,7 +40,7 @@ class Capabilities:
     multi_process: bool = True
     """Several processes of one home serve the same store. If not, each process has a store of its own."""
     sidecar_limit: int = SIDECAR_LIMIT
-    """The most bytes that a sidecar may have. A wrapper that adds something to the sidecar declares fewer than 4,096."""
+    """The most bytes that a sidecar may have: fewer than 4,096 for a wrapper that adds something to it."""
     lists_uploads: bool = True
     """`recover` and `in_progress` know every unfinished upload. If not, only the log does, and the kernel makes the
     intent durable before it publishes."""
@@ -58,15 +58,11 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What a directory holds under one key.
-
-    `age`: seconds since the only half of a pair came to its place, by the clock of the store; None where both are there.
-    """
+    """What a directory holds under one key."""
 
     key: Key
     data: bool
     sidecar: bool
-    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +158,8 @@ class Backend(Configurable, Protocol):
     def list(self, directory: str) -> Iterator[Entry]:
         """Yield what lies in one directory, by key and in no order, foreign names included.
 
-        A directory that does not exist holds nothing. The root, `""`, holds no key: what lies there is foreign.
+        A directory that does not exist holds nothing. In the root, `""`, lies no key: each name there is foreign, and
+        is told as data.
         """
 
     @abstractmethod
@@ -184,11 +181,11 @@ class Backend(Configurable, Protocol):
         """
 
     def free_bytes(self) -> int | None:
-        """Return the free space of the volume in bytes, or None when the store has no such limit. Raises `Unavailable`."""
+        """Return the free bytes of the volume, or None when the store has no such limit. Raises `Unavailable`."""
         return None
 
     def check(self, *, writing: bool) -> None:
-        """Raise `Unavailable`, with a sentence, unless reading (and `writing`) works now. By default nothing is tried."""
+        """Raise `Unavailable`, with a sentence, unless reading (and `writing`) works now. The default tries nothing."""
         return
 
     def close(self) -> None:
@@ -215,6 +212,13 @@ class Recoverable(Protocol):
     @abstractmethod
     def quarantine(self, key: Key) -> None:
         """Move data and sidecar of `key`, those that exist, out of the tree. Nothing is dropped; durable on return."""
+
+    @abstractmethod
+    def age(self, key: Key) -> float:
+        """Return the seconds since data or sidecar of `key`, the younger of those that exist, came to its place.
+
+        Measured by the clock of the store. Raises `NotFound`.
+        """
 
     @abstractmethod
     def in_progress(self, key: Key | None = None) -> Iterator[Key]:

@@ -105,7 +105,7 @@ class Log(Configurable, Protocol):
         key: Key | None = None,
         revision: int = 0,
     ) -> Intent:
-        """Open an intent. Not durable before `Intent.sync`. After `StorageFull` or `Unavailable` nothing may be done."""
+        """Open an intent; durable after `Intent.sync`. After `StorageFull` or `Unavailable` nothing may be done."""
 
     @abstractmethod
     def position(self) -> Position:
@@ -117,7 +117,7 @@ class Log(Configurable, Protocol):
 
     @abstractmethod
     def abandoned(self) -> Iterator[AbandonedLog]:
-        """Yield what dead processes left. Each is held, and its process can end nothing any more, before it is given."""
+        """Yield what dead processes left. Each is held first: its process can end nothing any more."""
 
     @abstractmethod
     def transactions(

@@ -35,15 +35,16 @@ from artstore.errors import (
     StorageFull,
     Unavailable,
 )
-from artstore.spi import API, PIECE, Backend, Capabilities, Entry, Span
+from artstore.ids import Key
+from artstore.spi import API, PIECE, Capabilities, Entry, RecoverableBackend, Span
 from artstore.testing.power import Disk, failing
 
 Plant = Callable[[str, bytes | None, bytes | None], None]
 
 HOUR = "2025/01/11/15"
-KEY = f"{HOUR}/report_ivanov_20250111T153045_a1b2c3d4.pdf"
+KEY = Key(f"{HOUR}/report_ivanov_20250111T153045_a1b2c3d4.pdf")
 DATA, SIDECAR = b"the data", b'{"the": "sidecar"}'
-LONGEST = f"{HOUR}/{'x' * 192}_ivanov_20250111T153045_a1.pdf"
+LONGEST = Key(f"{HOUR}/{'x' * 192}_ivanov_20250111T153045_a1.pdf")
 ODD = [
     f"{HOUR}/отчёт за год_иванов_20250111T153045_a1b2c3d4.pdf",
     f"{HOUR}/a b  c_ivanov_20250111T153045_a1b2c3d4.tar.gz",
@@ -61,12 +62,12 @@ CHANGES = ["publish", "replace_sidecar", "delete", "write_document"]
 NOWHERE = ["../report.pdf", "2025/../../report.pdf", "/etc/passwd", f"{HOUR}/..", f"{HOUR}//report.pdf"]
 
 
-def key(n: int) -> str:
+def key(n: int) -> Key:
     """The n-th key of one hour."""
     return f"{HOUR}/report_ivanov_20250111T153045_{n:08x}.pdf"
 
 
-def put(backend: Backend, key: str = KEY, data: bytes = DATA, sidecar: bytes = SIDECAR) -> None:
+def put(backend: RecoverableBackend, key: Key = KEY, data: bytes = DATA, sidecar: bytes = SIDECAR) -> None:
     """A whole file."""
     writer = backend.create(key)
     try:
@@ -77,7 +78,7 @@ def put(backend: Backend, key: str = KEY, data: bytes = DATA, sidecar: bytes = S
     writer.publish(sidecar)  # which leaves nothing by itself when it fails
 
 
-def get(backend: Backend, key: str = KEY, span: Span | None = None) -> bytes:
+def get(backend: RecoverableBackend, key: Key = KEY, span: Span | None = None) -> bytes:
     """The data of a file, or a span of it."""
     reader = backend.read(key)
     try:
@@ -86,7 +87,7 @@ def get(backend: Backend, key: str = KEY, span: Span | None = None) -> bytes:
         reader.close()
 
 
-def entries(backend: Backend, directory: str = HOUR) -> dict[str, tuple[bool, bool]]:
+def entries(backend: RecoverableBackend, directory: str = HOUR) -> dict[str, tuple[bool, bool]]:
     """What a directory holds: key -> (data, sidecar)."""
     return {entry.key: (entry.data, entry.sidecar) for entry in backend.list(directory)}
 
@@ -106,7 +107,7 @@ def together(n: int, step: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(run, range(n)))
 
 
-def state(backend: Backend) -> tuple[bytes | None, bytes | None, list[str], bytes | None]:
+def state(backend: RecoverableBackend) -> tuple[bytes | None, bytes | None, list[str], bytes | None]:
     """Sidecar, data, tombstones and record, as far as they are there."""
     try:
         sidecar = backend.read_sidecar(KEY)
@@ -129,7 +130,7 @@ class BackendSuite:
     """The store is below `tmp_path`, and is synced by a library in C: no power cut can be shown."""
 
     @pytest.fixture
-    def backend(self) -> Backend:
+    def backend(self) -> RecoverableBackend:
         """A backend with an empty store, closed by whoever made it."""
         raise NotImplementedError("override this fixture: return the backend under test")
 
@@ -142,7 +143,7 @@ class BackendSuite:
         return None
 
     @pytest.fixture
-    def reopen(self) -> Callable[[], Backend] | None:
+    def reopen(self) -> Callable[[], RecoverableBackend] | None:
         """Ends `backend` as death would and opens its store again; None for a store that dies with it.
 
         May be called again once the backend it gave was closed.
@@ -150,7 +151,7 @@ class BackendSuite:
         return None
 
     @pytest.fixture
-    def neighbour(self) -> Callable[[], Backend] | None:
+    def neighbour(self) -> Callable[[], RecoverableBackend] | None:
         """Opens the store of `backend` once more, beside it; None where that cannot be."""
         return None
 
@@ -166,17 +167,19 @@ class BackendSuite:
             time.sleep(0.05)
         assert seen == wanted
 
-    def listed(self, backend: Backend, wanted: dict[str, tuple[bool, bool]], directory: str = HOUR) -> None:
+    def listed(
+        self, backend: RecoverableBackend, wanted: dict[str, tuple[bool, bool]], directory: str = HOUR
+    ) -> None:
         """Fail unless `directory` holds exactly `wanted`: key -> (data, sidecar)."""
         self.told(lambda: entries(backend, directory), wanted)
 
-    def directories(self, backend: Backend, wanted: list[str], since: str = "") -> None:
+    def directories(self, backend: RecoverableBackend, wanted: list[str], since: str = "") -> None:
         self.told(lambda: list(backend.list_directories(since)), wanted)
 
-    def list_tombstones(self, backend: Backend, wanted: list[str]) -> None:
+    def list_tombstones(self, backend: RecoverableBackend, wanted: list[str]) -> None:
         self.told(lambda: sorted(backend.list_tombstones()), wanted)
 
-    def assert_nothing(self, backend: Backend, key: str = KEY) -> None:
+    def assert_nothing(self, backend: RecoverableBackend, key: Key = KEY) -> None:
         """No trace of `key`, and its place is free."""
         directory = key.rpartition("/")[0]
         self.told(lambda: key in entries(backend, directory), False)
@@ -186,7 +189,7 @@ class BackendSuite:
             backend.read(key)
         self.assert_free(backend, key)
 
-    def assert_free(self, backend: Backend, key: str = KEY) -> None:
+    def assert_free(self, backend: RecoverableBackend, key: Key = KEY) -> None:
         """A file can be put at `key`, unless keys are used once."""
         try:
             put(backend, key)
@@ -197,14 +200,14 @@ class BackendSuite:
 
     # --- what it declares ---
 
-    def test_it_says_which_contract_it_was_written_for(self, backend: Backend) -> None:
+    def test_it_says_which_contract_it_was_written_for(self, backend: RecoverableBackend) -> None:
         assert backend.API == API
         assert backend.Settings.model_config.get("extra") == "forbid"
         assert isinstance(backend.capabilities, Capabilities)
 
     # --- create, write, publish ---
 
-    def test_what_was_published_is_there(self, backend: Backend) -> None:
+    def test_what_was_published_is_there(self, backend: RecoverableBackend) -> None:
         put(backend)
         assert get(backend) == DATA
         assert backend.read_sidecar(KEY) == SIDECAR
@@ -212,14 +215,14 @@ class BackendSuite:
         assert list(backend.list(HOUR)) == [Entry(key=KEY, data=True, sidecar=True)]
         self.directories(backend, [HOUR])
 
-    def test_pieces_of_every_kind_are_appended(self, backend: Backend) -> None:
+    def test_pieces_of_every_kind_are_appended(self, backend: RecoverableBackend) -> None:
         writer = backend.create(KEY)
         for piece in (b"ab", bytearray(b"cd"), b"", memoryview(b"-ef-")[1:3]):
             writer.write(piece)
         writer.publish(SIDECAR)
         assert get(backend) == b"abcdef"
 
-    def test_a_piece_may_be_reused_by_its_caller(self, backend: Backend) -> None:
+    def test_a_piece_may_be_reused_by_its_caller(self, backend: RecoverableBackend) -> None:
         writer = backend.create(KEY)
         piece = bytearray(b"first")
         writer.write(piece)
@@ -229,12 +232,12 @@ class BackendSuite:
         assert get(backend) == b"firstSECON"
 
     @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
-    def test_data_of_any_size_comes_back(self, backend: Backend, size: int) -> None:
+    def test_data_of_any_size_comes_back(self, backend: RecoverableBackend, size: int) -> None:
         data = random.Random(size).randbytes(size)
         put(backend, data=data)
         assert get(backend) == data
 
-    def test_nothing_is_visible_before_publish(self, backend: Backend) -> None:
+    def test_nothing_is_visible_before_publish(self, backend: RecoverableBackend) -> None:
         writer = backend.create(KEY)
         writer.write(DATA)
         self.listed(backend, {})
@@ -246,19 +249,19 @@ class BackendSuite:
         writer.publish(SIDECAR)
         self.listed(backend, {KEY: (True, True)})
 
-    def test_abort_leaves_nothing(self, backend: Backend) -> None:
+    def test_abort_leaves_nothing(self, backend: RecoverableBackend) -> None:
         writer = backend.create(KEY)
         writer.write(DATA)
         writer.abort()
         self.assert_nothing(backend)
 
-    def test_abort_before_the_first_byte_and_twice(self, backend: Backend) -> None:
+    def test_abort_before_the_first_byte_and_twice(self, backend: RecoverableBackend) -> None:
         writer = backend.create(KEY)
         writer.abort()
         writer.abort()
         self.assert_nothing(backend)
 
-    def test_abort_after_publish_is_harmless(self, backend: Backend) -> None:
+    def test_abort_after_publish_is_harmless(self, backend: RecoverableBackend) -> None:
         writer = backend.create(KEY)
         writer.write(DATA)
         writer.publish(SIDECAR)
@@ -267,7 +270,7 @@ class BackendSuite:
         assert get(backend) == DATA
         assert backend.read_sidecar(KEY) == SIDECAR
 
-    def test_a_source_that_breaks_half_way_leaves_nothing(self, backend: Backend) -> None:
+    def test_a_source_that_breaks_half_way_leaves_nothing(self, backend: RecoverableBackend) -> None:
         def source() -> Any:
             yield b"half of "
             raise ConnectionResetError
@@ -282,14 +285,14 @@ class BackendSuite:
                 writer.abort()
         self.assert_nothing(backend)
 
-    def test_a_taken_key_is_refused_and_kept(self, backend: Backend) -> None:
+    def test_a_taken_key_is_refused_and_kept(self, backend: RecoverableBackend) -> None:
         put(backend)
         with pytest.raises(Conflict):
             put(backend, data=b"other", sidecar=b"{}")
         assert get(backend) == DATA
         assert backend.read_sidecar(KEY) == SIDECAR
 
-    def test_a_key_taken_meanwhile_is_refused_at_publish(self, backend: Backend) -> None:
+    def test_a_key_taken_meanwhile_is_refused_at_publish(self, backend: RecoverableBackend) -> None:
         late = backend.create(KEY)
         late.write(b"late")
         try:
@@ -306,7 +309,7 @@ class BackendSuite:
     @pytest.mark.parametrize(("data", "sidecar"), [(b"foreign", None), (None, b"foreign"), (b"a", b"b")])
     def test_a_key_that_a_stranger_took_is_refused(
         self,
-        backend: Backend,
+        backend: RecoverableBackend,
         plant: Plant | None,
         data: bytes | None,
         sidecar: bytes | None,
@@ -322,10 +325,10 @@ class BackendSuite:
         if sidecar is not None:
             assert backend.read_sidecar(KEY) == sidecar
 
-    def test_of_many_writers_of_one_key_one_wins(self, backend: Backend) -> None:
+    def test_of_many_writers_of_one_key_one_wins(self, backend: RecoverableBackend) -> None:
         for n in range(5):
 
-            def write(i: int, key: str = key(n)) -> int:
+            def write(i: int, key: Key = key(n)) -> int:
                 put(backend, key, b"%d" % i * 1000, b'{"n": %d}' % i)
                 return i
 
@@ -337,7 +340,7 @@ class BackendSuite:
             assert backend.read_sidecar(key(n)) == b'{"n": %d}' % winners[0]
         self.listed(backend, {key(n): (True, True) for n in range(5)})
 
-    def test_many_writers_of_many_keys_do_not_disturb_each_other(self, backend: Backend) -> None:
+    def test_many_writers_of_many_keys_do_not_disturb_each_other(self, backend: RecoverableBackend) -> None:
         def write(i: int) -> None:
             for n in range(10):
                 put(backend, key(100 * i + n), b"%d/%d" % (i, n), b'{"n": %d}' % n)
@@ -349,7 +352,7 @@ class BackendSuite:
                 assert backend.read_sidecar(key(100 * i + n)) == b'{"n": %d}' % n
 
     @pytest.mark.parametrize("odd", ODD)
-    def test_odd_names_work_everywhere(self, backend: Backend, odd: str) -> None:
+    def test_odd_names_work_everywhere(self, backend: RecoverableBackend, odd: str) -> None:
         directory = odd.rpartition("/")[0]
         put(backend, odd)
         assert get(backend, odd) == DATA
@@ -358,7 +361,7 @@ class BackendSuite:
         backend.replace_sidecar(odd, b"{}", if_match=SIDECAR)
         assert backend.read_sidecar(odd) == b"{}"
         assert list(backend.recover()) == []
-        backend.delete(odd, b"{}")
+        backend.delete(odd, if_match=b"{}")
         self.list_tombstones(backend, [odd])
         backend.delete_data(odd)
         backend.purge(odd)
@@ -368,7 +371,7 @@ class BackendSuite:
         self.assert_nothing(backend, odd)
 
     @pytest.mark.parametrize("nowhere", NOWHERE)
-    def test_a_key_that_is_none_is_not_found(self, backend: Backend, nowhere: str) -> None:
+    def test_a_key_that_is_none_is_not_found(self, backend: RecoverableBackend, nowhere: str) -> None:
         put(backend)
         with pytest.raises(NotFound):
             backend.read_sidecar(nowhere)
@@ -379,46 +382,48 @@ class BackendSuite:
 
     # --- sidecars ---
 
-    def test_a_sidecar_that_is_not_there(self, backend: Backend) -> None:
+    def test_a_sidecar_that_is_not_there(self, backend: RecoverableBackend) -> None:
         for others in (0, 1):
             for n in range(others):
                 put(backend, key(n + 1))
             with pytest.raises(NotFound):
                 backend.read_sidecar(KEY)
             with pytest.raises(NotFound):
-                backend.delete(KEY, SIDECAR)
+                backend.delete(KEY, if_match=SIDECAR)
             with pytest.raises(NotFound):
                 backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR)
         self.listed(backend, {key(1): (True, True)})
 
-    def test_a_sidecar_of_every_size_comes_back_whole(self, backend: Backend) -> None:
+    def test_a_sidecar_of_every_size_comes_back_whole(self, backend: RecoverableBackend) -> None:
         most = backend.capabilities.sidecar_limit
         for n, size in enumerate((2, most - 1, most)):
             sidecar = b"{" + b" " * (size - 2) + b"}"
             put(backend, key(n), sidecar=sidecar)
             assert backend.read_sidecar(key(n)) == sidecar
 
-    def test_of_a_huge_sidecar_one_byte_too_many_is_read(self, backend: Backend, plant: Plant | None) -> None:
+    def test_of_a_huge_sidecar_one_byte_too_many_is_read(
+        self, backend: RecoverableBackend, plant: Plant | None
+    ) -> None:
         if plant is None:
             return
         plant(KEY, DATA, b"x" * 100_000)
         assert backend.read_sidecar(KEY) == b"x" * 4097
 
-    def test_a_sidecar_is_replaced(self, backend: Backend) -> None:
+    def test_a_sidecar_is_replaced(self, backend: RecoverableBackend) -> None:
         put(backend)
         backend.replace_sidecar(KEY, b'{"new": 1}', if_match=SIDECAR)
         assert backend.read_sidecar(KEY) == b'{"new": 1}'
         assert get(backend) == DATA
         self.listed(backend, {KEY: (True, True)})
 
-    def test_a_sidecar_that_is_no_longer_the_old_one_stays(self, backend: Backend) -> None:
+    def test_a_sidecar_that_is_no_longer_the_old_one_stays(self, backend: RecoverableBackend) -> None:
         put(backend)
         backend.replace_sidecar(KEY, b"1", if_match=SIDECAR)
         with pytest.raises(PreconditionFailed):
             backend.replace_sidecar(KEY, b"2", if_match=SIDECAR)
         assert backend.read_sidecar(KEY) == b"1"
 
-    def test_no_replacement_is_lost_under_threads(self, backend: Backend) -> None:
+    def test_no_replacement_is_lost_under_threads(self, backend: RecoverableBackend) -> None:
         put(backend, sidecar=b"0")
 
         def add(_: int) -> int:
@@ -426,7 +431,7 @@ class BackendSuite:
             while done < 10:
                 old = backend.read_sidecar(KEY)
                 try:
-                    backend.replace_sidecar(KEY, old, b"%d" % (int(old) + 1))
+                    backend.replace_sidecar(KEY, b"%d" % (int(old) + 1), if_match=old)
                 except PreconditionFailed:
                     continue
                 done += 1
@@ -435,15 +440,15 @@ class BackendSuite:
         assert together(6, add) == [10] * 6
         assert backend.read_sidecar(KEY) == b"60"
 
-    def test_no_replacement_brings_back_what_was_deleted(self, backend: Backend) -> None:
+    def test_no_replacement_brings_back_what_was_deleted(self, backend: RecoverableBackend) -> None:
         for n in range(20):
             put(backend, key(n), sidecar=b"old")
 
-            def change(i: int, key: str = key(n)) -> None:
+            def change(i: int, key: Key = key(n)) -> None:
                 if i:
                     backend.replace_sidecar(key, b"%d" % i, if_match=b"old")
                 else:
-                    backend.delete(key, b"old")
+                    backend.delete(key, if_match=b"old")
 
             results = together(3, change)
             assert results.count(None) == 1, results
@@ -454,7 +459,7 @@ class BackendSuite:
             else:
                 assert backend.read_sidecar(key(n)) == b"%d" % results.index(None)
 
-    def test_a_reader_sees_the_old_sidecar_or_the_new_one(self, backend: Backend) -> None:
+    def test_a_reader_sees_the_old_sidecar_or_the_new_one(self, backend: RecoverableBackend) -> None:
         if not backend.capabilities.atomic_sidecar:
             return
         versions = [b'{"a": "%s"}' % (b"a" * 3000), b'{"b": 1}']
@@ -478,10 +483,10 @@ class BackendSuite:
 
     # --- deleting ---
 
-    def test_an_entombed_file_is_deleted(self, backend: Backend) -> None:
+    def test_an_entombed_file_is_deleted(self, backend: RecoverableBackend) -> None:
         put(backend)
         put(backend, key(1))
-        backend.delete(KEY, SIDECAR)
+        backend.delete(KEY, if_match=SIDECAR)
         with pytest.raises(NotFound):
             backend.read_sidecar(KEY)
         self.told(lambda: entries(backend).get(KEY, (False, False))[1], False)
@@ -494,27 +499,27 @@ class BackendSuite:
         self.list_tombstones(backend, [])
         self.assert_nothing(backend)
 
-    def test_a_file_is_deleted_once(self, backend: Backend) -> None:
+    def test_a_file_is_deleted_once(self, backend: RecoverableBackend) -> None:
         put(backend)
-        results = together(6, lambda _: backend.delete(KEY, SIDECAR))
+        results = together(6, lambda _: backend.delete(KEY, if_match=SIDECAR))
         assert results.count(None) == 1, results
         assert all(r is None or isinstance(r, NotFound) for r in results), results
         self.list_tombstones(backend, [KEY])
 
-    def test_what_was_changed_meanwhile_is_not_deleted(self, backend: Backend) -> None:
+    def test_what_was_changed_meanwhile_is_not_deleted(self, backend: RecoverableBackend) -> None:
         put(backend)
         backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR)
         with pytest.raises(PreconditionFailed):
-            backend.delete(KEY, SIDECAR)
+            backend.delete(KEY, if_match=SIDECAR)
         assert (backend.read_sidecar(KEY), get(backend)) == (b"{}", DATA)
         self.list_tombstones(backend, [])
-        backend.delete(KEY, b"{}")
+        backend.delete(KEY, if_match=b"{}")
         self.list_tombstones(backend, [KEY])
 
-    def test_an_entombed_key_is_taken_until_it_is_forgotten(self, backend: Backend) -> None:
+    def test_an_entombed_key_is_taken_until_it_is_forgotten(self, backend: RecoverableBackend) -> None:
         # Whoever finishes the deletion, a neighbour perhaps, must not take the data of its successor.
         put(backend)
-        backend.delete(KEY, SIDECAR)
+        backend.delete(KEY, if_match=SIDECAR)
         with pytest.raises(Conflict):
             put(backend, data=b"successor")
         backend.delete_data(KEY)
@@ -523,25 +528,27 @@ class BackendSuite:
         backend.purge(KEY)
         self.assert_free(backend)
 
-    def test_data_with_a_sidecar_is_not_removed(self, backend: Backend) -> None:
+    def test_data_with_a_sidecar_is_not_removed(self, backend: RecoverableBackend) -> None:
         put(backend)
         backend.delete_data(KEY)
         assert get(backend) == DATA
 
-    def test_removing_and_forgetting_what_is_not_there_is_no_error(self, backend: Backend) -> None:
+    def test_removing_and_forgetting_what_is_not_there_is_no_error(self, backend: RecoverableBackend) -> None:
         for _ in range(2):
             backend.delete_data(KEY)
             backend.purge(KEY)
             backend.quarantine(KEY)
         put(backend)
-        backend.delete(KEY, SIDECAR)
+        backend.delete(KEY, if_match=SIDECAR)
         for _ in range(2):
             backend.delete_data(KEY)
         for _ in range(2):
             backend.purge(KEY)
         self.listed(backend, {})
 
-    def test_quarantine_takes_whatever_is_there(self, backend: Backend, plant: Plant | None) -> None:
+    def test_quarantine_takes_whatever_is_there(
+        self, backend: RecoverableBackend, plant: Plant | None
+    ) -> None:
         if plant is None:
             return
         plant(key(0), b"data", None)
@@ -558,7 +565,7 @@ class BackendSuite:
 
     # --- reading ---
 
-    def test_spans(self, backend: Backend) -> None:
+    def test_spans(self, backend: RecoverableBackend) -> None:
         size = 2 * PIECE + 100
         data = random.Random(1).randbytes(size)
         put(backend, data=data)
@@ -573,7 +580,7 @@ class BackendSuite:
         reader.close()
         reader.close()
 
-    def test_data_that_ends_too_early_is_damaged(self, backend: Backend) -> None:
+    def test_data_that_ends_too_early_is_damaged(self, backend: RecoverableBackend) -> None:
         put(backend)
         reader = backend.read(KEY)
         with pytest.raises(Damaged):
@@ -582,40 +589,40 @@ class BackendSuite:
             list(reader.pieces(Span(len(DATA) + 5, 1)))
         reader.close()
 
-    def test_the_path_of_a_reader_leads_to_the_same_bytes(self, backend: Backend) -> None:
+    def test_the_path_of_a_reader_leads_to_the_same_bytes(self, backend: RecoverableBackend) -> None:
         put(backend)
         reader = backend.read(KEY)
         assert reader.path is None or Path(reader.path).read_bytes() == DATA
         reader.close()
 
-    def test_data_stays_readable_while_it_is_removed(self, backend: Backend) -> None:
+    def test_data_stays_readable_while_it_is_removed(self, backend: RecoverableBackend) -> None:
         data = random.Random(2).randbytes(3 * PIECE)
         put(backend, data=data)
         reader = backend.read(KEY)
         pieces = reader.pieces(Span(0, len(data)))
         read = next(pieces)
-        backend.delete(KEY, SIDECAR)
+        backend.delete(KEY, if_match=SIDECAR)
         backend.delete_data(KEY)
         backend.purge(KEY)
         self.assert_free(backend)
         assert read + b"".join(pieces) == data
         reader.close()
 
-    def test_many_read_at_once(self, backend: Backend) -> None:
+    def test_many_read_at_once(self, backend: RecoverableBackend) -> None:
         data = random.Random(3).randbytes(2 * PIECE + 3)
         put(backend, data=data)
         assert together(8, lambda i: get(backend, span=Span(i, PIECE)) == data[i : i + PIECE]) == [True] * 8
 
     # --- listing ---
 
-    def test_an_empty_store_lists_nothing(self, backend: Backend) -> None:
+    def test_an_empty_store_lists_nothing(self, backend: RecoverableBackend) -> None:
         self.directories(backend, [])
         assert list(backend.list(HOUR)) == []
         assert list(backend.list("no/such/directory")) == []
         self.list_tombstones(backend, [])
         assert list(backend.recover()) == []
 
-    def test_directories_are_sorted_and_begin_at_since(self, backend: Backend) -> None:
+    def test_directories_are_sorted_and_begin_at_since(self, backend: RecoverableBackend) -> None:
         hours = ["2024/12/31/23", "2025/01/01/00", "2025/01/11/15", "2025/01/11/16", "2025/10/01/00"]
         for hour in reversed(hours):
             put(backend, f"{hour}/a")
@@ -626,13 +633,13 @@ class BackendSuite:
         self.directories(backend, hours[1:], "2025/01")
         self.directories(backend, [], "2026/01/01/00")
 
-    def test_an_emptied_directory_is_not_listed(self, backend: Backend) -> None:
+    def test_an_emptied_directory_is_not_listed(self, backend: RecoverableBackend) -> None:
         put(backend)
-        backend.delete(KEY, SIDECAR)
+        backend.delete(KEY, if_match=SIDECAR)
         backend.delete_data(KEY)
         self.directories(backend, [])
 
-    def test_a_scan_is_of_one_directory(self, backend: Backend) -> None:
+    def test_a_scan_is_of_one_directory(self, backend: RecoverableBackend) -> None:
         put(backend, "2025/01/11/15/a")
         put(backend, "2025/01/11/1/b")
         self.listed(backend, {"2025/01/11/15/a": (True, True)}, "2025/01/11/15")
@@ -640,7 +647,7 @@ class BackendSuite:
         self.listed(backend, {"2025/01/11/1/b": (True, True)}, "2025/01/11/1")
 
     def test_what_a_stranger_left_is_listed_and_left_alone(
-        self, backend: Backend, plant: Plant | None
+        self, backend: RecoverableBackend, plant: Plant | None
     ) -> None:
         if plant is None:
             return
@@ -656,7 +663,9 @@ class BackendSuite:
         assert get(backend, "Music/song.mp3") == b"la"
         assert backend.read_sidecar(f"{HOUR}/half") == b"{}"
 
-    def test_age_counts_from_when_the_younger_came(self, backend: Backend, plant: Plant | None) -> None:
+    def test_age_counts_from_when_the_younger_came(
+        self, backend: RecoverableBackend, plant: Plant | None
+    ) -> None:
         if plant is None:
             return
         put(backend)
@@ -665,7 +674,9 @@ class BackendSuite:
         for n in (KEY, key(1), key(2)):
             assert 0 <= backend.age(n) < 60
 
-    def test_listing_during_writes_never_shows_a_file_without_its_data(self, backend: Backend) -> None:
+    def test_listing_during_writes_never_shows_a_file_without_its_data(
+        self, backend: RecoverableBackend
+    ) -> None:
         published: list[str] = []
         over = threading.Event()
 
@@ -688,7 +699,7 @@ class BackendSuite:
 
     # --- the element's own documents ---
 
-    def test_records(self, backend: Backend) -> None:
+    def test_records(self, backend: RecoverableBackend) -> None:
         assert backend.read_document("element.json") is None
         backend.write_document("element.json", b"{}")
         backend.write_document("checkpoint.json", b"[1]")
@@ -701,7 +712,7 @@ class BackendSuite:
         assert backend.read_document("new.json") == b"{}"
         self.directories(backend, [])
 
-    def test_a_record_is_swapped_for_what_was_seen(self, backend: Backend) -> None:
+    def test_a_record_is_swapped_for_what_was_seen(self, backend: RecoverableBackend) -> None:
         backend.write_document("element.json", b"0")
         with pytest.raises(PreconditionFailed):
             backend.write_document("element.json", b"1", if_match=b"2")
@@ -722,7 +733,7 @@ class BackendSuite:
         assert together(4, count) == [None] * 4
         assert backend.read_document("element.json") == b"20"
 
-    def test_a_record_is_always_whole(self, backend: Backend) -> None:
+    def test_a_record_is_always_whole(self, backend: RecoverableBackend) -> None:
         documents = [b"%d" % n * 5000 for n in range(4)]
         backend.write_document("element.json", documents[0])
 
@@ -736,14 +747,14 @@ class BackendSuite:
     # --- a dead process, and a live one ---
 
     def test_everything_outlives_the_process(
-        self, backend: Backend, reopen: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, reopen: Callable[[], RecoverableBackend] | None
     ) -> None:
         if reopen is None:
             return
         for n in range(3):
             put(backend, key(n), b"%d" % n)
-        backend.replace_sidecar(key(0), SIDECAR, b"new")
-        backend.delete(key(1), SIDECAR)
+        backend.replace_sidecar(key(0), b"new", if_match=SIDECAR)
+        backend.delete(key(1), if_match=SIDECAR)
         backend.write_document("element.json", b"{}")
         backend = reopen()
         assert list(backend.recover()) == []
@@ -756,7 +767,7 @@ class BackendSuite:
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the dead close nothing
     def test_the_unfinished_upload_of_a_dead_process_leaves_nothing(
-        self, backend: Backend, reopen: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, reopen: Callable[[], RecoverableBackend] | None
     ) -> None:
         if reopen is None:
             return
@@ -770,7 +781,7 @@ class BackendSuite:
         self.assert_nothing(backend)
         self.listed(backend, {KEY: (True, True), key(1): (True, True)})
 
-    def test_what_is_under_way_is_told(self, backend: Backend) -> None:
+    def test_what_is_under_way_is_told(self, backend: RecoverableBackend) -> None:
         put(backend, key(1))
         writer, given_up = backend.create(key(2)), backend.create(key(3))
         writer.write(DATA)
@@ -779,9 +790,9 @@ class BackendSuite:
         assert [key(n) in backend.in_progress(key(n)) for n in (1, 2, 3)] == [False, True, False]
         writer.publish(SIDECAR)
         assert list(backend.in_progress()) == [*backend.in_progress(key(2))] == []
-        assert list(backend.strays()) == []
+        assert list(backend.list("")) == []
 
-    def test_settling_tells_what_is_committed(self, backend: Backend) -> None:
+    def test_settling_tells_what_is_committed(self, backend: RecoverableBackend) -> None:
         put(backend)
         assert backend.resolve(KEY)
         assert get(backend) == DATA
@@ -790,7 +801,7 @@ class BackendSuite:
         self.assert_nothing(backend, key(1))
 
     def test_an_upload_settled_after_its_writer_died_stays_undone(
-        self, backend: Backend, reopen: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, reopen: Callable[[], RecoverableBackend] | None
     ) -> None:
         if reopen is None:
             return
@@ -805,7 +816,7 @@ class BackendSuite:
         self.assert_nothing(backend)
 
     def test_an_upload_settled_under_its_writer_stays_undone(
-        self, backend: Backend, neighbour: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, neighbour: Callable[[], RecoverableBackend] | None
     ) -> None:
         """One that was paused until others took it for dead, and comes back."""
         if neighbour is None:
@@ -820,7 +831,7 @@ class BackendSuite:
         assert not backend.resolve(KEY)
         self.assert_nothing(backend)
 
-    def test_what_is_under_way_in_this_process_is_not_reaped(self, backend: Backend) -> None:
+    def test_what_is_under_way_in_this_process_is_not_reaped(self, backend: RecoverableBackend) -> None:
         writer = backend.create(KEY)
         writer.write(DATA)
         assert list(backend.recover()) == []
@@ -828,7 +839,7 @@ class BackendSuite:
         assert get(backend) == DATA
 
     def test_what_is_under_way_in_a_neighbour_is_not_reaped(
-        self, backend: Backend, neighbour: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, neighbour: Callable[[], RecoverableBackend] | None
     ) -> None:
         if neighbour is None:
             return
@@ -841,7 +852,7 @@ class BackendSuite:
         assert get(backend) == DATA
 
     def test_lonely_until_a_neighbour_comes(
-        self, backend: Backend, neighbour: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, neighbour: Callable[[], RecoverableBackend] | None
     ) -> None:
         if neighbour is None or not backend.is_sole_writer():  # some cannot tell
             return
@@ -852,13 +863,13 @@ class BackendSuite:
         assert backend.is_sole_writer()
 
     def test_neighbours_see_each_other_at_once(
-        self, backend: Backend, neighbour: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, neighbour: Callable[[], RecoverableBackend] | None
     ) -> None:
         if neighbour is None:
             return
         other = neighbour()
         backend.write_document("element.json", b"1")
-        assert other.record("element.json") == b"1"
+        assert other.read_document("element.json") == b"1"
         put(backend)
         assert get(other) == DATA
         with pytest.raises(Conflict):
@@ -867,13 +878,13 @@ class BackendSuite:
         assert backend.read_sidecar(KEY) == b"2"
         with pytest.raises(PreconditionFailed):
             backend.replace_sidecar(KEY, b"3", if_match=SIDECAR)
-        other.delete(KEY, b"2")
+        other.delete(KEY, if_match=b"2")
         self.list_tombstones(backend, [KEY])
         backend.write_document("element.json", b"2")
-        assert other.record("element.json") == b"2"
+        assert other.read_document("element.json") == b"2"
 
     def test_no_replacement_is_lost_among_neighbours(
-        self, backend: Backend, neighbour: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, neighbour: Callable[[], RecoverableBackend] | None
     ) -> None:
         if neighbour is None:
             return
@@ -883,9 +894,9 @@ class BackendSuite:
         def add(i: int) -> None:
             done = 0
             while done < 10:
-                old = both[i % 2].sidecar(KEY)
+                old = both[i % 2].read_sidecar(KEY)
                 try:
-                    both[i % 2].replace_sidecar(KEY, old, b"%d" % (int(old) + 1))
+                    both[i % 2].replace_sidecar(KEY, b"%d" % (int(old) + 1), if_match=old)
                 except PreconditionFailed:
                     continue
                 done += 1
@@ -895,19 +906,22 @@ class BackendSuite:
 
     # --- health ---
 
-    def test_space_is_told_or_unlimited(self, backend: Backend) -> None:
-        total, free = backend.space()
-        assert total is None or total > 0
-        assert free is None or 0 <= free <= (free if total is None else total)
+    def test_space_is_told_or_unlimited(self, backend: RecoverableBackend) -> None:
+        free = backend.free_bytes()
+        assert free is None or free >= 0
 
-    def test_a_healthy_store_passes_its_check(self, backend: Backend) -> None:
+    def test_a_healthy_store_passes_its_check(self, backend: RecoverableBackend) -> None:
         backend.check(writing=False)
         backend.check(writing=True)
         self.directories(backend, [])
 
     @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
     def test_a_call_that_fails_is_told_in_our_words_and_leaves_nothing(
-        self, backend: Backend, reopen: Callable[[], Backend] | None, tmp_path: Path, error: int
+        self,
+        backend: RecoverableBackend,
+        reopen: Callable[[], RecoverableBackend] | None,
+        tmp_path: Path,
+        error: int,
     ) -> None:
         """One system call after another fails, as far as the files are below `tmp_path`."""
         for number in range(1, 1000):
@@ -932,7 +946,7 @@ class BackendSuite:
         pytest.fail("an upload makes more than a thousand system calls")
 
     def test_a_store_that_does_not_answer_says_so(
-        self, backend: Backend, unplug: Callable[[], None] | None
+        self, backend: RecoverableBackend, unplug: Callable[[], None] | None
     ) -> None:
         if unplug is None:
             return
@@ -950,7 +964,7 @@ class BackendSuite:
             finish,
             lambda: backend.read_sidecar(KEY),
             lambda: backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR),
-            lambda: backend.delete(KEY, SIDECAR),
+            lambda: backend.delete(KEY, if_match=SIDECAR),
             lambda: get(backend, key(1)),
             lambda: list(backend.list(HOUR)),
             lambda: list(backend.list_directories()),
@@ -969,13 +983,17 @@ class BackendSuite:
     # --- what it claims has to be shown ---
 
     def test_a_shared_store_has_neighbours(
-        self, backend: Backend, neighbour: Callable[[], Backend] | None
+        self, backend: RecoverableBackend, neighbour: Callable[[], RecoverableBackend] | None
     ) -> None:
         assert neighbour or not backend.capabilities.shared, "it claims `shared`: override `neighbour`"
 
     @pytest.mark.parametrize("change", CHANGES)
     def test_a_power_cut_leaves_all_or_nothing_and_takes_back_nothing(
-        self, backend: Backend, reopen: Callable[[], Backend] | None, tmp_path: Path, change: str
+        self,
+        backend: RecoverableBackend,
+        reopen: Callable[[], RecoverableBackend] | None,
+        tmp_path: Path,
+        change: str,
     ) -> None:
         """At each sync the power goes; and once more after the change has returned."""
         if not backend.capabilities.durable:
@@ -992,7 +1010,7 @@ class BackendSuite:
             elif change == "replace_sidecar":
                 backend.replace_sidecar(KEY, b"new", if_match=SIDECAR)
             elif change == "delete":
-                backend.delete(KEY, SIDECAR)
+                backend.delete(KEY, if_match=SIDECAR)
             else:
                 backend.write_document("element.json", b"new")
             after = state(backend)
@@ -1013,7 +1031,7 @@ class BackendSuite:
                 assert list(backend.recover()) == []
                 backend.close()
 
-    def test_at_no_step_of_a_replacement_half_a_sidecar_is_seen(self, backend: Backend) -> None:
+    def test_at_no_step_of_a_replacement_half_a_sidecar_is_seen(self, backend: RecoverableBackend) -> None:
         if not backend.capabilities.atomic_sidecar:
             return
         versions = [b'{"a": "%s"}' % (b"a" * 3000), b'{"b": 1}', b'{"c": 2}']

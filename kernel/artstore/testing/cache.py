@@ -592,7 +592,7 @@ class CacheSuite:
         cache.remove([rows[0].file_id])
         cache.flush()
         again = reopen()
-        assert again.stamp() == "kept"
+        assert again.generation() == "kept"
         assert again.totals() == Totals(19, sum(range(20)))
         assert again.search(Query(words=("text 7",), tags=("t7",))).items == [rows[7]]
         assert again.key(rows[0].file_id) is None
@@ -615,7 +615,7 @@ class CacheSuite:
             lambda: cache.ids_in(attr.storage_path),
             lambda: cache.set_generation("s"),
             cache.totals,
-            cache.stamp,
+            cache.generation,
             cache.clear,
             cache.check,
         ]

@@ -10,10 +10,10 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from artstore.errors import Unauthorized
-from artstore.spi import ROLES, Context, NoSettings, Principal
+from artstore.spi import ROLES, Auth, Context, NoSettings, Principal
 
 
-class StaticAuth:
+class StaticAuth(Auth):
     """`tokens` says whom each token speaks for; `issue` adds one."""
 
     API: ClassVar[int] = 1

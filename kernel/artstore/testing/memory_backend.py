@@ -13,7 +13,18 @@ from pydantic import BaseModel
 
 from artstore.attr import SIDECAR_LIMIT
 from artstore.errors import Conflict, Damaged, NotFound, PreconditionFailed, Unavailable
-from artstore.spi import PIECE, Capabilities, Context, Entry, NoSettings, Recovered, Space, Span
+from artstore.ids import Key
+from artstore.spi import (
+    PIECE,
+    Backend,
+    Capabilities,
+    Context,
+    Entry,
+    NoSettings,
+    Recoverable,
+    Recovered,
+    Span,
+)
 
 
 @dataclass(slots=True)
@@ -39,14 +50,14 @@ class MemoryStore:
     owners: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def taken(self, key: str) -> bool:
+    def taken(self, key: Key) -> bool:
         return key in self.data or key in self.sidecars or key in self.tombstones
 
 
 class MemoryWriter:
     """New data in a list of pieces."""
 
-    def __init__(self, backend: MemoryBackend, key: str) -> None:
+    def __init__(self, backend: MemoryBackend, key: Key) -> None:
         self._backend = backend
         self._key = key
         self._pieces: list[bytes] = []
@@ -85,7 +96,7 @@ class MemoryReader:
 
     path: str | None = None
 
-    def __init__(self, data: bytes, key: str) -> None:
+    def __init__(self, data: bytes, key: Key) -> None:
         self._data = data
         self._key = key
         self.size = len(data)
@@ -103,7 +114,7 @@ class MemoryReader:
         """Nothing to give back."""
 
 
-class MemoryBackend:
+class MemoryBackend(Backend, Recoverable):
     """A store in dictionaries; it lives as long as its `MemoryStore`."""
 
     API: ClassVar[int] = 1
@@ -132,13 +143,13 @@ class MemoryBackend:
                 raise Unavailable("The store is closed.")
             yield self.store
 
-    def create(self, key: str) -> MemoryWriter:
+    def create(self, key: Key) -> MemoryWriter:
         with self.opened() as store:
             if store.taken(key):
                 raise Conflict(f"The key {key} is taken.")
             return MemoryWriter(self, key)
 
-    def read_sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: Key) -> bytes:
         with self.opened() as store:
             if key not in store.sidecars:
                 raise NotFound(f"There is no sidecar of {key}.")
@@ -146,32 +157,32 @@ class MemoryBackend:
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         with self.opened() as store:
-            if self.read_sidecar(key) != old:
+            if self.read_sidecar(key) != if_match:
                 raise PreconditionFailed("The file was changed meanwhile.")
-            store.sidecars[key] = Kept(new)
+            store.sidecars[key] = Kept(sidecar)
 
     def delete(self, key: Key, *, if_match: bytes) -> None:
         with self.opened() as store:
-            if self.read_sidecar(key) != old:
+            if self.read_sidecar(key) != if_match:
                 raise PreconditionFailed("The file was changed meanwhile.")
-            store.tombstones[key] = old
+            store.tombstones[key] = if_match
             del store.sidecars[key]
 
-    def delete_data(self, key: str) -> None:
+    def delete_data(self, key: Key) -> None:
         with self.opened() as store:
             if key not in store.sidecars:
                 store.data.pop(key, None)
 
-    def list_tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[Key]:
         with self.opened() as store:
             keys = list(store.tombstones)
         yield from keys
 
-    def purge(self, key: str) -> None:
+    def purge(self, key: Key) -> None:
         with self.opened() as store:
             store.tombstones.pop(key, None)
 
-    def quarantine(self, key: str) -> None:
+    def quarantine(self, key: Key) -> None:
         with self.opened() as store:
             data, sidecar = store.data.pop(key, None), store.sidecars.pop(key, None)
             if data or sidecar:
@@ -179,7 +190,7 @@ class MemoryBackend:
                     (key, data.content if data else None, sidecar.content if sidecar else None)
                 )
 
-    def read(self, key: str) -> MemoryReader:
+    def read(self, key: Key) -> MemoryReader:
         with self.opened() as store:
             if key not in store.data:
                 raise NotFound(f"There is no {key}.")
@@ -194,7 +205,7 @@ class MemoryBackend:
             ]
         yield from found
 
-    def age(self, key: str) -> float:
+    def age(self, key: Key) -> float:
         with self.opened() as store:
             kept = [place[key].since for place in (store.data, store.sidecars) if key in place]
         return time.monotonic() - max(kept, default=0.0)
@@ -204,10 +215,7 @@ class MemoryBackend:
             found = {key.rpartition("/")[0] for key in store.data.keys() | store.sidecars.keys()}
         yield from sorted(directory for directory in found if directory >= since)
 
-    def strays(self) -> Iterator[str]:
-        yield from ()
-
-    def in_progress(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: Key | None = None) -> Iterator[Key]:
         with self.opened() as store:
             keys = [key for owner in store.staged.values() for key in owner]
         yield from keys
@@ -219,7 +227,7 @@ class MemoryBackend:
         for key in keys:
             yield Recovered(key=key, outcome="undone")
 
-    def resolve(self, key: str) -> bool:
+    def resolve(self, key: Key) -> bool:
         with self.opened() as store:
             for owner, keys in store.staged.items():
                 if owner != self.owner:
@@ -238,15 +246,15 @@ class MemoryBackend:
         self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
     ) -> None:
         with self.opened() as store:
-            if new and name in store.records:
+            if if_absent and name in store.records:
                 raise Conflict(f"There is a {name} already.")
-            if old is not None and store.records.get(name) != old:
+            if if_match is not None and store.records.get(name) != if_match:
                 raise PreconditionFailed(f"{name} was changed meanwhile.")
             store.records[name] = document
 
-    def space(self) -> Space:
+    def free_bytes(self) -> int | None:
         with self.opened():
-            return Space(total=None, free=None)
+            return None
 
     def check(self, *, writing: bool) -> None:
         with self.opened():

@@ -11,10 +11,11 @@ from pydantic import BaseModel
 
 from artstore.attr import Attr
 from artstore.errors import InvalidField, Unavailable
-from artstore.spi import Context, NoSettings, Page, Position, Query, Sort, Totals
+from artstore.ids import FileId, Key
+from artstore.spi import Cache, Context, NoSettings, Page, Position, Query, Sort, Totals
 
 
-class MemoryCache:
+class MemoryCache(Cache):
     """Rows in a dictionary; nothing survives the process."""
 
     API: ClassVar[int] = 1
@@ -33,12 +34,12 @@ class MemoryCache:
                 if old is None or attr.revision >= old.revision:
                     self._rows[attr.file_id] = attr
 
-    def remove(self, file_ids: Sequence[str]) -> None:
+    def remove(self, file_ids: Sequence[FileId]) -> None:
         with self._open():
             for file_id in file_ids:
                 self._rows.pop(file_id, None)
 
-    def key(self, file_id: str) -> str | None:
+    def key(self, file_id: FileId) -> Key | None:
         with self._open():
             attr = self._rows.get(file_id)
         return attr.key if attr else None
@@ -58,12 +59,12 @@ class MemoryCache:
         items = found[: query.limit]
         return Page(items=items, next=place(items[-1]) if items and len(found) > len(items) else None)
 
-    def ids_in(self, directory: str) -> dict[str, str]:
+    def ids_in(self, directory: str) -> dict[str, FileId]:
         with self._open():
             rows = list(self._rows.values())
         return {a.storage_filename: a.file_id for a in rows if a.storage_path == directory}
 
-    def entries_in(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+    def entries_in(self, directory: str) -> Iterator[tuple[FileId, Attr | None]]:
         with self._open():
             rows = list(self._rows.items())
         yield from ((file_id, attr) for file_id, attr in rows if attr.storage_path == directory)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from artstore.attr import SIDECAR_SUFFIX
+from artstore.ids import FileId
 from artstore.spi import API, Naming
 
 AT = datetime(2025, 1, 11, 15, 30, 45, 123000, tzinfo=UTC)
@@ -62,7 +63,7 @@ class NamingSuite:
     @example(original="..", user="..", at=AT, file_id=ID)
     @example(original="report.x_bob_20250111T153045_a1b2c3d4", user="a_b", at=AT, file_id=ID)
     def test_a_name_is_one_plain_component_and_is_read_back(
-        self, naming: Naming, original: str, user: str, at: datetime, file_id: str
+        self, naming: Naming, original: str, user: str, at: datetime, file_id: FileId
     ) -> None:
         name = naming.name(file_id=file_id, original_filename=original, username=user, at=at)
         assert name.directory == naming.directory_at(at)
@@ -86,14 +87,14 @@ class NamingSuite:
     @pure
     @given(original=texts, user=texts, at=times, file_id=ids)
     def test_the_same_arguments_give_the_same_name(
-        self, naming: Naming, original: str, user: str, at: datetime, file_id: str
+        self, naming: Naming, original: str, user: str, at: datetime, file_id: FileId
     ) -> None:
         first = naming.name(file_id=file_id, original_filename=original, username=user, at=at)
         assert first == naming.name(file_id=file_id, original_filename=original, username=user, at=at)
 
     @pure
     @given(file_id=ids, other=ids)
-    def test_another_id_gives_another_name(self, naming: Naming, file_id: str, other: str) -> None:
+    def test_another_id_gives_another_name(self, naming: Naming, file_id: FileId, other: str) -> None:
         if file_id[-8:] == other[-8:]:
             return
         mine = naming.name(file_id=file_id, original_filename="a.txt", username="ivanov", at=AT)
@@ -132,7 +133,7 @@ class NamingSuite:
             "",
         ],
     )
-    def test_an_id_that_tells_nothing(self, naming: Naming, file_id: str) -> None:
+    def test_an_id_that_tells_nothing(self, naming: Naming, file_id: FileId) -> None:
         assert naming.directory_of(file_id) is None
 
     @pure

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, Connection, Executable, TextClause, delete
 
 from artstore.attr import Attr
 from artstore.errors import Unavailable
-from artstore.spi import Context, Page, Query, Totals
+from artstore.ids import FileId, Key
+from artstore.spi import Cache, Context, Page, Query, Totals
 from artstore_sql.postgres.database import Postgres
 from artstore_sql.postgres.errors import Dropped
 from artstore_sql.postgres.schema import Opened
@@ -33,7 +34,7 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 
-class PostgresCache:
+class PostgresCache(Cache):
     """A row for each file, durable when it is written.
 
     Commits that a crash of the server may take back would be quicker, and nobody would know which rows to mend.
@@ -63,7 +64,7 @@ class PostgresCache:
             change = self._upsert.bindparams(rows=json.dumps(some, ensure_ascii=False))
             self._write(change)
 
-    def remove(self, file_ids: Sequence[str]) -> None:
+    def remove(self, file_ids: Sequence[FileId]) -> None:
         files = self._tables.files
         gone = sorted({file_id for file_id in file_ids if _is_text(file_id)})
         for start in range(0, len(gone), BATCH):
@@ -71,7 +72,7 @@ class PostgresCache:
             held = some.order_by(files.c.file_id).with_for_update().cte()
             self._write(delete(files).where(files.c.id.in_(select(held.c.id))))
 
-    def key(self, file_id: str) -> str | None:
+    def key(self, file_id: FileId) -> Key | None:
         files = self._tables.files.c
         if not _is_text(file_id):
             return None
@@ -85,14 +86,14 @@ class PostgresCache:
         texts = self._use(lambda: self._database.read(lambda c: found(c, self._tables, query)))
         return page_of(texts, query, _attr)
 
-    def ids_in(self, directory: str) -> dict[str, str]:
+    def ids_in(self, directory: str) -> dict[str, FileId]:
         files = self._tables.files.c
         if not _is_text(directory):
             return {}
         wanted = select(files.storage_filename, files.file_id).where(files.storage_path == directory)
         return {one.storage_filename: one.file_id for one in self._all(wanted)}
 
-    def entries_in(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+    def entries_in(self, directory: str) -> Iterator[tuple[FileId, Attr | None]]:
         files, last = self._tables.files, 0
         while _is_text(directory):
             some = select(files).where(files.c.storage_path == directory, files.c.id > last)

@@ -25,7 +25,8 @@ from sqlalchemy import text
 
 from artstore.attr import timestamp
 from artstore.errors import ArtstoreError, Unavailable
-from artstore.spi import Context, Status, Transaction
+from artstore.ids import FileId, Key
+from artstore.spi import Context, Coordination, Log, Status, Transaction
 from artstore_sql.postgres.database import Postgres
 from artstore_sql.postgres.intents import Left, SqlIntent
 from artstore_sql.postgres.lease import Owner
@@ -51,7 +52,7 @@ class LogSettings(BaseModel, extra="forbid"):
     keep_hours: float = Field(default=168, ge=0)
 
 
-class SqlLog:
+class SqlLog(Log, Coordination):
     """Intents in PostgreSQL; durable when they are begun."""
 
     API: ClassVar[int] = 1
@@ -75,7 +76,7 @@ class SqlLog:
         self._opened.claim(element_id)
 
     def begin(
-        self, op: str, *, by: str, file_id: str | None = None, key: str | None = None, revision: int = 0
+        self, op: str, *, by: str, file_id: FileId | None = None, key: Key | None = None, revision: int = 0
     ) -> SqlIntent:
         at = _now()
         tx = _uuid7(at)
@@ -148,7 +149,7 @@ class SqlLog:
         anybody = text(f"SELECT EXISTS (SELECT 1 FROM {self._owners} WHERE owes > 0)")
         return bool(self._database.read(lambda c: c.execute(anybody).scalar_one()))
 
-    def open_uploads(self, file_id: str) -> Sequence[str]:
+    def open_uploads(self, file_id: FileId) -> Sequence[str]:
         self._require()
         me = 0 if self._owner is None else self._owner.id
         wanted = text(

@@ -18,7 +18,8 @@ from sqlalchemy.exc import ArgumentError
 
 from artstore.attr import Attr
 from artstore.errors import ConfigError, Conflict, Unavailable
-from artstore.spi import Context, Page, Query, Totals
+from artstore.ids import FileId, Key
+from artstore.spi import Cache, Context, Page, Query, Totals
 from artstore_sql import migration
 from artstore_sql.sqlite.availability import InUse
 from artstore_sql.sqlite.database import Sqlite
@@ -51,7 +52,7 @@ class SqlSettings(BaseModel, extra="forbid"):
     """Seconds after which a call gives up."""
 
 
-class SqlCache:
+class SqlCache(Cache):
     """A row for each file, in SQLite: for one machine, any number of processes."""
 
     API: ClassVar[int] = 1
@@ -78,12 +79,12 @@ class SqlCache:
         for start in range(0, len(rows), BATCH):
             self._write(self._upsert, rows[start : start + BATCH])
 
-    def remove(self, file_ids: Sequence[str]) -> None:
+    def remove(self, file_ids: Sequence[FileId]) -> None:
         rows = [{"gone": file_id} for file_id in file_ids if is_text(file_id)]
         for start in range(0, len(rows), BATCH):
             self._write(self._delete, rows[start : start + BATCH])
 
-    def key(self, file_id: str) -> str | None:
+    def key(self, file_id: FileId) -> Key | None:
         files = self._tables.files.c
         if not is_text(file_id):
             return None
@@ -99,7 +100,7 @@ class SqlCache:
             texts = found(connection, self._tables, query, indexed=self._indexed)
         return page_of(texts, query, self._attr)
 
-    def ids_in(self, directory: str) -> dict[str, str]:
+    def ids_in(self, directory: str) -> dict[str, FileId]:
         files = self._tables.files.c
         if not is_text(directory):
             return {}
@@ -107,7 +108,7 @@ class SqlCache:
             wanted = select(files.storage_filename, files.file_id).where(files.storage_path == directory)
             return {found.storage_filename: found.file_id for found in connection.execute(wanted)}
 
-    def entries_in(self, directory: str) -> Iterator[tuple[str, Attr | None]]:
+    def entries_in(self, directory: str) -> Iterator[tuple[FileId, Attr | None]]:
         files, last = self._tables.files, 0
         while is_text(directory):
             some = select(files).where(files.c.storage_path == directory, files.c.id > last)

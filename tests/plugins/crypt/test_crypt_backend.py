@@ -290,7 +290,7 @@ def test_a_changed_sidecar_is_damaged_and_still_read_and_deleted(
         get(backend)
     assert KEY in caught.value.detail
     assert "crypt" not in json.loads(backend.read_sidecar(KEY))
-    backend.delete(KEY, backend.read_sidecar(KEY))
+    backend.delete(KEY, if_match=backend.read_sidecar(KEY))
     with pytest.raises(NotFound):
         backend.read(KEY)
 
@@ -308,7 +308,7 @@ def test_plain_files_are_served_only_where_that_is_allowed(
         get(strict)
     assert get(lax) == DATA
     # It may be changed all the same, and stays what it is.
-    strict.replace_sidecar(KEY, sidecar(), sidecar(revision=2))
+    strict.replace_sidecar(KEY, sidecar(revision=2), if_match=sidecar())
     assert store.sidecars[KEY].content == sidecar(revision=2)
     # Of what was encrypted, taking the key out makes nothing plain.
     put(lax, key(1), sidecar=sidecar(key(1)))
@@ -328,7 +328,7 @@ def test_a_sidecar_too_long_is_refused_and_nothing_is_left(backend: Backend, sto
     assert not store.sidecars
     put(backend, sidecar=sidecar())
     with pytest.raises(InvalidField):
-        backend.replace_sidecar(KEY, sidecar(), b"{" + b" " * 4000 + b"}")
+        backend.replace_sidecar(KEY, b"{" + b" " * 4000 + b"}", if_match=sidecar())
     assert backend.read_sidecar(KEY) == sidecar()
 
 
@@ -456,7 +456,7 @@ def test_rotation_beside_changes_loses_none(store: MemoryStore, opened: Callable
     assert lax.sidecar(KEY) == sidecar(revision=299)
     assert get(lax) == DATA
     with pytest.raises(PreconditionFailed):
-        lax.replace_sidecar(KEY, sidecar(revision=298), sidecar())
+        lax.replace_sidecar(KEY, sidecar(), if_match=sidecar(revision=298))
 
 
 @pytest.mark.parametrize("wrong", ["", "abc", text(b"short"), text(bytes(33)), "ключ"])

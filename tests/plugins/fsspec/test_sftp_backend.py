@@ -34,7 +34,7 @@ def assert_unavailable(backend: FsspecBackend) -> None:
         lambda: put(backend, key(1)),
         lambda: backend.read_sidecar(KEY),
         lambda: backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR),
-        lambda: backend.delete(KEY, SIDECAR),
+        lambda: backend.delete(KEY, if_match=SIDECAR),
         lambda: get(backend),
         lambda: backend.check(writing=False),
     ):

@@ -93,7 +93,7 @@ def test_a_link_in_place_of_data_is_not_followed(backend: LocalBackend, files: P
     (files / KEY).symlink_to(outside / "secret")
     with pytest.raises(Damaged):
         backend.read(KEY)
-    backend.delete(KEY, SIDECAR)
+    backend.delete(KEY, if_match=SIDECAR)
     backend.delete_data(KEY)
     assert entries(backend) == {}
     assert (outside / "secret").read_bytes() == b"secret"
@@ -108,7 +108,7 @@ def test_a_link_in_place_of_a_sidecar_is_not_followed(
     for call in (
         lambda: backend.read_sidecar(KEY),
         lambda: backend.replace_sidecar(KEY, b"{}", if_match=b"secret"),
-        lambda: backend.delete(KEY, SIDECAR),
+        lambda: backend.delete(KEY, if_match=SIDECAR),
     ):
         with pytest.raises(Damaged):
             call()
@@ -129,7 +129,7 @@ def test_a_link_in_place_of_a_directory_is_not_followed(
     for call in (
         lambda: backend.read(KEY),
         lambda: backend.read_sidecar(KEY),
-        lambda: backend.delete(KEY, SIDECAR),
+        lambda: backend.delete(KEY, if_match=SIDECAR),
         lambda: backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR),
         lambda: backend.delete_data(KEY),
         lambda: backend.quarantine(KEY),
@@ -426,12 +426,12 @@ def test_a_full_disk_takes_nothing_keeps_everything_and_deletes(small: Path, ope
     assert staged(small / "files") == []
     backend.check(writing=True)
     backend.check(writing=False)
-    assert backend.space().free == 0
+    assert backend.free_bytes() == 0
     assert entries(backend) == dict.fromkeys(written, (True, True))
     for k in written:
         assert get(backend, k) == bytes(30_000)
         assert backend.read_sidecar(k) == SIDECAR
-        backend.delete(k, SIDECAR)
+        backend.delete(k, if_match=SIDECAR)
         backend.delete_data(k)
         backend.purge(k)
     assert entries(backend) == {}
@@ -488,7 +488,7 @@ def test_two_failed_fsyncs_close_the_store_for_writing(
     for call in (
         lambda: put(backend, key(9)),
         lambda: backend.replace_sidecar(KEY, b"{}", if_match=SIDECAR),
-        lambda: backend.delete(KEY, SIDECAR),
+        lambda: backend.delete(KEY, if_match=SIDECAR),
         lambda: backend.write_document("element.json", b"{}"),
         lambda: backend.check(writing=True),
     ):
@@ -601,7 +601,7 @@ def test_looking_changes_nothing(tmp_path: Path, open_: Open) -> None:
     backend = open_()
     put(backend, key(1))
     put(backend, key(2))
-    backend.delete(key(2), SIDECAR)
+    backend.delete(key(2), if_match=SIDECAR)
     writer = backend.create(key(3))
     backend.write_document("element.json", b"{}")
     before = contents(tmp_path)
@@ -651,7 +651,7 @@ def test_names_at_the_root_are_strays(backend: LocalBackend, files: Path) -> Non
     (files / "README").write_text("ours is not")
     (files / "2025").symlink_to("/etc")
     (files / "empty").mkdir()
-    assert sorted(backend.strays()) == ["2025", "README"]
+    assert sorted(entry.key for entry in backend.list("")) == ["2025", "README"]
     assert list(backend.list_directories()) == []
 
 

@@ -90,7 +90,7 @@ def test_a_request_that_fails_is_made_again_and_never_blindly(
             assert proxy.caught
             assert (get(backend, key=key), backend.read_sidecar(key)) == (b"data", b"[]")
             proxy.catch(number, state, "PUT")
-            backend.delete(key, b"[]")
+            backend.delete(key, if_match=b"[]")
             assert list(backend.list_tombstones()) == [key]
             proxy.catch(1, state, "DELETE")
             backend.delete_data(key)
@@ -171,7 +171,7 @@ def test_settling_ends_parts_and_data_of_a_writer_that_comes_late(
 def test_markers_go_after_the_grace(opened: Open, client: Any, bucket: str) -> None:
     backend = opened()
     put(backend, b"x")
-    backend.delete(KEY, backend.read_sidecar(KEY))
+    backend.delete(KEY, if_match=backend.read_sidecar(KEY))
     backend.delete_data(KEY)
     backend.purge(KEY)
     assert not backend.resolve(KEY + "2")

@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 
 from artstore.errors import ArtstoreError, StorageFull, Unavailable
-from artstore_wal.log import Wal
 
 WRITER = """
 import sys
 from pathlib import Path
-from artstore_wal.log import Wal
-wal = Wal(Path(sys.argv[1]), keep_hours=1, max_size=1 << 20)
+from artstore.testing import make_context
+from artstore_wal.log import FileLog
+from artstore.testing import make_context
+wal = FileLog(FileLog.Settings(keep_hours=1), make_context(Path(sys.argv[1])))
 for n in range(3):
     wal.begin("upload", by="dead", file_id=f"done-{n}", key=f"k/{n}").commit()
 wal.checkpoint(wal.position())
@@ -35,20 +36,22 @@ sys.stdin.read()
 """
 
 
-def make(directory: Path, **options: int) -> Wal:
-    return Wal(directory, keep_hours=1, max_size=options.pop("max_size", 1 << 20), **options)
+def make(directory: Path, segment_size: int = 4 << 20, max_size: int = 1 << 20) -> FileLog:
+    log = FileLog(FileLog.Settings(keep_hours=1, max_size=max_size), make_context(directory))
+    log.segment_size = segment_size
+    return log
 
 
 @pytest.fixture
-def wal(tmp_path: Path) -> Wal:
+def wal(tmp_path: Path) -> FileLog:
     return make(tmp_path / "wal")
 
 
-def segments(wal: Wal, pattern: str = "*") -> list[Path]:
+def segments(wal: FileLog, pattern: str = "*") -> list[Path]:
     return sorted(wal._directory.glob(pattern))
 
 
-def test_each_end_is_told(wal: Wal) -> None:
+def test_each_end_is_told(wal: FileLog) -> None:
     wal.begin("upload", by="ivanov", file_id="1", key="a/1").commit()
     wal.begin("upload", by="ivanov", file_id="2", key="a/2").roll_back("the client went away")
     wal.begin("update", by="petrov", file_id="3", key="a/3", revision=2).fail("x" * 9999)
@@ -86,7 +89,7 @@ def test_pages_go_back_through_all_segments(tmp_path: Path) -> None:
     wal.close()
 
 
-def test_a_torn_line_spoils_no_other(wal: Wal) -> None:
+def test_a_torn_line_spoils_no_other(wal: FileLog) -> None:
     wal.begin("upload", by="a", file_id="1").commit()
     path = segments(wal)[0]
     with path.open("ab") as f:
@@ -98,7 +101,7 @@ def test_a_torn_line_spoils_no_other(wal: Wal) -> None:
     wal.close()
 
 
-def test_a_line_torn_by_a_full_disk_spoils_no_other(wal: Wal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_torn_by_a_full_disk_spoils_no_other(wal: FileLog, monkeypatch: pytest.MonkeyPatch) -> None:
     intent = wal.begin("upload", by="a", file_id="1")
     write, room = os.write, [10, 0]
 
@@ -324,7 +327,7 @@ def test_what_ends_an_intent_is_not_written_behind_a_torn_line(tmp_path: Path) -
 
 
 def test_a_segment_whose_fsync_failed_takes_no_more_intents(
-    wal: Wal, monkeypatch: pytest.MonkeyPatch
+    wal: FileLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = wal.begin("update", by="ivanov", file_id="1", key="a/1")
     with monkeypatch.context() as patch:
@@ -343,7 +346,7 @@ def test_a_segment_whose_fsync_failed_takes_no_more_intents(
 
 
 def test_what_a_full_disk_cut_short_is_not_left_behind(
-    tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wal: FileLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy of a segment whose fsync failed."""
     intent, write = wal.begin("update", by="ivanov", file_id="1", key="a/1"), os.write
@@ -361,7 +364,7 @@ def test_what_a_full_disk_cut_short_is_not_left_behind(
 
 
 def test_of_two_that_sync_at_once_neither_is_told_what_the_other_alone_was(
-    wal: Wal, monkeypatch: pytest.MonkeyPatch
+    wal: FileLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel tells of an error once for each open file: a sync beside the one that fails says yes."""
     first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "12")
@@ -387,7 +390,7 @@ def test_of_two_that_sync_at_once_neither_is_told_what_the_other_alone_was(
     wal.close()
 
 
-def test_many_that_sync_at_once_share_it(wal: Wal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_that_sync_at_once_share_it(wal: FileLog, monkeypatch: pytest.MonkeyPatch) -> None:
     intents = [wal.begin("update", by="ivanov", file_id=str(i), key=f"a/{i}") for i in range(9)]
     told: list[int] = []
     monkeypatch.setattr(os, "fdatasync", told.append)
@@ -401,7 +404,7 @@ def test_many_that_sync_at_once_share_it(wal: Wal, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_log_that_is_closed_writes_and_syncs_nothing_of_others(
-    tmp_path: Path, wal: Wal, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wal: FileLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wal.begin("update", by="ivanov", file_id="1", key="a/1").commit()
     first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "23")
@@ -432,7 +435,7 @@ def test_a_log_that_is_closed_writes_and_syncs_nothing_of_others(
 @pytest.mark.parametrize("call", ["open", "flock", "write"])
 @pytest.mark.parametrize(("code", "kind"), [(errno.EIO, Unavailable), (errno.ENOSPC, StorageFull)])
 def test_a_log_that_cannot_be_begun_is_begun_later(
-    wal: Wal, monkeypatch: pytest.MonkeyPatch, call: str, code: int, kind: type[ArtstoreError]
+    wal: FileLog, monkeypatch: pytest.MonkeyPatch, call: str, code: int, kind: type[ArtstoreError]
 ) -> None:
     def fail(*_: object) -> int:
         raise OSError(code, os.strerror(code))

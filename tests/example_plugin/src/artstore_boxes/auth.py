@@ -17,7 +17,7 @@ from typing import ClassVar
 from pydantic import BaseModel, Field, ValidationError
 
 from artstore.errors import ConfigError, Unauthorized, Unavailable
-from artstore.spi import ROLES, Context, Principal
+from artstore.spi import ROLES, Auth, Context, Principal
 
 
 class Key(BaseModel, extra="forbid"):
@@ -30,7 +30,7 @@ class Key(BaseModel, extra="forbid"):
     """Unix time."""
 
 
-class KeysAuth:
+class KeysAuth(Auth):
     """A key is 256 random bits, so a plain hash of it cannot be guessed backwards."""
 
     API: ClassVar[int] = 1

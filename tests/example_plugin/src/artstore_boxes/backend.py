@@ -30,7 +30,8 @@ from artstore.errors import (
     StorageFull,
     Unavailable,
 )
-from artstore.spi import PIECE, Capabilities, Context, Entry, Recovered, Space, Span
+from artstore.ids import Key
+from artstore.spi import PIECE, Backend, Capabilities, Context, Entry, Recoverable, Recovered, Span
 
 DATA, SIDECAR, TOMBSTONE = "data", "sidecar", "tombstone"
 
@@ -145,7 +146,7 @@ class BoxReader:
         self._file.close()
 
 
-class BoxesBackend:
+class BoxesBackend(Backend, Recoverable):
     """Boxes on a local disk, for one process at a time."""
 
     API: ClassVar[int] = 1
@@ -188,7 +189,7 @@ class BoxesBackend:
             f"The boxes in {root} cannot be used: {why}.", place="backend.boxes.root", cure=cure
         )
 
-    def _box(self, key: str) -> Path:
+    def _box(self, key: Key) -> Path:
         for mark, escape in (("%", "%25"), (",", "%2C"), ("/", ",")):
             key = key.replace(mark, escape)
         return self._boxes / key
@@ -207,7 +208,7 @@ class BoxesBackend:
 
     # --- new files ---
 
-    def create(self, key: str) -> BoxWriter:
+    def create(self, key: Key) -> BoxWriter:
         place = self._box(key)
         with our_words():
             if place.exists() and any(place.iterdir()):
@@ -218,32 +219,32 @@ class BoxesBackend:
 
     # --- sidecars ---
 
-    def read_sidecar(self, key: str) -> bytes:
+    def read_sidecar(self, key: Key) -> bytes:
         with our_words(), (self._box(key) / SIDECAR).open("rb") as file:
             return file.read(4097)
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         with self._changing, our_words():
-            if self.read_sidecar(key) != old:
+            if self.read_sidecar(key) != if_match:
                 raise PreconditionFailed("The file was changed meanwhile.")
-            replace(self._box(key) / SIDECAR, new)
+            replace(self._box(key) / SIDECAR, sidecar)
 
     # --- deleting ---
 
     def delete(self, key: Key, *, if_match: bytes) -> None:
         box = self._box(key)
         with self._changing, our_words():
-            if self.read_sidecar(key) != old:
+            if self.read_sidecar(key) != if_match:
                 raise PreconditionFailed("The file was changed meanwhile.")
             (box / SIDECAR).rename(box / TOMBSTONE)
             sync(box)
 
-    def delete_data(self, key: str) -> None:
+    def delete_data(self, key: Key) -> None:
         box = self._box(key)
         if not (box / SIDECAR).exists():
             self._remove(box, DATA)
 
-    def purge(self, key: str) -> None:
+    def purge(self, key: Key) -> None:
         self._remove(self._box(key), TOMBSTONE)
 
     def _remove(self, box: Path, name: str) -> None:
@@ -252,10 +253,10 @@ class BoxesBackend:
             with suppress(OSError):  # it holds something else, or is gone
                 box.rmdir()
 
-    def list_tombstones(self) -> Iterator[str]:
+    def list_tombstones(self) -> Iterator[Key]:
         yield from (key for key, held in self._boxes_and_contents() if TOMBSTONE in held)
 
-    def quarantine(self, key: str) -> None:
+    def quarantine(self, key: Key) -> None:
         box = self._box(key)
         with self._changing, our_words():
             if box.exists():
@@ -265,7 +266,7 @@ class BoxesBackend:
 
     # --- reading ---
 
-    def read(self, key: str) -> BoxReader:
+    def read(self, key: Key) -> BoxReader:
         with our_words():
             return BoxReader(self._box(key) / DATA)
 
@@ -274,7 +275,7 @@ class BoxesBackend:
             if key.rpartition("/")[0] == directory and held & {DATA, SIDECAR}:
                 yield Entry(key=key, data=DATA in held, sidecar=SIDECAR in held)
 
-    def age(self, key: str) -> float:
+    def age(self, key: Key) -> float:
         paths = [self._box(key) / name for name in (DATA, SIDECAR)]
         with our_words():
             return max(0.0, time.time() - max((p.stat().st_ctime for p in paths if p.exists()), default=0.0))
@@ -293,18 +294,14 @@ class BoxesBackend:
             shutil.rmtree(box, ignore_errors=True)
             yield Recovered(key=self._key(box.name.partition("~")[2]), outcome="undone")
 
-    def resolve(self, key: str) -> bool:
+    def resolve(self, key: Key) -> bool:
         """A box is in its place or it is not: nothing is ever half-way."""
         return (self._box(key) / SIDECAR).exists()
 
-    def in_progress(self, key: str | None = None) -> Iterator[str]:
+    def in_progress(self, key: Key | None = None) -> Iterator[Key]:
         """There is one process at a time, so what is being packed is being packed here."""
         with our_words():
             yield from [self._key(box.name.partition("~")[2]) for box in self._staging.iterdir()]
-
-    def strays(self) -> Iterator[str]:
-        """Nobody but this class knows its way about here."""
-        yield from ()
 
     def is_sole_writer(self) -> bool:
         return True
@@ -318,16 +315,16 @@ class BoxesBackend:
         self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
     ) -> None:
         with self._changing, our_words():
-            if new and (self._records / name).exists():
+            if if_absent and (self._records / name).exists():
                 raise Conflict(f"There is a {name}.")
-            if old is not None and self.read_document(name) != old:
+            if if_match is not None and self.read_document(name) != if_match:
                 raise PreconditionFailed(f"{name} was changed meanwhile.")
             replace(self._records / name, document)
 
-    def space(self) -> Space:
+    def free_bytes(self) -> int | None:
         with our_words():
             total, _, free = shutil.disk_usage(self._boxes)
-        return Space(total=total, free=free)
+        return free
 
     def check(self, *, writing: bool) -> None:
         with our_words():
