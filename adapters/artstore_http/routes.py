@@ -278,5 +278,7 @@ ROUTES: tuple[Route, ...] = (
         gives="text",
         codes=("not-found",),
     ),
-    Route(method="GET", path="/metrics", operation="prometheus.metrics", summary="For Prometheus", gives="text"),
+    Route(
+        method="GET", path="/metrics", operation="prometheus.metrics", summary="For Prometheus", gives="text"
+    ),
 )

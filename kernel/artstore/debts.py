@@ -13,7 +13,7 @@ import os
 import secrets
 from pathlib import Path
 
-from artstore.posix import translated, usable
+from artstore.posix import translate_errors, translate_startup_errors
 
 log = logging.getLogger("artstore.debts")
 
@@ -22,7 +22,7 @@ class Debts:
     """The mark of this process, and those of all."""
 
     def __init__(self, directory: Path) -> None:
-        with usable(directory):
+        with translate_startup_errors(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
         self._mine = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -63,7 +63,7 @@ class Debts:
 
     def forgive(self) -> None:
         """Remove the marks of dead processes: what they owed was settled by their logs."""
-        with translated("The marks of dead processes cannot be removed"):
+        with translate_errors("The marks of dead processes cannot be removed"):
             self._forgive()
 
     def _forgive(self) -> None:

@@ -45,6 +45,7 @@ from artstore.spi import (
     Principal,
     Query,
     RecoverableBackend,
+    SingleNode,
     Status,
     Transaction,
 )
@@ -80,7 +81,7 @@ class Kernel:
         cache: Cache,
         naming: Naming,
         wal: Log,
-        coordination: Coordination,
+        coordination: Coordination | None = None,
         locks: Locks,
         element: Element,
         limits: Limits,
@@ -91,7 +92,7 @@ class Kernel:
         self.cache = cache
         self.naming = naming
         self.wal = wal
-        self.coordination = coordination
+        self.coordination = coordination or SingleNode()
         self.locks = locks
         self.element = element
         self.limits = limits

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from artstore.errors import Unavailable
 from artstore.ids import FileId
-from artstore.posix import translated, usable
+from artstore.posix import translate_errors, translate_startup_errors
 
 log = logging.getLogger("artstore.locks")
 
@@ -31,7 +31,7 @@ class Locks:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = os.fspath(directory)
-        with usable(directory):
+        with translate_startup_errors(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             # Made ahead, so that a full disk cannot keep anybody from deleting.
             for name in ("element", "mode", "names", "recovery", *(f"file-{n:02x}" for n in range(_BUCKETS))):
@@ -46,7 +46,7 @@ class Locks:
 
     def joint(self, name: str) -> Joint:
         """A shared lock for all threads of this process together."""
-        with usable(self._directory):
+        with translate_startup_errors(self._directory):
             return Joint(self._open(name))
 
     @contextmanager
@@ -60,10 +60,10 @@ class Locks:
 
     @contextmanager
     def _hold(self, name: str, patience: float | None) -> Iterator[int]:
-        with translated("A lock of this element cannot be taken"):
+        with translate_errors("A lock of this element cannot be taken"):
             fd = self._open(name)
         try:
-            with translated("A lock of this element cannot be taken"):
+            with translate_errors("A lock of this element cannot be taken"):
                 if patience is None:
                     fcntl.flock(fd, fcntl.LOCK_EX)
                 else:
@@ -91,7 +91,7 @@ class Note:
 
     def read(self) -> str | None:
         """What one left that died; None when nobody did. Raises `Unavailable`."""
-        with translated("A lock of this element cannot be read"):
+        with translate_errors("A lock of this element cannot be read"):
             line, end, _ = os.pread(self._fd, 4096, 0).partition(b"\n")
         try:
             text = json.loads(line) if end else None
@@ -101,7 +101,7 @@ class Note:
 
     def write(self, text: str) -> None:
         """Outlives this process, not a power cut. Raises `StorageFull`, `Unavailable`."""
-        with translated("A lock of this element cannot be written"):
+        with translate_errors("A lock of this element cannot be written"):
             os.pwrite(self._fd, json.dumps(text).encode() + b"\n", 0)
 
     def wipe(self) -> None:
@@ -123,7 +123,7 @@ class Joint:
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                with translated("A lock of this element cannot be taken"):
+                with translate_errors("A lock of this element cannot be taken"):
                     fcntl.flock(self._fd, fcntl.LOCK_SH)
             self._inside += 1
 

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ByteSize, Field
 
 from artstore.attr import timestamp
 from artstore.ids import FileId, Key, now, uuid7
-from artstore.posix import translated, usable
+from artstore.posix import translate_errors, translate_startup_errors
 from artstore.spi import API, AbandonedLog, Context, Log, Status, Transaction
 from artstore_wal.segment import OPEN, SETTLED, Segment, Written, hold, read
 
@@ -62,7 +62,7 @@ class Intent:
 
 
 @dataclass
-class AbandonedSegment(AbandonedLog):
+class AbandonedSegment:
     """A dead process's segment, held, with what recovery has to look at."""
 
     certainly_dead: ClassVar[bool] = True
@@ -98,7 +98,7 @@ class FileLog(Log):
 
     def __init__(self, settings: Settings, context: Context) -> None:
         directory = context.state / "wal"
-        with usable(directory):
+        with translate_startup_errors(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
         self._keep = settings.keep_hours * 3600
@@ -141,10 +141,10 @@ class FileLog(Log):
             number = f"{next(self._numbers):06d}"
             name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{number}-{secrets.token_hex(4)}{OPEN}"
             path = self._directory / name
-            with translated("The log cannot be begun"):
+            with translate_errors("The log cannot be begun"):
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             try:
-                with translated("The log cannot be begun"):
+                with translate_errors("The log cannot be begun"):
                     if hold(fd, path):
                         return Segment(path, fd)
             except BaseException:
@@ -163,7 +163,7 @@ class FileLog(Log):
     def checkpoint(self, marks: list[tuple[Segment, int]]) -> None:
         for segment, upto in marks:
             segment.flushed(upto)
-        with translated("Old parts of the log cannot be put away"):
+        with translate_errors("Old parts of the log cannot be put away"):
             self._put_away(marks)
 
     def _put_away(self, marks: list[tuple[Segment, int]]) -> None:
@@ -186,7 +186,7 @@ class FileLog(Log):
                 continue
 
     def abandoned(self) -> Iterator[AbandonedLog]:
-        with translated("The log of a dead process cannot be read"):
+        with translate_errors("The log of a dead process cannot be read"):
             yield from self._abandoned()
 
     def _abandoned(self) -> Iterator[AbandonedLog]:

@@ -15,7 +15,7 @@ from typing import Any
 from artstore.attr import timestamp
 from artstore.errors import DISK_FULL_ERRNOS, StorageFull, Unavailable
 from artstore.ids import now
-from artstore.posix import translated
+from artstore.posix import translate_errors
 from artstore.spi import STATUSES, Transaction
 
 log = logging.getLogger("artstore.wal")
@@ -97,7 +97,7 @@ class Segment:
     def sync(self) -> None:
         upto = self._size
         # One at a time: of several at once the kernel tells only one that it failed, and the others yes.
-        with self._syncing, translated("The log cannot be made durable"):
+        with self._syncing, translate_errors("The log cannot be made durable"):
             fd, size = self._fd, self._size
             # A second fsync would say yes while the disk holds the old bytes.
             if self.spoiled or fd < 0:

@@ -11,7 +11,7 @@ import pytest
 from artstore.errors import Conflict, ProviderFault
 from artstore.host import guard
 from artstore.host.guard import ROOMS, guarded
-from artstore.spi import Page, Principal, Query, Reader, Space, Span, SupportsIssue, Totals
+from artstore.spi import Page, Principal, Query, Reader, Span, SupportsIssue, Totals
 from artstore.testing import MemoryBackend, MemoryCache, StaticAuth
 from artstore.testing.backend import DATA, KEY, SIDECAR, get, put
 
@@ -69,7 +69,7 @@ def test_a_foreign_error_is_a_fault_with_a_name(
     ("backend", MemoryBackend, "sidecar", (KEY,), "text"),
     ("backend", MemoryBackend, "record", ("element.json",), "text"),
     ("backend", MemoryBackend, "space", (), None),
-    ("backend", MemoryBackend, "space", (), Space("much", None)),  # type: ignore[arg-type]
+    ("backend", MemoryBackend, "free_bytes", (), "much"),
     ("backend", MemoryBackend, "age", (KEY,), "old"),
     ("backend", MemoryBackend, "scan", ("d",), None),
     ("cache", MemoryCache, "key", ("id",), 5),
@@ -100,7 +100,7 @@ def test_an_iterator_that_fails_or_gives_nonsense_on_its_way() -> None:
         raise ValueError
 
     backend = guarded(
-        type("Odd", (MemoryBackend,), {"scan": scan, "tombstones": tombstones})(), "backend", WHO
+        type("Odd", (MemoryBackend,), {"scan": scan, "list_tombstones": tombstones})(), "backend", WHO
     )
     with pytest.raises(ProviderFault, match="scan"):
         list(backend.list("d"))

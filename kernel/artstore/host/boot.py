@@ -25,7 +25,7 @@ from artstore.locks import Locks
 from artstore.maintenance.jobs import Jobs
 from artstore.maintenance.verify import Survey
 from artstore.observers import Line, Observers
-from artstore.posix import usable
+from artstore.posix import translate_startup_errors
 from artstore.spi import (
     Auth,
     Cache,
@@ -81,7 +81,7 @@ def context(configuration: Configuration) -> Context:
     """What providers are told; makes the home."""
     home = configuration.home
     made = Context(home=home, files=home / "files", state=home / "state")
-    with usable(home, "home"):
+    with translate_startup_errors(home, "home"):
         made.state.mkdir(mode=0o750, parents=True, exist_ok=True)
     return made
 

@@ -174,7 +174,9 @@ def _iterator(take: _Take) -> _Take:
 
 
 def _is_room(hint: Any) -> bool:
-    return getattr(hint, "_is_protocol", False) and getattr(hint, "__module__", "") == spi.__name__
+    return getattr(hint, "_is_protocol", False) and getattr(hint, "__module__", "").startswith(
+        f"{spi.__name__}."
+    )
 
 
 def _shown(hint: Any) -> str:
@@ -185,6 +187,8 @@ def _shown(hint: Any) -> str:
 def _predicate(hint: Any) -> Callable[[Any], bool]:
     """Whether a value is a `hint`, as deep as costs nothing."""
     origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return lambda value: True
     if hint in (None, NoneType):
         # What it gives instead is of no interest, unless the work is still to be done (`async def`).
         return lambda value: value is None or not hasattr(value, "__await__")
@@ -200,7 +204,7 @@ def _predicate(hint: Any) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, origin)
     if hint is float:
         return lambda value: isinstance(value, float | int)
-    if isinstance(hint, type) and hint.__module__ == spi.__name__ and _fields(hint):
+    if isinstance(hint, type) and hint.__module__.startswith(f"{spi.__name__}.") and _fields(hint):
         fields = _fields(hint)
         return lambda value: isinstance(value, hint) and all(fits(getattr(value, n)) for n, fits in fields)
     if isinstance(hint, type):
