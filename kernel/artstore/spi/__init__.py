@@ -43,7 +43,6 @@ from artstore.spi.cache import (
     SupportsMigration,
     Totals,
 )
-from artstore.spi.common import API, PIECE, Configurable, Context, NoSettings
 from artstore.spi.log import (
     STATUSES,
     AbandonedLog,
@@ -57,6 +56,7 @@ from artstore.spi.log import (
 )
 from artstore.spi.naming import Name, Naming, Parsed
 from artstore.spi.observer import Change, Observer
+from artstore.spi.provider import API, PIECE, Configurable, Context, NoSettings
 
 __all__ = [
     "API",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from artstore.spi.common import Configurable
+from artstore.spi.provider import Configurable
 
 FILES_READ = "files:read"
 FILES_WRITE = "files:write"

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from artstore.attr import SIDECAR_LIMIT
 from artstore.ids import Key
-from artstore.spi.common import Configurable
+from artstore.spi.provider import Configurable
 
 
 class Span(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from artstore.attr import Attr
 from artstore.ids import FileId, Key
-from artstore.spi.common import Configurable, Context
+from artstore.spi.provider import Configurable, Context
 
 Sort = Literal["uploaded_at", "original_filename", "size"]
 

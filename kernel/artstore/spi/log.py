@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from artstore.ids import FileId, Key
-from artstore.spi.common import Configurable
+from artstore.spi.provider import Configurable
 
 Status = Literal["pending", "committed", "rolled_back", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from artstore.ids import FileId, Key
-from artstore.spi.common import Configurable
+from artstore.spi.provider import Configurable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from artstore.attr import Attr
 from artstore.ids import FileId, Key
-from artstore.spi.common import Configurable
+from artstore.spi.provider import Configurable
 
 Change = Literal["upload", "update", "delete"]
 
