@@ -20,10 +20,9 @@ from zlib import crc32
 
 from artstore.errors import ArtstoreError, OutcomeUnknown
 from artstore.ids import Key
-from artstore.spi import PIECE, Span
+from artstore.spi import INTERNAL, PIECE, Span
 from artstore_fsspec.connections import Connections
 from artstore_fsspec.streams import FsspecReader, FsspecUpload, translated
-from artstore_objects.layout import INTERNAL
 from artstore_objects.store import Content, Stored
 
 STAGING = f"{INTERNAL}/staging/"

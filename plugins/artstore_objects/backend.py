@@ -19,17 +19,26 @@ from pydantic import BaseModel
 from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
 from artstore.errors import Conflict, NotFound, PreconditionFailed
 from artstore.ids import Key
-from artstore.spi import API, PIECE, Backend, Capabilities, Entry, Reader, Recoverable, Recovered
+from artstore.spi import (
+    API,
+    INTERNAL,
+    PIECE,
+    Backend,
+    Capabilities,
+    Entry,
+    Reader,
+    Recoverable,
+    Recovered,
+    split_key,
+)
 from artstore_objects.layout import (
     GRAVES,
-    INTERNAL,
     MARKER_SIZE,
     QUARANTINE,
     TRASH,
     Marker,
     decode_marker,
     register,
-    split,
 )
 from artstore_objects.store import Content, Objects, Stored
 from artstore_objects.writer import MORE_THAN_A_SIDECAR, ObjectWriter
@@ -189,7 +198,7 @@ class ObjectBackend(Backend, Recoverable):
     # --- reading and listing ---
 
     def read(self, key: Key) -> Reader:
-        split(key)
+        split_key(key)
         reader = self._objects.open(key, key)
         if reader is None:
             raise NotFound(f"There is no {key}.")
@@ -202,7 +211,7 @@ class ObjectBackend(Backend, Recoverable):
                     yield Entry(key=Key(found.name), data=True, sidecar=False)
             return
         try:
-            split(Key(f"{directory}/x"))
+            split_key(Key(f"{directory}/x"))
         except NotFound:
             return
         yield from self._entries(o for o in self._objects.list(f"{directory}/") if isinstance(o, Stored))

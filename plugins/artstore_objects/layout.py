@@ -11,14 +11,12 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Literal, NamedTuple
 
 from artstore.attr import SIDECAR_SUFFIX
-from artstore.errors import NotFound
 from artstore.ids import Key
+from artstore.spi import INTERNAL, split_key
 
-INTERNAL = ".artstore"
 TRASH = f"{INTERNAL}/trash/"
 GRAVES = f"{INTERNAL}/graves/"
 QUARANTINE = f"{INTERNAL}/quarantine/"
@@ -26,23 +24,10 @@ QUARANTINE = f"{INTERNAL}/quarantine/"
 MARKER_SIZE = 4099
 """No sidecar is that long, so a listing shows what may be a marker."""
 
-_PART = r"(?!\.{1,2}(?:/|$))[^/\0]+"
-_KEY = re.compile(
-    rf"(?!{re.escape(INTERNAL)}/)({_PART}(?:/{_PART})*)/({_PART})(?<!{re.escape(SIDECAR_SUFFIX)})"
-)
-
-
-def split(key: Key) -> tuple[str, str]:
-    """Directory and name of a key. Raises `NotFound` for what cannot be one: nothing lies there."""
-    found = _KEY.fullmatch(key)
-    if found is None:
-        raise NotFound(f"There is no {key}.")
-    return found[1], found[2]
-
 
 def register(key: Key) -> str:
     """The name under which the sidecar of `key` lies, or the marker in its place."""
-    split(key)
+    split_key(key)
     return key + SIDECAR_SUFFIX
 
 

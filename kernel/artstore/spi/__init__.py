@@ -20,6 +20,7 @@ from artstore.spi.auth import (
     SupportsIssue,
 )
 from artstore.spi.backend import (
+    INTERNAL,
     Backend,
     Capabilities,
     Entry,
@@ -32,6 +33,7 @@ from artstore.spi.backend import (
     SupportsRedirect,
     SupportsRekey,
     Writer,
+    split_key,
 )
 from artstore.spi.cache import (
     Cache,
@@ -63,6 +65,7 @@ __all__ = [
     "FILES_DELETE",
     "FILES_READ",
     "FILES_WRITE",
+    "INTERNAL",
     "PIECE",
     "ROLES",
     "SCOPES",
@@ -108,4 +111,5 @@ __all__ = [
     "Totals",
     "Transaction",
     "Writer",
+    "split_key",
 ]

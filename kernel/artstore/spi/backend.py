@@ -10,14 +10,32 @@ backend finds nothing and reaches nothing outside of its store.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from artstore.attr import SIDECAR_LIMIT
+from artstore.attr import SIDECAR_LIMIT, SIDECAR_SUFFIX
+from artstore.errors import NotFound
 from artstore.ids import Key
 from artstore.spi.provider import Configurable
+
+INTERNAL = ".artstore"
+"""The directory of a store that holds what is not a file. No key lies below it."""
+
+_PART = r"(?!\.{1,2}(?:/|$))[^/\0]+"
+_KEY = re.compile(
+    rf"(?!{re.escape(INTERNAL)}/)({_PART}(?:/{_PART})*)/({_PART})(?<!{re.escape(SIDECAR_SUFFIX)})"
+)
+
+
+def split_key(key: Key) -> tuple[str, str]:
+    """Return the directory and the filename of `key`. Raises `NotFound` when it is not valid: no file lies there."""
+    parts = _KEY.fullmatch(key)
+    if parts is None:
+        raise NotFound(f"There is no {key}.")
+    return parts[1], parts[2]
 
 
 class Span(NamedTuple):
