@@ -1,36 +1,101 @@
-"""The wall: a provider that breaks its contract is told by its name, and harms nobody else."""
+"""The guard: a provider that breaks its contract is named, and harms nothing else."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
-from typing import Any
+import weakref
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from artstore.errors import Conflict, ProviderFault
+from artstore import spi
+from artstore.errors import Conflict, ProviderFault, StorageFull
 from artstore.host import guard
-from artstore.host.guard import ROOMS, guarded
-from artstore.spi import Page, Principal, Query, Reader, Span, SupportsIssue, Totals
+from artstore.host.guard import PROTOCOLS, RETURNS, Each, methods_of, wrap
+from artstore.roles import ROLES
+from artstore.spi import (
+    Coordination,
+    Log,
+    NoSettings,
+    Page,
+    Query,
+    Reader,
+    SingleNode,
+    Span,
+    SupportsIssue,
+    SupportsRedirect,
+)
 from artstore.testing import MemoryBackend, MemoryCache, StaticAuth
 from artstore.testing.backend import DATA, KEY, SIDECAR, get, put
 
-WHO = "The backend 'tape' of acme:x"
+OWNER = "The backend 'tape' of acme:x"
 
 
-def spoilt(kind: type, method: str, gives: Any = None, raises: BaseException | None = None) -> Any:
-    """A provider that is well but for one method."""
+def broken(kind: type, method: str, gives: Any = None, raises: BaseException | None = None) -> Any:
+    """Return a provider that is correct but for one method."""
 
-    def broken(self: Any, *args: Any, **named: Any) -> Any:
+    def fail(self: Any, *args: Any, **named: Any) -> Any:
         if raises is not None:
             raise raises
         return gives
 
-    return type(kind.__name__, (kind,), {method: broken})()
+    return type(kind.__name__, (kind,), {method: fail})()
 
 
-def test_what_is_well_is_handed_on() -> None:
-    backend = guarded(MemoryBackend(), "backend", WHO)
+class MemoryLog(Log, SingleNode):
+    """As much of a log as the guard looks at."""
+
+    API = 1
+    Settings = NoSettings
+
+    def begin(self, operation: str, **named: Any) -> Any:
+        return MemoryIntent()
+
+    def position(self) -> int:
+        return 7
+
+    def checkpoint(self, position: Any) -> None: ...
+
+    def abandoned(self) -> Iterator[Any]:
+        yield MemoryAbandoned()
+
+    def transactions(self, **named: Any) -> list[Any]:
+        return []
+
+
+class MemoryIntent(spi.Intent):
+    def commit(self) -> None: ...
+
+    def roll_back(self, error: str) -> None: ...
+
+    def fail(self, error: str) -> None: ...
+
+    def sync(self) -> None:
+        raise OSError(5, "I/O")
+
+
+class MemoryAbandoned(spi.AbandonedLog):
+    certainly_dead = True  # type: ignore[assignment]
+    uncheckpointed = ()  # type: ignore[assignment]
+
+    @property
+    def pending(self) -> Any:
+        raise KeyError("k")
+
+    def end(self, transaction: Any, status: Any, error: str | None = None) -> None:
+        raise ValueError
+
+    def close(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+def test_a_correct_provider_works_as_without_a_guard() -> None:
+    backend = wrap(MemoryBackend(), "backend", OWNER)
     put(backend)
     assert get(backend) == DATA
     assert backend.read_sidecar(KEY) == SIDECAR
@@ -39,7 +104,8 @@ def test_what_is_well_is_handed_on() -> None:
     assert backend.capabilities == MemoryBackend.capabilities
     with pytest.raises(Conflict):
         put(backend)
-    auth = guarded(StaticAuth(), "auth", "a")
+    assert not isinstance(backend, SupportsRedirect)
+    auth = wrap(StaticAuth(), "auth", "a")
     assert isinstance(auth, SupportsIssue)
     assert auth.authenticate(auth.issue(user="u", roles=["user"], seconds=9)).name == "u"
 
@@ -47,70 +113,42 @@ def test_what_is_well_is_handed_on() -> None:
 @pytest.mark.parametrize(
     "error", [RuntimeError("boom"), KeyError("k"), OSError(5, "I/O"), SystemExit(3), AssertionError()]
 )
-def test_a_foreign_error_is_a_fault_with_a_name(
-    error: BaseException, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("method", ["create", "delete", "in_progress", "free_bytes"])
+def test_a_foreign_exception_carries_the_name_of_the_plugin(
+    method: str, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend = guarded(spoilt(MemoryBackend, "create", raises=error), "backend", WHO)
+    """Also from a method that a Protocol inherits from another (`Backend`, `Recoverable`)."""
+    backend = wrap(broken(MemoryBackend, method, raises=error), "backend", OWNER)
     with pytest.raises(ProviderFault) as fault:
-        backend.create(KEY)
-    assert WHO in fault.value.detail
-    assert type(error).__name__ in fault.value.detail
-    assert "boom" not in fault.value.detail  # what it says may be a secret: it is for the log
+        getattr(backend, method)()
+    assert fault.value.detail == f"{OWNER} failed in {method}(): {type(error).__name__}."
+    assert "boom" not in fault.value.detail  # the text may hold a secret: it goes to the log
     assert fault.value.__cause__ is error
-    assert f"{WHO} broke its contract in create()" in caplog.text
+    assert f"{OWNER} broke its contract in {method}()" in caplog.text
     assert "Traceback" in caplog.text
 
 
-@pytest.mark.parametrize(("role", "kind", "method", "arguments", "gives"), [
-    ("backend", MemoryBackend, "create", (KEY,), None),
-    ("backend", MemoryBackend, "create", (KEY,), "a writer"),
-    ("backend", MemoryBackend, "read", (KEY,), None),
-    ("backend", MemoryBackend, "sidecar", (KEY,), None),
-    ("backend", MemoryBackend, "sidecar", (KEY,), "text"),
-    ("backend", MemoryBackend, "record", ("element.json",), "text"),
-    ("backend", MemoryBackend, "space", (), None),
-    ("backend", MemoryBackend, "free_bytes", (), "much"),
-    ("backend", MemoryBackend, "age", (KEY,), "old"),
-    ("backend", MemoryBackend, "scan", ("d",), None),
-    ("cache", MemoryCache, "key", ("id",), 5),
-    ("cache", MemoryCache, "search", (Query(),), None),
-    ("cache", MemoryCache, "search", (Query(),), Page(items=["row"], next=None)),  # type: ignore[list-item]
-    ("cache", MemoryCache, "totals", (), (1, 2)),
-    ("cache", MemoryCache, "totals", (), Totals("1", 2)),  # type: ignore[arg-type]
-    ("cache", MemoryCache, "directory", ("d",), []),
-    ("auth", StaticAuth, "authenticate", ("t",), None),
-    ("auth", StaticAuth, "authenticate", ("t",), True),
-    ("auth", StaticAuth, "authenticate", ("t",), Principal(id=1, name="n")),  # type: ignore[arg-type]
-    ("auth", StaticAuth, "authenticate", ("t",), Principal(id="1", name="n", scopes=["files:read"])),  # type: ignore[arg-type]
-])  # fmt: skip
-def test_a_result_of_another_type_is_a_fault(
-    role: str, kind: type, method: str, arguments: Any, gives: Any
-) -> None:
-    provider = guarded(spoilt(kind, method, gives=gives), role, WHO)
-    with pytest.raises(ProviderFault, match=f"{WHO} failed in {method}"):
-        getattr(provider, method)(*arguments)
+def test_a_foreign_exception_of_a_writer_carries_the_name_of_the_plugin() -> None:
+    class Writer:
+        def write(self, piece: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        def publish(self, sidecar: bytes) -> None:
+            raise StorageFull("No space.")
+
+        def abort(self) -> None:
+            raise RuntimeError
+
+    backend = wrap(broken(MemoryBackend, "create", gives=Writer()), "backend", OWNER)
+    writer: spi.Writer = backend.create(KEY)
+    with pytest.raises(ProviderFault, match=f"{OWNER} failed in write"):
+        writer.write(b"x")
+    with pytest.raises(StorageFull):
+        writer.publish(b"{}")
+    writer.abort()  # it never raises
 
 
-def test_an_iterator_that_fails_or_gives_nonsense_on_its_way() -> None:
-    def scan(self: Any, directory: str) -> Any:
-        yield "not an entry"
-
-    def list_tombstones(self: Any) -> Any:
-        yield KEY
-        raise ValueError
-
-    backend = guarded(
-        type("Odd", (MemoryBackend,), {"scan": scan, "list_tombstones": tombstones})(), "backend", WHO
-    )
-    with pytest.raises(ProviderFault, match="scan"):
-        list(backend.list("d"))
-    keys = backend.list_tombstones()
-    assert next(keys) == KEY
-    with pytest.raises(ProviderFault, match="tombstones"):
-        next(keys)
-
-
-def test_what_a_provider_gives_is_behind_the_wall_too() -> None:
+def test_a_foreign_exception_of_a_reader_carries_the_name_of_the_plugin() -> None:
     class Broken:
         size, path = 3, None
 
@@ -121,44 +159,160 @@ def test_what_a_provider_gives_is_behind_the_wall_too() -> None:
         def close(self) -> None:
             raise RuntimeError
 
-    backend = guarded(spoilt(MemoryBackend, "read", gives=Broken()), "backend", WHO)
+    backend = wrap(broken(MemoryBackend, "read", gives=Broken()), "backend", OWNER)
     reader: Reader = backend.read(KEY)
-    assert reader.size == 3
+    assert (reader.size, reader.path) == (3, None)
     with pytest.raises(ProviderFault, match="pieces"):
         list(reader.pieces(Span(0, 3)))
-    reader.close()  # which never raises
+    reader.close()  # it never raises
 
 
-def test_work_that_is_only_promised_is_a_fault() -> None:
+def test_a_foreign_exception_of_an_intent_or_an_abandoned_log_carries_the_name_of_the_plugin() -> None:
+    log = wrap(MemoryLog(), "wal", OWNER)
+    with pytest.raises(ProviderFault, match=f"{OWNER} failed in sync"):
+        log.begin("upload", by="u").sync()
+    (abandoned,) = log.abandoned()
+    assert abandoned.certainly_dead
+    with pytest.raises(ProviderFault, match=f"{OWNER} failed in end"):
+        abandoned.end(None, "committed")
+    with pytest.raises(ProviderFault, match=f"{OWNER} failed in pending: KeyError"):
+        _ = abandoned.pending
+    assert log.position() == 7
+    assert isinstance(log, Coordination)
+    with log.exclusive("element"):
+        assert log.open_uploads("id") == ()
+
+
+@pytest.mark.parametrize(("role", "kind", "method", "arguments", "gives"), [
+    ("backend", MemoryBackend, "create", (KEY,), None),
+    ("backend", MemoryBackend, "create", (KEY,), "a writer"),
+    ("backend", MemoryBackend, "read", (KEY,), None),
+    ("backend", MemoryBackend, "read_sidecar", (KEY,), None),
+    ("backend", MemoryBackend, "read_sidecar", (KEY,), "text"),
+    ("backend", MemoryBackend, "read_document", ("element.json",), "text"),
+    ("backend", MemoryBackend, "free_bytes", (), "much"),
+    ("backend", MemoryBackend, "age", (KEY,), "old"),
+    ("backend", MemoryBackend, "resolve", (KEY,), None),
+    ("backend", MemoryBackend, "list", ("d",), None),
+    ("cache", MemoryCache, "key", ("id",), 5),
+    ("cache", MemoryCache, "search", (Query(),), None),
+    ("cache", MemoryCache, "search", (Query(),), [Page(items=[], next=None)]),
+    ("cache", MemoryCache, "totals", (), (1, 2)),
+    ("cache", MemoryCache, "ids_in", ("d",), []),
+    ("auth", StaticAuth, "authenticate", ("t",), None),
+    ("auth", StaticAuth, "authenticate", ("t",), True),
+    ("auth", StaticAuth, "authenticate", ("t",), {"id": "1"}),
+    ("wal", MemoryLog, "begin", ("upload",), None),
+    ("wal", MemoryLog, "transactions", (), None),
+    ("wal", MemoryLog, "exclusive", ("element",), None),
+])  # fmt: skip
+def test_a_result_of_another_class_is_a_fault(
+    role: str, kind: type, method: str, arguments: Any, gives: Any
+) -> None:
+    provider = wrap(broken(kind, method, gives=gives), role, OWNER)
+    with pytest.raises(ProviderFault, match=f"{OWNER} failed in {method}"):
+        getattr(provider, method)(*arguments)
+
+
+def test_a_wrong_result_is_told_in_the_words_of_its_author(caplog: pytest.LogCaptureFixture) -> None:
+    backend = wrap(broken(MemoryBackend, "read_document", gives="text"), "backend", OWNER)
+    with pytest.raises(ProviderFault, match=r"it returned str, not bytes or None\."):
+        backend.read_document("element.json")
+    assert f"{OWNER} broke its contract in read_document(): it returned str, not bytes or None" in caplog.text
+    with pytest.raises(ProviderFault, match=r"failed in create\(\): it returned NoneType, not Writer\."):
+        wrap(broken(MemoryBackend, "create"), "backend", OWNER).create(KEY)
+
+
+def test_an_iterator_that_fails_or_yields_another_class_in_the_middle() -> None:
+    def list_entries(self: Any, directory: str) -> Any:
+        yield "not an entry"
+
+    def list_tombstones(self: Any) -> Any:
+        yield KEY
+        raise ValueError
+
+    odd = type("Odd", (MemoryBackend,), {"list": list_entries, "list_tombstones": list_tombstones})
+    backend = wrap(odd(), "backend", OWNER)
+    with pytest.raises(ProviderFault, match=r"list\(\): it returned str, not Entry"):
+        list(backend.list("d"))
+    keys = backend.list_tombstones()
+    assert next(keys) == KEY
+    with pytest.raises(ProviderFault, match=f"{OWNER} failed in list_tombstones"):
+        next(keys)
+
+
+def test_an_asynchronous_method_is_a_fault() -> None:
     class Later:
         def __await__(self) -> Any: ...
 
-    cache = guarded(spoilt(MemoryCache, "put", gives=Later()), "cache", WHO)
+    cache = wrap(broken(MemoryCache, "put", gives=Later()), "cache", OWNER)
     with pytest.raises(ProviderFault, match="put"):
         cache.put([])
+    assert wrap(broken(MemoryCache, "put", gives="whatever"), "cache", OWNER).put([]) is None
 
 
-def test_half_a_provider_is_refused_with_what_it_lacks() -> None:
-    with pytest.raises(ProviderFault, match=r"acme:x lacks create, .*close: it is no Backend"):
-        guarded(object(), "backend", WHO)
+def test_an_incomplete_provider_is_refused_with_the_methods_that_it_lacks() -> None:
+    with pytest.raises(ProviderFault, match=r"acme:x lacks create, .*close.* resolve.*: it is not a Recov"):
+        wrap(object(), "backend", OWNER)
 
 
-def test_one_that_hangs_when_it_should_close_is_left_behind(
+def test_a_provider_that_hangs_while_it_closes_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(guard, "CLOSE_WITHIN", 0.05)
+    monkeypatch.setattr(guard, "CLOSE_TIMEOUT", 0.05)
     hold = threading.Event()
-    hanging = spoilt(MemoryBackend, "close", raises=None)
-    hanging.close = hold.wait
+    hanging = MemoryBackend()
+    hanging.close = hold.wait  # type: ignore[method-assign, assignment]
     with caplog.at_level(logging.ERROR):
-        guarded(hanging, "backend", WHO).close()
-    assert f"{WHO} does not close" in caplog.text
+        wrap(hanging, "backend", OWNER).close()
+    assert f"{OWNER} did not close within 0.05 seconds" in caplog.text
     hold.set()
-    guarded(spoilt(MemoryBackend, "close", raises=RuntimeError()), "backend", WHO).close()
+    wrap(broken(MemoryBackend, "close", raises=RuntimeError()), "backend", OWNER).close()
     assert "broke its contract in close()" in caplog.text
 
 
-def test_every_role_has_a_room() -> None:
-    from artstore.host.plugins import HOOKS
+def test_a_guarded_writer_needs_no_garbage_collector() -> None:
+    backend = wrap(MemoryBackend(), "backend", OWNER)
+    gc.disable()
+    try:
+        writer = backend.create(KEY)
+        freed = weakref.ref(writer)
+        writer.abort()
+        del writer
+        assert freed() is None
+    finally:
+        gc.enable()
 
-    assert set(HOOKS) <= set(ROOMS)
+
+def test_the_table_of_results_agrees_with_the_contract() -> None:
+    protocols = {p for role in ROLES.values() for p in (role.protocol, *role.optional)}
+    seen = set()
+    for protocol in protocols | set(guard._PRODUCTS):
+        for name in methods_of((protocol,)):
+            hint = get_type_hints(getattr(protocol, name))["return"]
+            expected = RETURNS.get(name)
+            seen.add(name)
+            if hint is NoneType:
+                assert expected is None, f"{protocol.__name__}.{name}"
+                continue
+            assert expected is not None, f"{protocol.__name__}.{name}"
+            if isinstance(expected, Each):
+                assert get_origin(hint) is Iterator, f"{protocol.__name__}.{name}"
+                (hint,), expected = get_args(hint), expected.classes
+            assert _classes(hint) <= set(expected), f"{protocol.__name__}.{name}"
+    assert seen >= set(RETURNS)
+
+
+def _classes(hint: Any) -> set[Any]:
+    """Return the classes of a type hint, without what they contain."""
+    if get_origin(hint) in (Union, UnionType):
+        return set().union(*map(_classes, get_args(hint)))
+    if hint is Any:
+        return {object}
+    if get_origin(hint) is Literal:
+        return {str}
+    return {getattr(hint, "__supertype__", None) or get_origin(hint) or hint}
+
+
+def test_every_role_has_a_protocol() -> None:
+    assert set(PROTOCOLS) == set(ROLES)

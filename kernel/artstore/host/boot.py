@@ -16,7 +16,7 @@ from artstore import recovery
 from artstore.debts import Debts
 from artstore.element import RECORD, Element, recognise
 from artstore.errors import ConfigError, NotFound, PluginError, ProviderFault, StorageFull, Unavailable
-from artstore.host.guard import guarded
+from artstore.host.guard import wrap
 from artstore.host.plugins import Registry, plugin_rows
 from artstore.host.settings import ROLES, Configuration, Settings, Tables, load, suggestion, validate
 from artstore.ids import now
@@ -138,7 +138,7 @@ def build(role: str, configuration: Configuration, registry: Registry, told: Con
 def _build(role: str, name: str, settings: BaseModel, registry: Registry, told: Context) -> Any:
     try:
         provider = registry.choose(role, name)(settings, told)
-        return guarded(provider, role, f"The {role} '{name}' of {registry.offer(role, name).plugin}")
+        return wrap(provider, role, f"The {role} '{name}' of {registry.offer(role, name).plugin}")
     except ProviderFault as e:
         raise PluginError(e.detail, place=f"{role}.{name}") from e
     except (ConfigError, NotFound, StorageFull, Unavailable):

@@ -1,222 +1,250 @@
-"""The wall between the kernel and a provider.
+"""The guard around a provider: whatever breaks the contract carries the name of its plugin.
 
-What a provider raises or gives back that its contract in `spi.py` does not name is a bug of its author: it is
-logged with the provider's name, and for the kernel it is a part that does not answer.
+The contract in `artstore.spi` names the errors that a method raises and what it returns. Anything else is a bug of the
+provider's author: it is logged with the provider's name and traceback, and the kernel sees a `ProviderFault`, which it
+treats like a part that does not answer. What is returned is checked by its class alone, so that a call stays cheap; the
+shipped suites check the rest.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
-from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from types import NoneType
+from typing import Any, NamedTuple
 
 from artstore import spi
 from artstore.errors import ArtstoreError, ProviderFault
+from artstore.roles import ROLES
 
 log = logging.getLogger("artstore.plugins")
 
-ROOMS: dict[str, type] = {
-    "naming": spi.Naming,
-    "backend": spi.Backend,
-    "cache": spi.Cache,
-    "wal": spi.Log,
-    "auth": spi.Auth,
-    "observer": spi.Observer,
+CLOSE_TIMEOUT = 10.0
+"""Seconds that a provider may take to close. After them the element closes without it."""
+
+PROTOCOLS = {role.name: role.protocol for role in ROLES.values()}
+"""What the providers of each role must do."""
+
+_NEVER_RAISE = ("abort", "close")
+"""Methods whose failure nobody can act on: it is logged only."""
+
+_PRODUCTS = (spi.Writer, spi.Reader, spi.Intent, spi.AbandonedLog)
+"""Protocols of objects that a provider makes. These objects are guarded as well."""
+
+Classes = tuple[type, ...]
+
+
+class Each(NamedTuple):
+    """A method returns an iterable of instances of these classes."""
+
+    classes: Classes
+
+
+RETURNS: dict[str, Classes | Each] = {
+    # naming
+    "name": (spi.Name,),
+    "parse": (spi.Parsed, NoneType),
+    "carries": (bool,),
+    "directory_of": (str, NoneType),
+    "directory_at": (str,),
+    # backend, with its writers and readers
+    "create": (spi.Writer,),
+    "read": (spi.Reader,),
+    "pieces": Each((bytes,)),
+    "read_sidecar": (bytes,),
+    "list": Each((spi.Entry,)),
+    "list_directories": Each((str,)),  # of a cache too
+    "read_document": (bytes, NoneType),
+    "free_bytes": (int, NoneType),
+    "list_tombstones": Each((str,)),
+    "age": (float, int),
+    "in_progress": Each((str,)),
+    "recover": Each((spi.Recovered,)),
+    "resolve": (bool,),
+    "is_sole_writer": (bool,),
+    "rekey": Each((str,)),
+    "redirect": (str, NoneType),
+    # cache
+    "key": (str, NoneType),
+    "search": (spi.Page,),
+    "ids_in": (dict,),
+    "entries_in": Each((tuple,)),
+    "totals": (spi.Totals,),
+    "generation": (str, NoneType),
+    # log and coordination
+    "begin": (spi.Intent,),
+    "position": (object,),
+    "abandoned": Each((spi.AbandonedLog,)),
+    "transactions": (list,),
+    "exclusive": (AbstractContextManager,),
+    "any_dirty": (bool,),
+    "open_uploads": (Sequence,),
+    # auth
+    "authenticate": (spi.Principal,),
+    "issue": (str,),
 }
-CLOSE_WITHIN = 10.0
-"""Seconds after which a provider that does not close is left behind."""
-
-_QUIET = ("abort", "close")
-"""What never raises: there is nobody left who could do anything about it."""
+"""What each method returns, by name: Protocols that share a name agree. Methods that are not listed return None."""
 
 
-def guarded(provider: Any, role: str, who: str) -> Any:
-    """`provider`, behind the wall. `who` names it in messages. Raises `ProviderFault` when methods are missing."""
-    rooms = (ROOMS[role], *_abilities(type(provider)))  # type: ignore[arg-type]  # a type is hashable
-    return _enclose(provider, rooms, who)
+def wrap(provider: Any, role: str, owner: str) -> Any:
+    """Return `provider`, guarded. `owner` names it in messages. Raises `ProviderFault` when methods are missing."""
+    return Guard(provider, owner, (PROTOCOLS[role], *optional_protocols(type(provider), role)))
 
 
-def _enclose(provider: Any, rooms: tuple[type, ...], who: str) -> Any:
-    kind, names = _wall(rooms)
-    missing = [name for name in names if not callable(getattr(provider, name, None))]
-    if missing:
-        raise ProviderFault(f"{who} lacks {', '.join(missing)}: it is no {rooms[0].__name__}.")
-    return kind(provider, who)
+@cache
+def optional_protocols(provider: type, role: str) -> tuple[type, ...]:
+    """Return the optional Protocols of a role that a class of providers keeps."""
+    return tuple(protocol for protocol in ROLES[role].optional if issubclass(provider, protocol))
 
 
-class Wall:
-    """A provider, or what it gave, whose faults carry its name. Attributes are those of what is behind."""
+class Guard:
+    """A provider, or an object that it made. Attributes that are not methods are those of the guarded object."""
 
-    def __init__(self, behind: Any, who: str) -> None:
-        self._behind = behind
-        self._who = who
+    def __init__(self, guarded: Any, owner: str, protocols: tuple[type, ...]) -> None:
+        self._guarded = guarded
+        self._owner = owner
+        names = methods_of(protocols)
+        missing = [name for name in names if not callable(getattr(guarded, name, None))]
+        if missing:
+            raise ProviderFault(f"{owner} lacks {', '.join(missing)}: it is not a {protocols[0].__name__}.")
+        # Instance attributes cost least to call, and `isinstance` finds them when it is asked for a Protocol. They do
+        # not refer to the guard, so that it is freed without the garbage collector: each upload makes several.
+        for name in names:
+            setattr(self, name, _guard_method(getattr(guarded, name), name, owner))
+        if "close" in names and protocols[0] not in _PRODUCTS:
+            self.close = partial(_close_in_time, guarded, owner)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._behind, name)
-
-    def _fault(self, where: str, what: str, cause: BaseException | None = None) -> ProviderFault:
-        shown = f"{what}: {cause}" if cause is not None else what
-        log.error("%s broke its contract in %s: %s", self._who, where, shown, exc_info=cause)
-        return ProviderFault(f"{self._who} failed in {where}: {what}.")
-
-
-@cache
-def _abilities(provider: type) -> tuple[type, ...]:
-    """The Protocols that a class of providers keeps beside that of its role."""
-    optional = (value for name, value in vars(spi).items() if name.startswith("Supports"))
-    return tuple(kind for kind in optional if issubclass(provider, kind))
-
-
-@cache
-def _wall(rooms: tuple[type, ...]) -> tuple[type[Wall], list[str]]:
-    methods: dict[str, Any] = {}
-    for room in rooms:
-        for name, method in vars(room).items():
-            if callable(method) and not name.startswith("_"):
-                methods[name] = _method(name, get_type_hints(method).get("return", Any))
-    if "close" in methods and rooms[0] in ROOMS.values():
-        methods["close"] = _close
-    return type(f"Wall{rooms[0].__name__}", (Wall,), methods), list(methods)
-
-
-def _method(name: str, gives: Any) -> Callable[..., Any]:
-    take = _taker(gives)
-
-    def call(self: Any, *args: Any, **named: Any) -> Any:
         try:
-            value = getattr(self._behind, name)(*args, **named)
+            return getattr(self._guarded, name)
+        except (ArtstoreError, AttributeError):
+            raise
+        except (Exception, SystemExit) as e:
+            raise _fault(self._owner, name, type(e).__name__, e) from e
+
+
+def _guard_method(method: Callable[..., Any], name: str, owner: str) -> Callable[..., Any]:
+    check = checker(name)
+
+    def call(*args: Any, **named: Any) -> Any:
+        try:
+            value = method(*args, **named)
         except ArtstoreError:
             raise
         except (Exception, SystemExit) as e:
-            fault = self._fault(f"{name}()", type(e).__name__, e)
-            if name in _QUIET:
+            fault = _fault(owner, f"{name}()", type(e).__name__, e)
+            if name in _NEVER_RAISE:
                 return None
             raise fault from e
-        return take(self, name, value)
+        return check(owner, value)
 
     return call
 
 
-def _close(self: Any) -> None:
-    """In a thread of its own: one that hangs must not keep the others from closing."""
+def _close_in_time(provider: Any, owner: str) -> None:
+    """Close a provider in a thread of its own, so that one that hangs does not keep the others from closing."""
 
     def close() -> None:
         try:
-            self._behind.close()
+            provider.close()
         except (Exception, SystemExit) as e:
-            self._fault("close()", type(e).__name__, e)
+            _fault(owner, "close()", type(e).__name__, e)
 
     thread = threading.Thread(target=close, name="close", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # the interpreter is at its end
+    except RuntimeError:  # the interpreter is shutting down
         close()
         return
-    thread.join(CLOSE_WITHIN)
+    thread.join(CLOSE_TIMEOUT)
     if thread.is_alive():
-        log.error("%s does not close: after %g seconds it is left behind", self._who, CLOSE_WITHIN)
+        log.error("%s did not close within %g seconds: the element closes without it", owner, CLOSE_TIMEOUT)
+
+
+def _fault(owner: str, where: str, what: str, cause: BaseException | None = None) -> ProviderFault:
+    """Log a breach of the contract, and return it as an error. The text of `cause` may be secret: it is only logged."""
+    shown = f"{what}: {cause}" if cause is not None else what
+    log.error("%s broke its contract in %s: %s", owner, where, shown, exc_info=cause)
+    return ProviderFault(f"{owner} failed in {where}: {what}.")
+
+
+@cache
+def methods_of(protocols: tuple[type, ...]) -> tuple[str, ...]:
+    """Return the names of the methods of these Protocols, inherited ones included."""
+    names = {
+        name: None
+        for protocol in protocols
+        for kind in protocol.__mro__
+        for name, method in vars(kind).items()
+        if callable(method) and not name.startswith("_")
+    }
+    return tuple(names)
 
 
 # --- what comes back --------------------------------------------------------------------------------------
 
-_Take = Callable[[Any, str, Any], Any]
+_Check = Callable[[str, Any], Any]
 
 
 @cache
-def _taker(hint: Any) -> _Take:
-    """What to do with a value that should be a `hint`: hand it on, or put it behind the wall as well."""
-    if get_origin(hint) is Iterator:
-        return _iterator(_taker(get_args(hint)[0]))
-    if _is_room(hint):
-        return lambda self, name, value: _given(self, name, value, hint)
-    fits = _predicate(hint)
+def checker(name: str) -> _Check:
+    """Return the function that checks what the method `name` returned, and hands it on or guards it."""
+    returns = RETURNS.get(name)
+    if returns is None:
+        return lambda owner, value: _check_nothing(owner, name, value)
+    if isinstance(returns, Each):
+        check_item = _value_checker(name, returns.classes)
+        return lambda owner, value: _check_iterable(owner, name, value, check_item)
+    return _value_checker(name, returns)
 
-    def take(self: Any, name: str, value: Any) -> Any:
-        if not fits(value):
-            raise self._fault(f"{name}()", f"it gave {type(value).__name__}, not {_shown(hint)}")
+
+def _value_checker(name: str, classes: Classes) -> _Check:
+    if classes[0] in _PRODUCTS:
+        return lambda owner, value: _guard_product(owner, name, value, classes[0])
+
+    def check(owner: str, value: Any) -> Any:
+        if not isinstance(value, classes):
+            raise _wrong_class(owner, name, value, classes)
         return value
 
-    return take
+    return check
 
 
-def _given(self: Any, name: str, value: Any, room: type) -> Any:
+def _check_nothing(owner: str, name: str, value: Any) -> None:
+    # What is returned in place of None does no harm, unless the work is still to be done (`async def`).
+    if value is not None and isinstance(value, Awaitable):
+        raise _wrong_class(owner, name, value, (NoneType,))
+
+
+def _check_iterable(owner: str, name: str, value: Any, check_item: _Check) -> Iterator[Any]:
+    if not isinstance(value, Iterable):
+        raise _fault(owner, f"{name}()", f"it returned {type(value).__name__}, not an iterator")
+    return _check_items(owner, name, iter(value), check_item)
+
+
+def _check_items(owner: str, name: str, items: Iterator[Any], check_item: _Check) -> Iterator[Any]:
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except ArtstoreError:
+            raise
+        except (Exception, SystemExit) as e:
+            raise _fault(owner, f"{name}()", type(e).__name__, e) from e
+        yield check_item(owner, item)
+
+
+def _guard_product(owner: str, name: str, value: Any, product: type) -> Guard:
     try:
-        return _enclose(value, (room,), self._who)
+        return Guard(value, owner, (product,))
     except ProviderFault:
-        raise self._fault(
-            f"{name}()", f"it gave {type(value).__name__}, which is no {room.__name__}"
-        ) from None
+        raise _wrong_class(owner, name, value, (product,)) from None
 
 
-def _iterator(take: _Take) -> _Take:
-    def items(self: Any, name: str, found: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            try:
-                item = next(found)
-            except StopIteration:
-                return
-            except ArtstoreError:
-                raise
-            except (Exception, SystemExit) as e:
-                raise self._fault(f"{name}()", type(e).__name__, e) from e
-            yield take(self, name, item)
-
-    def taken(self: Any, name: str, value: Any) -> Any:
-        if not isinstance(value, Iterable):
-            raise self._fault(f"{name}()", f"it gave {type(value).__name__}, not an iterator")
-        return items(self, name, iter(value))
-
-    return taken
-
-
-def _is_room(hint: Any) -> bool:
-    return getattr(hint, "_is_protocol", False) and getattr(hint, "__module__", "").startswith(
-        f"{spi.__name__}."
-    )
-
-
-def _shown(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("artstore.", "")
-
-
-@cache
-def _predicate(hint: Any) -> Callable[[Any], bool]:
-    """Whether a value is a `hint`, as deep as costs nothing."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return lambda value: True
-    if hint in (None, NoneType):
-        # What it gives instead is of no interest, unless the work is still to be done (`async def`).
-        return lambda value: value is None or not hasattr(value, "__await__")
-    if origin in (Union, UnionType):
-        several = tuple(_is_none if p is NoneType else _predicate(p) for p in parts)
-        return lambda value: any(fits(value) for fits in several)
-    if origin is Literal:
-        return lambda value: value in parts
-    if origin in (list, Sequence, frozenset):
-        kind, each = (Sequence if origin is Sequence else origin), _predicate(parts[0])
-        return lambda value: isinstance(value, kind) and all(each(v) for v in value)
-    if origin in (dict, Mapping, tuple):
-        return lambda value: isinstance(value, origin)
-    if hint is float:
-        return lambda value: isinstance(value, float | int)
-    if isinstance(hint, type) and hint.__module__.startswith(f"{spi.__name__}.") and _fields(hint):
-        fields = _fields(hint)
-        return lambda value: isinstance(value, hint) and all(fits(getattr(value, n)) for n, fits in fields)
-    if isinstance(hint, type):
-        return lambda value: isinstance(value, hint)
-    return lambda value: True
-
-
-def _is_none(value: Any) -> bool:
-    return value is None
-
-
-def _fields(kind: type) -> list[tuple[str, Callable[[Any], bool]]]:
-    if is_dataclass(kind) or hasattr(kind, "_fields"):
-        return [(name, _predicate(hint)) for name, hint in get_type_hints(kind).items()]
-    return []
+def _wrong_class(owner: str, name: str, value: Any, classes: Classes) -> ProviderFault:
+    expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in classes)
+    return _fault(owner, f"{name}()", f"it returned {type(value).__name__}, not {expected}")
