@@ -1,8 +1,8 @@
-"""The few things a disk is asked to do, each with what it means after a power cut.
+"""The few things that a disk is asked to do, and what each is worth after a power cut.
 
 Sources: POSIX rename() and fsync(); Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014):
 a name is durable only once its directory was fsynced; Rebello et al., "Can Applications Recover from fsync
-Failures?" (ATC 2020): an fsync that failed must not be tried again.
+Failures?" (ATC 2020): a failed fsync must not be tried again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _NOT_PLAIN = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn an `OSError` into the error of ours that says what happened to `what`."""
+def translate_errors(what: str) -> Iterator[None]:
+    """Turn an `OSError` into the error of `artstore.errors` that tells what happened to `what`."""
     try:
         yield
     except OSError as e:
@@ -34,7 +34,7 @@ def translated(what: str) -> Iterator[None]:
 
 
 def translate(error: OSError, what: str) -> ArtstoreError:
-    """The error of ours for an `OSError`: full, not there, not a plain file, or the disk does not answer."""
+    """Return the error: the disk is full, `what` does not exist or is no plain file, or the disk failed."""
     if error.errno in DISK_FULL_ERRNOS:
         return StorageFull(f"There is no space left for {what}.")
     if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
@@ -46,7 +46,7 @@ def translate(error: OSError, what: str) -> ArtstoreError:
 
 
 def write_all(fd: int, piece: bytes | bytearray | memoryview) -> None:
-    """Write every byte; a short write is gone on with."""
+    """Write every byte, also when the system writes fewer at a time."""
     written = os.write(fd, piece)
     if written < len(piece):
         rest = memoryview(piece)[written:]
@@ -55,7 +55,7 @@ def write_all(fd: int, piece: bytes | bytearray | memoryview) -> None:
 
 
 def open_directory(path: Path, *, missing: bool = False) -> int:
-    """A descriptor of a directory; -1 when it is not there and may be `missing`."""
+    """Return a descriptor of a directory, or -1 when it does not exist and may be `missing`."""
     try:
         return os.open(path, DIRECTORY)
     except FileNotFoundError:
@@ -65,13 +65,13 @@ def open_directory(path: Path, *, missing: bool = False) -> int:
 
 
 def close(fd: int) -> None:
-    """-1: it was missing."""
+    """Close a descriptor; -1 stands for none."""
     if fd >= 0:
         os.close(fd)
 
 
 def create(path: str, dir_fd: int) -> int:
-    """A new file, open for writing. Raises `FileExistsError`."""
+    """Create a file and return a descriptor to write to. Raises `FileExistsError`."""
     return os.open(
         path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640, dir_fd=dir_fd
     )
@@ -79,7 +79,7 @@ def create(path: str, dir_fd: int) -> int:
 
 def open_plain(name: str, dir_fd: int) -> int:
     """Open a plain file for reading, following no link. Raises `OSError(ELOOP)` for anything else."""
-    # O_NONBLOCK: opening a FIFO that somebody left there must not wait for a writer.
+    # O_NONBLOCK: if the name is a FIFO, opening it must not wait for a writer.
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -88,8 +88,8 @@ def open_plain(name: str, dir_fd: int) -> int:
 
 
 @contextmanager
-def held(name: str, dir_fd: int) -> Iterator[int]:
-    """A plain file open for reading and locked: who replaces or moves it holds this, so one comes first."""
+def lock_file(name: str, dir_fd: int) -> Iterator[int]:
+    """Open a plain file for reading and lock it. Every process that replaces or moves the file holds this lock."""
     while True:
         fd = open_plain(name, dir_fd)
         try:
@@ -101,24 +101,27 @@ def held(name: str, dir_fd: int) -> Iterator[int]:
             os.close(fd)
 
 
-def fsync_up(path: Path) -> None:
-    """Make the names that lead to a directory durable, whoever made them and when."""
+def fsync_parents(path: Path) -> None:
+    """Make every name on the way to the directory `path` durable, also those that another process made."""
     for directory in (path, *path.parents):
         try:
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except PermissionError:  # then it was not made by us either
+        except PermissionError:  # then this process did not make the name either
             continue
         try:
             os.fsync(fd)
         except OSError as e:
-            if e.errno not in (errno.EINVAL, errno.EROFS):  # what cannot be synced cannot be written
+            if e.errno not in (
+                errno.EINVAL,
+                errno.EROFS,
+            ):  # a directory that cannot be synced cannot be written
                 raise
         finally:
             os.close(fd)
 
 
 def exists(name: str, dir_fd: int) -> bool:
-    """Whether anything, a dangling link too, has this name."""
+    """Return whether anything, a dangling link included, has this name."""
     try:
         os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -127,7 +130,7 @@ def exists(name: str, dir_fd: int) -> bool:
 
 
 def differ(one: str, one_dir_fd: int, other: str, other_dir_fd: int) -> bool:
-    """Whether both names are there and mean two files."""
+    """Return whether both names exist and are names of two different files."""
     try:
         return not os.path.samestat(
             os.stat(one, dir_fd=one_dir_fd, follow_symlinks=False),
@@ -138,7 +141,7 @@ def differ(one: str, one_dir_fd: int, other: str, other_dir_fd: int) -> bool:
 
 
 def unlink(name: str, dir_fd: int) -> None:
-    """Remove a name; one that is not there is no error."""
+    """Remove a name. A name that does not exist is no error."""
     try:
         os.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -158,7 +161,7 @@ _renameat2 = _load_renameat2()
 
 
 def rename_new(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-    """Rename to a name that must be free. Raises `FileExistsError`, `FileNotFoundError`."""
+    """Rename, and never replace anything. Raises `FileExistsError`, `FileNotFoundError`."""
     if _renameat2 is not None:
         old, new = os.fsencode(source), os.fsencode(target)
         if _renameat2(src_dir_fd, old, dst_dir_fd, new, _RENAME_NOREPLACE) == 0:
@@ -166,6 +169,6 @@ def rename_new(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) ->
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(code, os.strerror(code), target)
-    # A file system without RENAME_NOREPLACE: link() refuses a taken name just as well.
+    # A file system without RENAME_NOREPLACE: link() refuses a taken name too.
     os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False)
     os.unlink(source, dir_fd=src_dir_fd)

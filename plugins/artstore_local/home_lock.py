@@ -1,4 +1,7 @@
-"""One store, one home: the processes of two homes share neither locks nor cache, and would not see each other."""
+"""One store, one home: the processes of two homes share neither locks nor an index, and would overwrite each other.
+
+Not an `OwnedFile`: all processes of one home hold the lock together.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,46 @@ import struct
 from pathlib import Path
 
 from artstore.errors import ConfigError
-from artstore_local.tree import INTERNAL
+from artstore.spi import INTERNAL
 
-_FLOCK = "hhqqi4x"
-"""`struct flock`."""
+_STRUCT_FLOCK = "hhqqi4x"
+_FIRST_BYTE = (os.SEEK_SET, 0, 1, 0)
 
 
-def occupy(root: Path, home: Path) -> int:
-    """Hold the store for `home`; the descriptor holds it until it is closed. Raises `ConfigError`, `OSError`."""
+def lock_for_home(root: Path, home: Path) -> int:
+    """Lock the store for `home`. Raises `ConfigError` when another home has it, and `OSError`.
+
+    Returns the descriptor that holds the lock until it is closed. Other processes of the same home may hold it too.
+    """
     fd = os.open(root / INTERNAL / "home", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     mine = os.fsencode(home)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else: the store is ours
-            if os.pread(fd, 4096, 0) != mine:  # on a full disk what is given up is not had again
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no other process has the store: it becomes ours
+            # Not rewritten when it is right: on a full disk a block that is given up cannot be had again.
+            if os.pread(fd, 4096, 0) != mine:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, mine, 0)
         except BlockingIOError:
             pass
         fcntl.flock(fd, fcntl.LOCK_SH)
-        # The same once more, of a kind that can be asked for: `alone`. On NFS the two kinds meet: it may have to wait.
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
+        # A second lock, of a kind whose holders can be asked for: see `is_only_holder`. On NFS a `flock` is such a
+        # lock too, so this may have to wait for the exclusive lock of another process that starts.
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, struct.pack(_STRUCT_FLOCK, fcntl.F_RDLCK, *_FIRST_BYTE))
         if (other := os.pread(fd, 4096, 0)) != mine:
             raise ConfigError(
                 f"The store {root} is in use by an element with home {os.fsdecode(other)}.",
                 place="backend.local.root",
                 cure="Stop that element, or serve this one with the same home.",
             )
-    except BaseException:  # or the next try would wait for this one's lock
+    except BaseException:  # an open descriptor would make the next try wait for its own lock
         os.close(fd)
         raise
     return fd
 
 
-def alone(fd: int) -> bool:
-    """Whether nobody else occupies the store held by `fd`, be it a process without room for a place of its own."""
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-    met: int = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0]
-    return met == fcntl.F_UNLCK
+def is_only_holder(fd: int) -> bool:
+    """Return whether no other process holds the lock of `fd`, one without a staging directory included."""
+    query = struct.pack(_STRUCT_FLOCK, fcntl.F_WRLCK, *_FIRST_BYTE)
+    conflict: int = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
+    return conflict == fcntl.F_UNLCK

@@ -7,24 +7,24 @@ from collections.abc import Iterator
 
 from artstore.errors import Damaged
 from artstore.ids import Key
-from artstore.spi import PIECE, Span
+from artstore.spi import PIECE, Reader, Span
 from artstore_local import disk
 
 
-class LocalReader:
+class LocalReader(Reader):
     """A data file held open."""
 
     def __init__(self, fd: int, key: Key, path: str) -> None:
         self._fd = fd
         self._key = key
         self.size = os.fstat(fd).st_size
-        # Not /proc/self/fd/N: a server that opens it a moment too late would send whatever N is by then.
+        # Not /proc/self/fd/N: a server that opens the path too late would send whatever file N is by then.
         self.path: str | None = path
 
     def pieces(self, span: Span) -> Iterator[bytes]:
         offset, left = span
         while left:
-            with disk.translated(self._key):
+            with disk.translate_errors(self._key):
                 piece = os.pread(self._fd, min(left, PIECE), offset)
             if not piece:
                 raise Damaged(f"The data of {self._key} ends at {offset}, before it should.")
@@ -34,5 +34,4 @@ class LocalReader:
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        disk.close(fd)

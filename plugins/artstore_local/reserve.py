@@ -1,4 +1,4 @@
-"""Room kept for deletions: on a full disk the tombstone's name may need a block that its directory does not have."""
+"""Space kept for deletions: on a full disk the name of a tombstone may need a block that its directory lacks."""
 
 from __future__ import annotations
 
@@ -10,51 +10,53 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from artstore.errors import DISK_FULL_ERRNOS
+from artstore_local import disk
 
 log = logging.getLogger("artstore.local")
 
-SIZE = 64 << 10
+RESERVE_BYTES = 64 << 10
 
 
 class Reserve:
-    """A file of `SIZE` bytes that is given up when a deletion finds no room, and taken again afterwards.
+    """A file of `RESERVE_BYTES` that is emptied when a deletion finds no space, and filled again afterwards.
 
-    `internal`: the descriptor of its directory; -1 for a process that only looks.
+    All processes of the store share it, each for a moment, so it is locked for each use and owned by none.
+    `internal` is the descriptor of its directory, or -1 for a process that only reads.
     """
 
     def __init__(self, internal: int) -> None:
         self._fd = -1
-        self._kept = False
+        self._filled = False
         self._lock = threading.Lock()
         if internal >= 0:
             self._fd = os.open("reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640, dir_fd=internal)
-            self.keep()
+            self.fill()
 
-    def keep(self) -> None:
-        """Take the room again, as soon as there is any. Never raises."""
-        if not self._kept:
+    def fill(self) -> None:
+        """Fill the reserve unless it is full already. Never raises: on a full disk it is tried again later."""
+        if not self._filled:
             try:
-                with self._alone():
-                    os.posix_fallocate(self._fd, 0, SIZE)
-                    self._kept = True
+                with self._exclusive():
+                    os.posix_fallocate(self._fd, 0, RESERVE_BYTES)
+                    self._filled = True
             except OSError as e:
-                log.debug("no room is kept for deletions: %s", os.strerror(e.errno or 0))
+                log.debug("no space is kept for deletions: %s", os.strerror(e.errno or 0))
 
     def rename(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        """Rename, at the cost of the reserve if need be. Raises `OSError`."""
+        """Rename; use up the reserve when the disk is full. Raises `OSError`."""
         try:
             os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         except OSError as e:
             if e.errno not in DISK_FULL_ERRNOS:
                 raise
-            with self._alone():  # nobody takes it back before the name has it
-                self._kept = False
+            with self._exclusive():  # no other process fills the reserve before the new name has its block
+                self._filled = False
                 os.ftruncate(self._fd, 0)
-                os.fsync(self._fd)  # ext4 gives blocks away only once their release was committed
+                os.fsync(self._fd)  # ext4 reuses freed blocks only once their release was committed
                 os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         with self._lock:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             try:
@@ -63,6 +65,5 @@ class Reserve:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Leave it to the next process."""
-        if self._fd >= 0:
-            os.close(self._fd)
+        """Leave the reserve to the next process."""
+        disk.close(self._fd)

@@ -1,89 +1,93 @@
-"""Where unfinished things lie: a directory per process, held by `flock` for as long as the process lives.
+"""Where unfinished uploads lie: one directory per process, which owns its lock file for as long as it lives.
 
-    .artstore/staging/<owner>/lock          held: alive, hands off; free: dead, reap
+    .artstore/staging/<owner>/lock          owned: the process is alive, hands off; not owned: it is dead, recover it
     .artstore/staging/<owner>/<shard>/<key with commas for slashes>[.attr.json]
 
-The names carry the keys, so the staged files are the durable trace of their uploads. A staged sidecar is the
-token of its upload: whoever renames it away, the writer to publish it or a reaper to undo it, has won.
+The names carry the keys, so the staged files are the durable trace of their uploads. A staged sidecar is the token
+of its upload: the process that renames it away decides the outcome, the writer to publish it or recovery to undo it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import logging
 import os
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import DISK_FULL_ERRNOS, NotFound
 from artstore.ids import Key
+from artstore.posix import OwnedFile
+from artstore.spi import INTERNAL, split_key
 from artstore_local import disk
-from artstore_local.tree import INTERNAL, split
 
 log = logging.getLogger("artstore.local")
 
 SHARDS = 8
-"""Many threads creating and renaming in one directory wait for each other: measured, 4 times slower."""
-
+"""Directories per process. Many threads that create and rename in one directory wait for each other: measured, they
+are 4 times slower."""
 UPDATE = "~update~"
-"""Before the name of a sidecar that is to replace one: losing it undoes nothing."""
+"""The prefix of a sidecar or a document that will replace another: if it is lost, nothing has to be undone."""
+LOCK = "lock"
 
 _ESCAPES = (("%", "%25"), (",", "%2C"), ("~", "%7E"))
-"""Marks that a stranger's naming may write in a directory, and that mean something to us."""
+"""Characters that a naming may use in a directory, and that have a meaning in a staged name."""
 
 
 def staged_name(key: Key) -> str:
-    """The name under which data of `key` is staged."""
-    directory, name = split(key)
-    for mark, escape in _ESCAPES:
-        directory = directory.replace(mark, escape)
+    """Return the name under which the data of `key` is staged."""
+    directory, name = split_key(key)
+    for character, escape in _ESCAPES:
+        directory = directory.replace(character, escape)
     return f"{directory.replace('/', ',')},,{name}"
 
 
-def staged_key(name: str) -> str | None:
-    """The key a staged name carries, of data and of sidecars alike; None for a stranger's name."""
+def staged_key(name: str) -> Key | None:
+    """Return the key that the staged name of data or of a sidecar carries; None for a foreign name."""
     directory, comma, filename = name.removesuffix(SIDECAR_SUFFIX).partition(",,")
     directory = directory.replace(",", "/")
-    for mark, escape in reversed(_ESCAPES):
-        directory = directory.replace(escape, mark)
+    for character, escape in reversed(_ESCAPES):
+        directory = directory.replace(escape, character)
+    key = Key(f"{directory}/{filename}")
     try:
-        split(f"{directory}/{filename}")
+        split_key(key)
     except NotFound:
         return None
-    return f"{directory}/{filename}" if comma else None
+    return key if comma else None
 
 
 class Staging:
-    """This process's own staging directory; none without `claim`, for a process that only looks, and none on a
-    full disk until there is room for it: reading and deleting need none."""
+    """The staging directory of this process, and a view on those of others.
+
+    Without `claim` the process has none: it only reads. On a full disk it has none until there is space for it:
+    reading and deleting need none.
+    """
 
     def __init__(self, root: Path, *, claim: bool = True) -> None:
         self._all = root / INTERNAL / "staging"
-        self._lock = -1
+        self._lock: OwnedFile | None = None
         self.owner = ""
         self._shards: list[int] = []
-        self._begins = threading.Lock()
-        self._claims = claim
+        self._claiming = threading.Lock()
+        self._may_claim = claim
         self._turn = itertools.count()
         if claim:
             try:
-                self._begin()
+                self._claim()
             except OSError as e:
                 if e.errno not in DISK_FULL_ERRNOS:
                     raise
-                log.warning("the disk is full: files can be read and deleted only")
+                log.warning("the disk is full: files can only be read and deleted")
 
-    def _begin(self) -> None:
-        while self._lock < 0:
+    def _claim(self) -> None:
+        while self._lock is None:
             self.owner = f"{os.getpid()}-{secrets.token_hex(6)}"
             self.path = self._all / self.owner
-            self._lock = self._claim()
+            self._lock = self._make_owner_directory()
         try:
             for n in range(SHARDS):
                 (self.path / str(n)).mkdir(mode=0o750)
@@ -92,46 +96,38 @@ class Staging:
             self._leave()
             raise
 
-    def _claim(self) -> int:
-        """Make and hold the directory; -1 when a reaper was faster between the two."""
+    def _make_owner_directory(self) -> OwnedFile | None:
+        """Make the directory and own its lock. Returns None when a process that recovers took it in between."""
         self.path.mkdir(mode=0o750, parents=True)
         try:
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except FileNotFoundError:
-            return -1
+            return OwnedFile.create(self.path / LOCK)
+        except (FileExistsError, FileNotFoundError):
+            return None
         except OSError:
             self.path.rmdir()
             raise
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(self.path / "lock").st_ino == os.fstat(fd).st_ino:
-                return fd
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(fd)
-        return -1
 
     def shard(self) -> int:
-        """The descriptor of one of the shards, in turn. Raises `OSError` while the disk is too full to have any."""
+        """Return the descriptor of one of the shards, in turn. Raises `OSError`, as long as the disk is too full."""
         if len(self._shards) < SHARDS:
-            with self._begins:
-                if not self._claims:
+            with self._claiming:
+                if not self._may_claim:
                     raise OSError(errno.EBADF, "no staging directory")
                 if len(self._shards) < SHARDS:
-                    self._begin()
+                    self._claim()
         return self._shards[next(self._turn) % SHARDS]
 
-    def others(self) -> Iterator[Path]:
-        """The directories of other owners, dead and alive."""
+    def other_owners(self) -> Iterator[Path]:
+        """Yield the directories of other processes, dead and alive."""
         try:
             found = sorted(self._all.iterdir())
         except FileNotFoundError:
             return
         yield from (p for p in found if p.name != self.owner and p.is_dir() and not p.is_symlink())
 
-    def keys(self) -> Iterator[str]:
-        """The keys of all that is staged as a new file, by whomever."""
-        for shard in self._everybodys():
+    def keys(self) -> Iterator[Key]:
+        """Yield the keys of all uploads in progress, of all processes. A key may come twice."""
+        for shard in self._all_shards():
             try:
                 names = os.listdir(shard)
             except (FileNotFoundError, NotADirectoryError):
@@ -141,26 +137,26 @@ class Staging:
                 if key is not None:
                     yield key
 
-    def named(self, key: Key) -> Iterator[str]:
-        """`key`, for each file that is staged of it: asked by name, among however many."""
+    def holds(self, key: Key) -> bool:
+        """Return whether an upload of `key` is in progress. Looks for its names only, however many others there are."""
         name = staged_name(key)
-        for shard in self._everybodys():
-            for one in (name, name + SIDECAR_SUFFIX):
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    os.lstat(f"{shard}/{one}")
-                    yield key
+        return any(
+            os.path.lexists(f"{shard}/{staged}")
+            for shard in self._all_shards()
+            for staged in (name, name + SIDECAR_SUFFIX)
+        )
 
-    def _everybodys(self) -> Iterator[str]:
-        for owner in (*self.others(), *([self.path] if self._lock >= 0 else [])):
+    def _all_shards(self) -> Iterator[str]:
+        for owner in (*self.other_owners(), *([self.path] if self._lock is not None else [])):
             yield from (f"{owner}/{shard}" for shard in range(SHARDS))
 
     def close(self) -> None:
-        """Remove what is empty and let the lock go; what is not empty is for a reaper."""
-        self._claims = False
+        """Remove the directories that are empty and give up the lock. What is not empty is left to `recover`."""
+        self._may_claim = False
         self._leave()
 
     def _leave(self) -> None:
-        if self._lock < 0:
+        if self._lock is None:
             return
         shards, self._shards = self._shards, []
         for fd in shards:
@@ -168,9 +164,9 @@ class Staging:
         try:
             for shard in [p for p in self.path.iterdir() if p.is_dir()]:
                 shard.rmdir()
-            (self.path / "lock").unlink()
+            self._lock.path.unlink()
             self.path.rmdir()
         except OSError:
             log.info("left unfinished uploads in %s", self.path)
-        os.close(self._lock)
-        self._lock = -1
+        self._lock.close()
+        self._lock = None

@@ -20,10 +20,14 @@ import pytest
 from artstore import background, checkpoint, locks, recovery
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import NotFound
+from artstore.ids import Key
 from artstore.kernel import Kernel
+from artstore.posix import OwnedFile
+from artstore.spi import split_key
 from artstore.testing.memory_cache import MemoryCache
-from artstore_local import backend, disk, reaping, staging, tree, writer
+from artstore_local import backend, disk, group_commit, staging
 from artstore_local import fsync as fsync_module
+from artstore_local import recovery as local_recovery
 from artstore_wal import log, segment
 
 Patch = pytest.MonkeyPatch
@@ -49,14 +53,14 @@ def planted(workload: str) -> Callable[[Callable[[Patch], None]], Callable[[Patc
 
 def _skip_fsync(patch: Patch, which: str) -> None:
     """No fsync of what has such a path."""
-    real = fsync_module.Health.fsync
+    real = fsync_module.Syncer.fsync
 
-    def fsync(self: fsync_module.Health, fd: int) -> None:
+    def fsync(self: fsync_module.Syncer, fd: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")
         if not re.search(which, path + "/" * stat.S_ISDIR(os.fstat(fd).st_mode)):
             real(self, fd)
 
-    patch.setattr(fsync_module.Health, "fsync", fsync)
+    patch.setattr(fsync_module.Syncer, "fsync", fsync)
 
 
 # --- fsync ------------------------------------------------------------------------------------------------
@@ -88,34 +92,34 @@ def no_fsync_of_the_record(patch: Patch) -> None:
 
 
 @planted("delete_old")
-def no_fsync_of_the_trash(patch: Patch) -> None:
-    _skip_fsync(patch, r"/trash/$")
+def no_fsync_of_the_tombstones(patch: Patch) -> None:
+    _skip_fsync(patch, r"/tombstones/$")
 
 
 @planted("data_fsync_fails")
 def a_failed_fsync_is_swallowed(patch: Patch) -> None:
-    real = fsync_module.Health.fsync
+    real = fsync_module.Syncer.fsync
 
-    def fsync(self: fsync_module.Health, fd: int) -> None:
+    def fsync(self: fsync_module.Syncer, fd: int) -> None:
         try:
             real(self, fd)
         except OSError:
             pass
 
-    patch.setattr(fsync_module.Health, "fsync", fsync)
+    patch.setattr(fsync_module.Syncer, "fsync", fsync)
 
 
 @planted("directory_fsync_fails")
 def a_failed_fsync_is_tried_again(patch: Patch) -> None:
-    real = fsync_module.Health.fsync
+    real = fsync_module.Syncer.fsync
 
-    def fsync(self: fsync_module.Health, fd: int) -> None:
+    def fsync(self: fsync_module.Syncer, fd: int) -> None:
         try:
             real(self, fd)
         except OSError:
             os.fsync(fd)
 
-    patch.setattr(fsync_module.Health, "fsync", fsync)
+    patch.setattr(fsync_module.Syncer, "fsync", fsync)
 
 
 # --- upload -----------------------------------------------------------------------------------------------
@@ -123,36 +127,36 @@ def a_failed_fsync_is_tried_again(patch: Patch) -> None:
 
 @planted("a_batch")
 def followers_are_renamed_behind_the_fsync(patch: Patch) -> None:
-    def settle(self: writer.Committer, directory: str, batch: list[writer.Publication]) -> None:
+    def move_all(self: group_commit.Committer, directory: str, batch: list[group_commit.Publication]) -> None:
         with self._tree.open(directory) as target:
             for n, p in enumerate(batch):
                 p.durable = self._move(p, target)
                 if n == 0:
-                    self._health.fsync(target)
+                    self._syncer.fsync(target)
 
-    patch.setattr(writer.Committer, "_settle", settle)
+    patch.setattr(group_commit.Committer, "_move_all", move_all)
 
 
 @planted("one_upload")
 def the_sidecar_is_renamed_before_the_data(patch: Patch) -> None:
-    def move(self: writer.Committer, p: writer.Publication, target: int) -> bool:
-        staged, (_, name) = staging.staged_name(p.key), tree.split(p.key)
+    def move(self: group_commit.Committer, p: group_commit.Publication, target: int) -> bool:
+        staged, (_, name) = staging.staged_name(p.key), split_key(p.key)
         for suffix in (SIDECAR_SUFFIX, ""):
             os.rename(staged + suffix, name + suffix, src_dir_fd=p.shard, dst_dir_fd=target)
         return True
 
-    patch.setattr(writer.Committer, "_move", move)
+    patch.setattr(group_commit.Committer, "_move", move)
 
 
 @planted("the_leader_fails")
 def a_batch_is_done_when_its_leader_is(patch: Patch) -> None:
-    made = writer.Publication.__post_init__
+    made = group_commit.Publication.__post_init__
 
-    def hopeful(self: writer.Publication) -> None:
+    def hopeful(self: group_commit.Publication) -> None:
         made(self)
         self.durable = True
 
-    patch.setattr(writer.Publication, "__post_init__", hopeful)
+    patch.setattr(group_commit.Publication, "__post_init__", hopeful)
 
 
 @planted("short_writes")
@@ -192,7 +196,7 @@ def the_revision_is_not_compared(patch: Patch) -> None:
     patch.setattr(
         backend.LocalBackend,
         "replace_sidecar",
-        lambda self, key, old, new: real(self, key, self.sidecar(key), new),
+        lambda self, key, sidecar, *, if_match: real(self, key, sidecar, if_match=self.read_sidecar(key)),
     )
 
 
@@ -201,8 +205,8 @@ def the_revision_is_not_compared(patch: Patch) -> None:
 
 @planted("delete_old")
 def there_is_no_tombstone(patch: Patch) -> None:
-    def delete(self: Any, key: str, old: bytes) -> None:
-        directory, name = tree.split(key)
+    def delete(self: Any, key: Key, *, if_match: bytes) -> None:
+        directory, name = split_key(key)
         try:
             with self._tree.open(directory) as fd:
                 os.unlink(name + SIDECAR_SUFFIX, dir_fd=fd)
@@ -230,7 +234,7 @@ def the_tombstone_goes_before_the_data(patch: Patch) -> None:
 
     def lazily(self: Any, key: str) -> None:
         remove(self, key)
-        self._emptied.clear()
+        self._unsynced_removals.clear()
 
     patch.setattr(backend.LocalBackend, "delete_data", lazily)
 
@@ -239,9 +243,9 @@ def the_tombstone_goes_before_the_data(patch: Patch) -> None:
 def the_data_goes_before_the_tombstone(patch: Patch) -> None:
     delete = backend.LocalBackend.delete
 
-    def hastily(self: Any, key: str, old: bytes) -> None:
+    def hastily(self: Any, key: Key, *, if_match: bytes) -> None:
         os.unlink(f"{self._path}/{key}")
-        delete(self, key, old)
+        delete(self, key, if_match=if_match)
 
     patch.setattr(backend.LocalBackend, "delete", hastily)
 
@@ -266,10 +270,10 @@ def recovery_does_not_read_the_log(patch: Patch) -> None:
 
 @planted("a_live_neighbour")
 def recovery_reaps_the_living(patch: Patch) -> None:
-    def seize(owner: Any) -> int:
-        return os.open(owner / "lock", os.O_RDWR | os.O_CREAT, 0o640)
+    def seize(owner: Any) -> OwnedFile:
+        return OwnedFile(owner / "lock", os.open(owner / "lock", os.O_RDWR | os.O_CREAT, 0o640))
 
-    patch.setattr(reaping, "_seize", seize)
+    patch.setattr(local_recovery, "_seize", seize)
 
 
 @planted("a_damaged_pair")
@@ -294,7 +298,7 @@ def recovery_takes_a_tombstone_for_durable(patch: Patch) -> None:
 
     def trusting(self: Any, *told: Any) -> None:
         made(self, *told)
-        self._entombed = Everything()
+        self._durable_tombstones = Everything()
 
     patch.setattr(backend.LocalBackend, "__init__", trusting)
 
@@ -303,7 +307,7 @@ def recovery_takes_a_tombstone_for_durable(patch: Patch) -> None:
 def a_retry_takes_what_is_there_for_durable(patch: Patch) -> None:
     patch.setattr(
         backend.LocalBackend,
-        "settle",
+        "resolve",
         lambda self, key: os.path.lexists(f"{self._path}/{key}{SIDECAR_SUFFIX}"),
     )
 

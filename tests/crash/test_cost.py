@@ -53,7 +53,7 @@ def test_fsyncs_of_an_answer(tmp_path: Path, adapter: str, tried: Callable[[str]
         delete = synced(
             lambda: element.ask("DELETE", servers.file_path(made[2]["file_id"])), f"{adapter}, delete"
         )
-        assert delete == sorted(["fsync files/.artstore/trash", hour])
+        assert delete == sorted(["fsync files/.artstore/tombstones", hour])
         reading = synced(
             lambda: [element.download(made[3]["file_id"]), element.get("/api/v1/files?q=txt")],
             f"{adapter}, download and search",

@@ -40,7 +40,7 @@ FAULTS = [
     [
         Fault("upload", RENAMES, "ENOSPC", "hour", (507,)),
         Fault("update", RENAMES, "EIO", "hour", (503,)),
-        Fault("delete", RENAMES, "ENOSPC", "files/.artstore/trash", (204,)),  # at the cost of the reserve
+        Fault("delete", RENAMES, "ENOSPC", "files/.artstore/tombstones", (204,)),  # at the cost of the reserve
         Fault("upload", "pwrite64", "EIO", "state/cache.db-wal", (201,)),
         Fault("upload", "fsync", "EIO", "hour", (503,)),
     ],
@@ -49,7 +49,7 @@ FAULTS = [
         Fault("upload", "write", "ENOSPC", "segment", (507,)),
         Fault("delete", "write", "ENOSPC", "segment", (204,)),  # its tombstone is trace enough
         Fault("update", "fdatasync", "EIO", "segment", (503,)),
-        Fault("delete", "fsync", "EIO", "files/.artstore/trash", (503,)),
+        Fault("delete", "fsync", "EIO", "files/.artstore/tombstones", (503,)),
     ],
 ]
 

@@ -328,6 +328,6 @@ def settled(home: Path, neighbour: Mortal) -> bool:
     internal = home / "files" / ".artstore"
     owners = [p for p in (internal / "staging").iterdir() if not p.name.startswith(f"{neighbour.pid}-")]
     try:
-        return not owners and not list((internal / "trash").iterdir()) and not open_intents(home)
+        return not owners and not list((internal / "tombstones").iterdir()) and not open_intents(home)
     except FileNotFoundError:  # a segment that is just being settled
         return False

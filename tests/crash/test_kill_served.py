@@ -81,7 +81,7 @@ def test_a_worker_killed_within_a_change(tmp_path: Path, adapter: str, tried: Ca
                 os.kill(victim, signal.SIGKILL)
             one, other = neighbour, until(lambda: successor(element, victim, neighbour), "a successor")  # noqa: B023
             through(element, other).settled()
-            until(lambda: not list((element.home / "files/.artstore/trash").iterdir()), "no tombstone")
+            until(lambda: not list((element.home / "files/.artstore/tombstones").iterdir()), "no tombstone")
             try:
                 witness.judge(element, DEEDS[name], old["file_id"])
             except AssertionError as e:

@@ -119,7 +119,7 @@ def test_recovery_dying_at_each_step(prepared: tuple[Path, list[str]], work: Pat
     (hour / f"{name}3.txt").write_bytes(b"data renamed")
     (shard / f"~update~{prefix}{victim.name}.attr.json").write_bytes(b"{}")
     # A deletion that got as far as its tombstone.
-    os.rename(f"{victim}.attr.json", files / ".artstore" / "trash" / f"{prefix}{victim.name}.attr.json")
+    os.rename(f"{victim}.attr.json", files / ".artstore" / "tombstones" / f"{prefix}{victim.name}.attr.json")
     # A power cut that kept the later rename only.
     other = next(p for p in hour.glob("old-1*") if p.suffix == ".txt")
     os.rename(other, shard / f"{prefix}{other.name}")

@@ -14,7 +14,7 @@ from artstore import recovery
 from artstore.attr import Attr
 from artstore.errors import ArtstoreError
 from artstore.modes import Mode
-from artstore_local.writer import Committer, Publication
+from artstore_local.group_commit import Committer, Publication
 from crash.stage import BY, Stage
 from crash.tape import DEAD
 
@@ -80,7 +80,7 @@ def a_batch(s: Stage) -> None:
 
 def _gather(uploads: int, fails: bool = False) -> None:
     """One upload is committed alone, and all others in one batch behind it; its leader `fails` as nobody foresaw."""
-    sync = Committer._sync
+    sync = Committer._sync_files
 
     def gathered(committer: Committer, batch: list[Publication]) -> None:
         if len(batch) == 1:
@@ -90,7 +90,7 @@ def _gather(uploads: int, fails: bool = False) -> None:
             raise MemoryError
         sync(committer, batch)
 
-    Committer._sync = gathered  # type: ignore[method-assign]
+    Committer._sync_files = gathered  # type: ignore[method-assign]
 
 
 @workload(OLD)
@@ -301,7 +301,7 @@ def update_fsync_fails(s: Stage) -> None:
 def delete_fsync_fails(s: Stage) -> None:
     kernel = s.open().kernel
     s.mark()
-    s.fail("fsync", "trash")
+    s.fail("fsync", "tombstones")
     s.delete(kernel, s.files[0]["file_id"])
     s.delete(kernel, s.files[0]["file_id"])
     s.upload(kernel, "0.txt", b"0")
@@ -354,7 +354,7 @@ def killed_in_an_upload(s: Stage) -> None:
 
 @workload(0.0, OLD, OLD)
 def killed_in_a_deletion(s: Stage) -> None:
-    _killed(s, "fsync", "trash")
+    _killed(s, "fsync", "tombstones")
 
 
 @workload(0.0, OLD, OLD)

@@ -32,7 +32,7 @@ def audit(home: Path, *, quarantine: bool = False) -> Files:
         else:
             assert path.with_name(path.name + ".attr.json").is_file(), f"data without sidecar: {path}"
     internal = files / ".artstore"
-    assert list((internal / "trash").iterdir()) == []
+    assert list((internal / "tombstones").iterdir()) == []
     assert quarantine or quarantined(home) == []
     left = [p for p in (internal / "staging").rglob("*") if p.is_file() and p.name != "lock"]
     assert left == []

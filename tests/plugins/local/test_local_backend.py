@@ -150,7 +150,7 @@ def test_what_is_no_plain_file_is_damaged(
     backend: LocalBackend, files: Path, make: Callable[[Path], None]
 ) -> None:
     put(backend)
-    for path, call in ((files / KEY, backend.read), (beside(files / KEY), backend.sidecar)):
+    for path, call in ((files / KEY, backend.read), (beside(files / KEY), backend.read_sidecar)):
         path.unlink()
         make(path)
         with pytest.raises(Damaged):
@@ -607,8 +607,8 @@ def test_looking_changes_nothing(tmp_path: Path, open_: Open) -> None:
     before = contents(tmp_path)
     looker = looking(tmp_path)
     assert entries(looker) == {key(1): (True, True), key(2): (True, False)}
-    assert (list(looker.list_tombstones()), list(looker.staged())) == ([key(2)], [key(3)])
-    assert (looker.record("element.json"), looker.sidecar(key(1)), get(looker, key(1))) == (
+    assert (list(looker.list_tombstones()), list(looker.in_progress())) == ([key(2)], [key(3)])
+    assert (looker.read_document("element.json"), looker.read_sidecar(key(1)), get(looker, key(1))) == (
         b"{}",
         SIDECAR,
         DATA,
@@ -625,8 +625,12 @@ def test_looking_at_a_copy_without_its_empty_directories(
     backend.close()
     shutil.rmtree(files / ".artstore")
     looker = looking(tmp_path)
-    assert list(looker.directories()) == [HOUR]
-    assert (looker.record("element.json"), list(looker.list_tombstones()), list(looker.staged())) == (
+    assert list(looker.list_directories()) == [HOUR]
+    assert (
+        looker.read_document("element.json"),
+        list(looker.list_tombstones()),
+        list(looker.in_progress()),
+    ) == (
         None,
         [],
         [],
@@ -672,12 +676,12 @@ def test_a_directory_in_place_of_one_half_is_that_half(
 
 UNREADABLE = """
 import os, sys
-from artstore_local.fsync import Health
+from artstore_local.fsync import Syncer
 from artstore_local.tree import Tree
-tree = Tree(sys.argv[1], Health())
+tree = Tree(sys.argv[1], Syncer())
 if os.getuid() == 0:
     os.setuid(65534)
-print(*tree.directories(""))
+print(*tree.list_directories(""))
 """
 
 
