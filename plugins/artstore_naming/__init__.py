@@ -1,1 +1,1 @@
-"""Names that people can read, under directories that tell the hour."""
+"""Names that people can read, in directories that tell the hour."""

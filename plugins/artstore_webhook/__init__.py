@@ -1,1 +1,1 @@
-"""Tells a URL of every change: CloudEvents by HTTP POST, signed, from an outbox that outlives the process."""
+"""Sends every change to a URL: signed CloudEvents by HTTP POST, from an outbox that outlives the process."""

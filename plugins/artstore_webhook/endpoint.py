@@ -1,4 +1,4 @@
-"""One POST to one URL: bounded in time, to an address that was looked at first, no redirect followed."""
+"""One POST to one URL: bounded in time, to an address that was checked first, without redirects."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _COMPATIBLE = ipaddress.ip_network("::/96")
 
 
 class Answer(NamedTuple):
-    """What the receiver said. `retry_after`: seconds it asked for, or 0."""
+    """The answer of the receiver. `retry_after` is the seconds that it asks to wait, or 0."""
 
     status: int
     retry_after: float
 
 
 class PrivateAddress(OSError):
-    """The name of the receiver leads to this machine or to a private network."""
+    """The name of the receiver resolves to this machine or to a private network only."""
 
 
 class Endpoint:
-    """A receiver. One thread posts; another may cut it off."""
+    """A receiver. One thread posts; another one may interrupt it."""
 
     def __init__(self, url: str, *, timeout: float, allow_private: bool) -> None:
         parts = urlsplit(url)
@@ -42,39 +42,40 @@ class Endpoint:
         self._open: socket.socket | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send it. Raises `OSError` or `HTTPException` when no sound answer came in time."""
-        ends = time.monotonic() + self._timeout
-        watchdog = threading.Timer(self._timeout, self.cut)
+        """Send `body` and return the answer. Raises `OSError`, `HTTPException`: there was no valid answer in time."""
+        deadline = time.monotonic() + self._timeout
+        watchdog = threading.Timer(self._timeout, self.interrupt)
         watchdog.daemon = True
         watchdog.start()
         connection = HTTPConnection(self._host, self._port)
         try:
-            # A name that is looked up twice may lead elsewhere the second time: connect to what was looked at.
-            connection.sock = self._connect(self.addresses(), ends)
+            # A name that is looked up twice may resolve to another address the second time: connect to the address that
+            # was checked.
+            connection.sock = self._connect(self.resolve(), deadline)
             connection.request(
                 "POST", self._target, body, {**headers, "Host": self._netloc, "Connection": "close"}
             )
             response = connection.getresponse()
-            if time.monotonic() >= ends:  # cut off by ourselves, which looks like the end of a head
+            if time.monotonic() >= deadline:  # the watchdog ended it, which looks like the end of the headers
                 raise TimeoutError("it took too long")
-            wish = response.getheader("Retry-After") or ""
-            return Answer(response.status, float(wish) if wish.isascii() and wish.isdigit() else 0.0)
+            seconds = response.getheader("Retry-After") or ""
+            return Answer(response.status, float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0)
         finally:
             watchdog.cancel()
             self._open = None
             connection.close()
 
-    def cut(self) -> None:
-        """End the POST under way, if there is one."""
-        under_way = self._open
-        if under_way is not None:
+    def interrupt(self) -> None:
+        """End the POST that is running, if there is one."""
+        running = self._open
+        if running is not None:
             try:
-                socket.socket.shutdown(under_way, socket.SHUT_RDWR)
+                socket.socket.shutdown(running, socket.SHUT_RDWR)
             except OSError:
                 pass
 
-    def addresses(self) -> list[str]:
-        """Where the name leads now, without what is private unless that is allowed. Raises `OSError`."""
+    def resolve(self) -> list[str]:
+        """Return the present addresses of the name, without private ones unless they are allowed. Raises `OSError`."""
         found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         every = list(dict.fromkeys(str(address[0]) for *_, address in found))
         allowed = [a for a in every if self._allow_private or is_public(a)]
@@ -82,17 +83,17 @@ class Endpoint:
             raise PrivateAddress(f"{self._host} is at {', '.join(every)}, which is no public address")
         return allowed
 
-    def _connect(self, addresses: list[str], ends: float) -> socket.socket:
+    def _connect(self, addresses: list[str], deadline: float) -> socket.socket:
         *others, last = addresses
         for address in others:
             try:
-                return self._secure(self._dial(address, ends))
+                return self._secure(self._dial(address, deadline))
             except OSError:
                 continue
-        return self._secure(self._dial(last, ends))
+        return self._secure(self._dial(last, deadline))
 
-    def _dial(self, address: str, ends: float) -> socket.socket:
-        left = ends - time.monotonic()
+    def _dial(self, address: str, deadline: float) -> socket.socket:
+        left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("it took too long")
         return socket.create_connection((address, self._port), timeout=left)
@@ -112,17 +113,16 @@ class Endpoint:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address lies in the Internet, also that which an IPv6 address carries within."""
+    """Return whether an address is a public one, and so is the IPv4 address that an IPv6 address may embed."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return ip.is_global and not ip.is_multicast
-    if (
-        ip.sixtofour or ip.teredo
-    ):  # tunnels that end who knows where; Pythons differ on whether they are global
+    # Tunnels end at an unknown place, and versions of Python differ on whether they are global.
+    if ip.sixtofour or ip.teredo:
         return False
-    carried = [ip.ipv4_mapped]
+    embedded = [ip.ipv4_mapped]
     if ip in _NAT64 or ip in _COMPATIBLE:
-        carried.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+        embedded.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     if ip.is_multicast or ip.is_site_local or not (ip.is_global or ip.ipv4_mapped):
         return False
-    return all(v4.is_global and not v4.is_multicast for v4 in carried if v4 is not None)
+    return all(v4.is_global and not v4.is_multicast for v4 in embedded if v4 is not None)

@@ -17,25 +17,28 @@ TYPES: dict[Change, str] = {
 }
 
 
-def event_id(op: Change, file_id: FileId, key: Key, attr: Attr | None) -> str:
-    """The same for the same change, whoever tells it and however often. Those of one file sort as they happened."""
+def event_id(change: Change, file_id: FileId, key: Key, attr: Attr | None) -> str:
+    """Return the id of an event: the same for the same change, in every process and however often it is reported.
+
+    The ids of the events of one file sort in the order of its changes.
+    """
     place = hashlib.sha256(key.encode()).hexdigest()[:12]
-    step = "deleted" if op == "delete" or attr is None else f"{attr.revision:019d}"
+    step = "deleted" if change == "delete" or attr is None else f"{attr.revision:019d}"
     return f"{file_id}_{place}_{step}"
 
 
-def encode(op: Change, file_id: FileId, key: Key, attr: Attr | None, *, element_id: str) -> bytes:
-    """The event; `data` is the file as its sidecar tells it, or only where it lay when no more is known."""
+def encode(change: Change, file_id: FileId, key: Key, attr: Attr | None, *, element_id: str) -> bytes:
+    """Return the event. Its `data` is the sidecar of the file, or only its id and place when no more is known."""
     directory, _, filename = key.rpartition("/")
     data = {"file_id": file_id, "storage_path": directory, "storage_filename": filename}
     if attr is not None:
         data = attr.model_dump(mode="json", exclude={"schema_version"})
-    at = timestamp(datetime.now(UTC)) if op == "delete" or attr is None else attr.updated_at
+    at = timestamp(datetime.now(UTC)) if change == "delete" or attr is None else attr.updated_at
     event = {
         "specversion": "1.0",
-        "id": event_id(op, file_id, key, attr),
+        "id": event_id(change, file_id, key, attr),
         "source": f"https://artstore.dev/elements/{element_id}",
-        "type": TYPES[op],
+        "type": TYPES[change],
         "subject": file_id,
         "time": at,
         "datacontenttype": "application/json",

@@ -1,4 +1,4 @@
-"""What an operator may write under `[observer.webhook]`."""
+"""The settings under `[observer.webhook]`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ _PREFIX = "whsec_"
 
 
 class WebhookSettings(BaseModel, extra="forbid", frozen=True):
-    """With this table the observer is on."""
+    """The observer is on when this table exists."""
 
     url: str = Field(description="http(s) URL that takes a POST for each change.")
     secret: SecretStr = Field(description="whsec_ and 24 to 64 bytes in base64; signs every event.")
     timeout: float = Field(
         10, gt=0, le=60, allow_inf_nan=False, description="Seconds that one POST may take."
     )
-    give_up: float = Field(
-        72, gt=0, allow_inf_nan=False, description="Hours after which an undelivered event is laid aside."
+    retry_for_hours: float = Field(
+        72,
+        gt=0,
+        allow_inf_nan=False,
+        description="Hours after which an event that could not be delivered is given up.",
     )
-    allow_private: bool = Field(False, description="Also addresses of this machine and of private networks.")
+    allow_private: bool = Field(False, description="Allow addresses of this machine and of private networks.")
 
     @field_validator("url")
     @classmethod
@@ -44,7 +47,7 @@ class WebhookSettings(BaseModel, extra="forbid", frozen=True):
     def _is_secret(cls, secret: SecretStr) -> SecretStr:
         text = secret.get_secret_value()
         try:
-            if text.startswith(_PREFIX) and 24 <= len(_decoded(text)) <= 64:
+            if text.startswith(_PREFIX) and 24 <= len(_decode(text)) <= 64:
                 return secret
         except ValueError:
             pass
@@ -53,9 +56,9 @@ class WebhookSettings(BaseModel, extra="forbid", frozen=True):
         )
 
     def key(self) -> bytes:
-        """The bytes that sign."""
-        return _decoded(self.secret.get_secret_value())
+        """Return the bytes of the secret, which sign every event."""
+        return _decode(self.secret.get_secret_value())
 
 
-def _decoded(text: str) -> bytes:
+def _decode(text: str) -> bytes:
     return base64.b64decode(text.removeprefix(_PREFIX), validate=True)

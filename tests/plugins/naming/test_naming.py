@@ -150,6 +150,35 @@ def test_what_was_made_is_read_back_part_by_part(original, user):
     assert parsed.ext == read(make(original, "x")).ext
 
 
+@given(
+    original=st.text(st.characters(exclude_categories=())),
+    user=st.text(st.characters(exclude_categories=())),
+    long=st.booleans(),
+)
+def test_each_attempt_gives_another_name_that_parses_and_fits(original, user, long):
+    original *= 200 if long else 1
+    names = [
+        naming.name(file_id=ID, original_filename=original, username=user, at=AT, attempt=n)
+        for n in (0, 1, 2, 9, 98, 99)
+    ]
+    assert {name.directory for name in names} == {"2025/01/11/15"}
+    filenames = [name.filename for name in names]
+    assert len(set(filenames)) == len(filenames)
+    for n, filename in zip((0, 1, 2, 9, 98, 99), filenames, strict=True):
+        parsed = read(filename)
+        assert (parsed.timestamp, parsed.uuid) == ("20250111T153045", "a1b2c3d4")
+        assert (parsed.user, parsed.ext) == (read(filenames[0]).user, read(filenames[0]).ext)
+        assert parsed.stem.endswith(f"-{n + 1}" if n else "")
+        assert naming.carries(filename, ID)
+        assert len(filename) <= 200
+        assert len((filename + ".attr.json").encode()) <= 230
+
+
+def test_the_second_attempt_is_numbered():
+    name = naming.name(file_id=ID, original_filename="report.pdf", username="ivanov", at=AT, attempt=1)
+    assert name.filename == f"report-2_ivanov{TAIL}.pdf"
+
+
 def test_a_name_of_ours_as_the_original():
     once = make("report.pdf")
     twice = read(make(once))

@@ -40,7 +40,12 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def open_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Opens observers that wait little, and closes them."""
-    for name, value in {"LATE": 0.0, "LOOK": 0.01, "FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.05}.items():
+    for name, value in {
+        "ORDER_TIMEOUT": 0.0,
+        "POLL_INTERVAL": 0.01,
+        "RETRY_MIN": 0.01,
+        "RETRY_MAX": 0.05,
+    }.items():
         monkeypatch.setattr(observer, name, value)
     made: list[WebhookObserver] = []
 
@@ -178,7 +183,7 @@ def test_what_is_too_old_is_given_up(
     open_webhook: Open, receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.answers = lambda n: 500
-    webhook = open_webhook(receiver.url, give_up=0.2 / 3600)
+    webhook = open_webhook(receiver.url, retry_for_hours=0.2 / 3600)
     tell(webhook)
     until(lambda: names(tmp_path, "dead"), "it is given up")
     assert len(receiver.posts) >= 2
@@ -198,7 +203,7 @@ def test_a_receiver_says_when(
     with caplog.at_level(logging.INFO):
         tell(webhook)
         until(lambda: receiver.taken, "it is taken, after the longest pause")
-        until(lambda: "takes events again" in caplog.text, "that is told")
+        until(lambda: "accepts events again" in caplog.text, "that is told")
 
 
 def test_the_events_of_a_file_go_in_its_order(open_webhook: Open, receiver: Receiver) -> None:
@@ -227,7 +232,7 @@ def test_the_events_of_a_file_go_in_its_order(open_webhook: Open, receiver: Rece
 def test_an_event_waits_for_the_one_before_it_and_holds_up_no_other_file(
     open_webhook: Open, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observer, "LATE", 600.0)
+    monkeypatch.setattr(observer, "ORDER_TIMEOUT", 600.0)
     webhook = open_webhook(receiver.url)
     one = make_attr()
     later = [one.model_copy(update={"revision": n}) for n in (2, 3)]
@@ -250,7 +255,7 @@ def test_an_event_waits_for_the_one_before_it_and_holds_up_no_other_file(
     until(lambda: len(receiver.taken) == 10, "all are told")
     tell(webhook, "update", three)
     until(lambda: len(names(tmp_path, "new")) == 1, "that one waits")
-    monkeypatch.setattr(observer, "LATE", 0.0)
+    monkeypatch.setattr(observer, "ORDER_TIMEOUT", 0.0)
     until(lambda: receiver.steps(three.file_id)[1:], "until it is time")
 
 
@@ -259,7 +264,7 @@ def test_one_of_several_delivers_and_another_takes_its_place(open_webhook: Open,
     for n in range(30):
         tell(several[n % 3])
     until(lambda: len(receiver.taken) == 30, "all are taken")
-    leaders = [one for one in several if one._outbox._fd >= 0]
+    leaders = [one for one in several if one._outbox._sender is not None]
     assert len(leaders) == 1
     leaders[0].close()
     others = [one for one in several if one is not leaders[0]]
@@ -308,11 +313,11 @@ def test_what_was_sent_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.
     box = Outbox(tmp_path)
     for name in ("a", "b"):
         box.put(name, b"{}")
-    box.delivered("a")
+    box.move_to_sent("a")
     (tmp_path / "new" / ".half").write_bytes(b"{")
     box.sweep()
     assert os.listdir(tmp_path / "sent") == ["a.json"]
-    monkeypatch.setattr(outbox, "REMEMBERED", -1)
+    monkeypatch.setattr(outbox, "SENT_RETENTION", -1)
     box.sweep()
     assert os.listdir(tmp_path / "sent") == []
     assert os.listdir(tmp_path / "new") == ["b.json"]
@@ -330,7 +335,7 @@ def test_an_outbox_without_room_says_so(tmp_path: Path, monkeypatch: pytest.Monk
             box.put("a", b"{}")
     box.put("a", b"{}")
     box.flush()
-    assert box.waiting(0) == ["a"]
+    assert box.list_due(0) == ["a"]
 
 
 # --- where it does not go ---
@@ -382,7 +387,7 @@ def test_a_name_that_leads_to_a_private_address_is_not_visited(
     until(lambda: "which is no public address" in caplog.text, "it says why")
     for number in ("2130706433", "0x7f.1"):
         with pytest.raises(PrivateAddress):
-            Endpoint(f"http://{number}:{port}/", timeout=5, allow_private=False).addresses()
+            Endpoint(f"http://{number}:{port}/", timeout=5, allow_private=False).resolve()
     assert receiver.posts == []
 
 
