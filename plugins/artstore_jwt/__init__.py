@@ -1,1 +1,1 @@
-"""Bearer tokens: JWT, RS256."""
+"""Authenticates bearer tokens that are JWTs, signed with RS256."""

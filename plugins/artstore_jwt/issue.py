@@ -1,4 +1,4 @@
-"""Makes tokens: for `artstore token`, with the private key of the element."""
+"""Issues tokens, for `artstore token`, with the private key of the element."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from joserfc import jws
 from joserfc.jwk import RSAKey
 
 from artstore.errors import ConfigError, InvalidField
-from artstore_jwt.claims import FOREVER, storable
+from artstore_jwt.claims import MAX_TIME, is_valid_name
 from artstore_jwt.keys import KeySet
 from artstore_jwt.parsing import pem_private_key
 
 
-def private_key(path: Path | None, keys: KeySet) -> RSAKey:
-    """The key to sign with, going by the `kid` under which the verifying side knows it."""
+def load_private_key(path: Path | None, keys: KeySet) -> RSAKey:
+    """Return the key to sign with, under the `kid` by which the verifying side knows it. Raises `ConfigError`."""
     if path is None:
         raise ConfigError(
-            "This element holds no private key: tokens come from the issuer whose public keys it trusts.",
+            "This element has no private key: tokens come from the issuer whose public keys it trusts.",
             place="auth.jwt",
             cure="Get a token there, or set private_key_file.",
         )
@@ -44,14 +44,14 @@ def private_key(path: Path | None, keys: KeySet) -> RSAKey:
     known = next((k for k in keys.keys if k.key.thumbprint() == thumbprint), None)
     if known is None:
         raise ConfigError(
-            f"{path} is not the private half of a key that this element trusts: its tokens would be refused.",
+            f"{path} does not belong to a public key that this element trusts: its tokens would be refused.",
             place="auth.jwt",
             cure="Name the private key that belongs to the public one.",
         )
     return RSAKey.import_key(key.as_dict(private=True), {"kid": known.kid or thumbprint})
 
 
-def make_token(
+def sign_token(
     key: RSAKey,
     *,
     user: str,
@@ -61,15 +61,17 @@ def make_token(
     issuer: str | None,
     audience: str | None,
 ) -> str:
-    """A signed token, valid for at least `seconds` and less than one more."""
-    if not storable(user):
+    """Return a signed token, valid for at least `seconds` and less than one second more. Raises `InvalidField`."""
+    if not is_valid_name(user):
         raise InvalidField("user", "A user has 1 to 255 characters, none of them a control character.")
     roles = list(roles)
-    if not all(map(storable, roles)):
+    if not all(map(is_valid_name, roles)):
         raise InvalidField("roles", "A role has 1 to 255 characters, none of them a control character.")
     ends = math.ceil(now + seconds)
-    if seconds < 1 or ends >= FOREVER:
-        raise InvalidField("seconds", "A token lives for at least one second, and not past the year 9999.")
+    if seconds < 1 or ends >= MAX_TIME:
+        raise InvalidField(
+            "seconds", "A token is valid for at least one second, and not after the year 9999."
+        )
     claims: dict[str, Any] = {
         "sub": user,
         "name": user,

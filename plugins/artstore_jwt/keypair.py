@@ -1,4 +1,4 @@
-"""The key pair an element makes for itself: once, whole, and one pair for all its processes."""
+"""The key pair that an element makes for itself: once, complete, and one pair for all of its processes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import RSAKey
 
 from artstore.errors import ConfigError, startup_error
+from artstore.posix import fsync_directory
 from artstore_jwt.parsing import pem_private_key
 
-_BITS = 3072
+_KEY_BITS = 3072
 _PLACE = "auth.jwt"
 
 
-def ensure_pair(directory: Path) -> bool:
-    """See to `public.pem` and `private.pem` in `directory`; True when this call made them.
+def ensure_key_pair(directory: Path) -> bool:
+    """Make `private.pem` and `public.pem` in `directory`, unless they exist. Return whether this call made the pair.
 
-    The appearance of `private.pem` decides: whoever links it there first has made the pair, and the
-    public half is derived from what lies there. Nothing is ever overwritten. A public key without its
-    private one is left alone: an operator took the private key away, and the element only verifies.
+    Both are durable on return. Of several processes, the one that links `private.pem` first has made the pair; each
+    derives the public key from that file. Nothing is ever overwritten. A public key without its private key is left
+    alone: an operator removed the private key, and the element only verifies. Raises `ConfigError`, `StorageFull`,
+    `Unavailable`.
     """
     private, public = directory / "private.pem", directory / "public.pem"
     try:
@@ -30,8 +32,8 @@ def ensure_pair(directory: Path) -> bool:
         _make_directory(directory)
         made = False
         if not private.exists():
-            made = _put(private, RSAKey.generate_key(_BITS, auto_kid=False).as_pem(private=True))
-        _put(public, _public_half(private))
+            made = _write_new(private, RSAKey.generate_key(_KEY_BITS, auto_kid=False).as_pem(private=True))
+        _write_new(public, _derive_public_key(private))
     except OSError as e:
         cure = f"Make {directory} writable, or set public_key_file, jwks_url or jwks_file."
         raise startup_error(
@@ -40,14 +42,14 @@ def ensure_pair(directory: Path) -> bool:
     return made
 
 
-def _public_half(private: Path) -> bytes:
+def _derive_public_key(private: Path) -> bytes:
     try:
         key = pem_private_key(private.read_bytes())
     except ValueError as e:
         raise ConfigError(
             f"{private} {e}.",
             place=_PLACE,
-            cure="Put the key back from a copy, or remove it to have a new pair made (old tokens die then).",
+            cure="Restore the key from a copy, or remove it: then a new pair is made, and old tokens are refused.",
         ) from None
     return key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -57,12 +59,12 @@ def _make_directory(directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
     for made in missing:
-        _sync(made.parent)
+        fsync_directory(made.parent)
 
 
-def _put(path: Path, document: bytes) -> bool:
-    """Give `path` this content, durably, unless it is there already; False when it was."""
-    fd, temp = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from its first moment
+def _write_new(path: Path, document: bytes) -> bool:
+    """Create `path` with this content; durable on return. Return False, and do nothing, when it exists."""
+    fd, temp = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600 from the start
     try:
         with open(fd, "wb") as f:
             f.write(document)
@@ -72,15 +74,7 @@ def _put(path: Path, document: bytes) -> bool:
             os.link(temp, path)
         except FileExistsError:
             return False
-        _sync(path.parent)
+        fsync_directory(path.parent)
         return True
     finally:
         os.unlink(temp)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

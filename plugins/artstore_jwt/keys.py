@@ -1,7 +1,7 @@
-"""Public keys and where they come from: a PEM file, a JWK set in a file, a JWK set behind a URL.
+"""Public keys and where they come from: a PEM file, a JWK set in a file, a JWK set at a URL.
 
-A source always has keys: it is built with them or not at all. New keys replace the old ones whole; what
-cannot be read or holds no usable key is logged, and the old keys serve on.
+A source always has keys: without any it cannot be built. New keys replace all the old ones. When the new ones cannot be
+read, or none of them is usable, that is logged and the old keys stay in use.
 """
 
 from __future__ import annotations
@@ -19,43 +19,48 @@ from artstore_jwt.parsing import VerifyKey
 
 log = logging.getLogger("artstore.jwt")
 
-FORCED_EVERY = 10.0
-"""Seconds between two fetches that an unknown `kid` may cause, and between retries of a failed one."""
-_PATIENCE = 1.0
-_TRIED = 16
-_UNSETTLED = 2 * 10**9
+MIN_REFRESH_INTERVAL = 10.0
+"""Seconds between two fetches that an unknown `kid` may cause, and between a failed fetch and the next."""
+_FETCH_WAIT = 1.0
+"""Seconds that a caller waits for a fetch that another thread makes."""
+_MAX_CANDIDATES = 16
+"""Keys that are tried for one token: each costs a verification."""
+_RECENT_NS = 2 * 10**9
+"""Nanoseconds after a change of a file during which its stat does not show another change for certain."""
 _FILE_LIMIT = 1 << 20
+"""Bytes of a file of keys."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeySet:
-    """The keys of one moment. Its identity is its generation: what was checked with another set is stale."""
+    """The keys of one moment. A token that was verified with another set, by identity, has to be verified again."""
 
     keys: tuple[VerifyKey, ...]
 
     def candidates(self, kid: str | None) -> list[VerifyKey]:
-        """The keys that may have signed a token with this `kid`, at most 16: each costs a verification."""
+        """Return the keys that may have signed a token with this `kid`, at most 16."""
         if kid is None:
-            return list(self.keys[:_TRIED])
+            return list(self.keys[:_MAX_CANDIDATES])
         named = [k for k in self.keys if k.kid == kid]
-        return (named or [k for k in self.keys if k.kid is None])[:_TRIED]
+        return (named or [k for k in self.keys if k.kid is None])[:_MAX_CANDIDATES]
 
 
 class Source(Protocol):
-    """Where a `JwtAuth` gets its keys from."""
+    """Where a `JwtAuth` gets its keys from. Used by many threads."""
 
     def current(self) -> KeySet:
-        """The keys of now. Looks for newer ones when it is time, and never raises."""
+        """Return the present keys. Looks for newer ones when it is time. Never raises."""
 
-    def renewed(self, than: KeySet) -> KeySet:
-        """Newer keys than those, if another look finds some: for a `kid` that nobody knows.
+    def refresh(self, known: KeySet) -> KeySet:
+        """Return newer keys than `known`, which lacks a `kid`, if another look finds some.
 
-        Raises `Unavailable` while a look under way takes too long to wait for.
+        A caller may ask for any `kid`, so the looks that this causes are limited in their rate. Raises `Unavailable`
+        when another thread has been looking for too long.
         """
 
 
 class FileKeys:
-    """Keys from a file, read again when its stat changes."""
+    """Keys from a file, which is read again when its stat changes."""
 
     def __init__(
         self, path: str | os.PathLike[str], parse: Callable[[bytes], tuple[VerifyKey, ...]], place: str
@@ -63,9 +68,9 @@ class FileKeys:
         self._path = os.fspath(path)
         self._parse = parse
         self._lock = threading.Lock()
-        self._complaint = ""
+        self._last_error = ""
         try:
-            self._seen = self._stamp()
+            self._seen = self._stat()
             self._raw = self._read()
             self._keys = KeySet(parse(self._raw))
         except OSError as e:
@@ -77,35 +82,35 @@ class FileKeys:
             ) from None
 
     def current(self) -> KeySet:
-        if self._stamp() == self._seen:
+        if self._stat() == self._seen:
             return self._keys
         with self._lock:
             self._reload()
             return self._keys
 
-    def renewed(self, than: KeySet) -> KeySet:
+    def refresh(self, known: KeySet) -> KeySet:
         return self.current()
 
     def _reload(self) -> None:
-        stamp = self._stamp()
-        if stamp == self._seen:
+        stat = self._stat()
+        if stat == self._seen:
             return
-        self._seen = stamp
+        self._seen = stat
         try:
             raw = self._read()
             if raw != self._raw:
                 self._keys, self._raw = KeySet(self._parse(raw)), raw
                 log.info("read new keys from %s", self._path)
-            self._complaint = ""
+            self._last_error = ""
         except OSError as e:
-            self._complain(f"cannot be read ({e.strerror or e})")
+            self._log_error(f"cannot be read ({e.strerror or e})")
         except ValueError as e:
-            self._complain(str(e))
+            self._log_error(str(e))
 
-    def _complain(self, text: str) -> None:
-        if text != self._complaint:
-            log.error("%s %s: the keys read before serve on", self._path, text)
-            self._complaint = text
+    def _log_error(self, text: str) -> None:
+        if text != self._last_error:
+            log.error("%s %s: the keys that were read before stay in use", self._path, text)
+            self._last_error = text
 
     def _read(self) -> bytes:
         with open(self._path, "rb") as f:
@@ -114,79 +119,79 @@ class FileKeys:
             raise ValueError("is larger than 1 MiB")
         return raw
 
-    def _stamp(self) -> tuple[int, ...] | None:
-        """What changes when the file does; None while there is none.
+    def _stat(self) -> tuple[int, ...] | None:
+        """Return what changes when the file changes; None while there is no file.
 
-        Clocks of file systems tick in milliseconds: a file changed this moment may change again without
-        looking changed, so for two seconds its stamp is new at every look.
+        The clocks of file systems tick in milliseconds: a file that has just changed may change again with the same
+        stat. So for two seconds after a change the result is different at every call.
         """
         try:
             s = os.stat(self._path)
         except OSError:
             return None
         now = time.time_ns()
-        fresh = now if abs(now - s.st_mtime_ns) < _UNSETTLED else 0
-        return s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino, fresh
+        recent = now if abs(now - s.st_mtime_ns) < _RECENT_NS else 0
+        return s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino, recent
 
 
 class UrlKeys:
-    """Keys from a URL, fetched by the thread that finds them old; the others go on with those at hand."""
+    """Keys from a URL. The thread that finds them old fetches new ones; the others use the old ones meanwhile."""
 
     def __init__(
         self,
         fetch: Callable[[], bytes],
         parse: Callable[[bytes], tuple[VerifyKey, ...]],
         *,
-        every: float,
+        interval: float,
         place: str,
         ticks: Callable[[], float],
     ) -> None:
         self._fetch = fetch
         self._parse = parse
-        self._every = every
+        self._interval = interval
         self._place = place
         self._ticks = ticks
         self._lock = threading.Lock()
-        self._forced = -FORCED_EVERY
+        self._last_refresh = -MIN_REFRESH_INTERVAL
         try:
             self._raw = fetch()
             self._keys = KeySet(parse(self._raw))
-        except OSError as e:  # it may answer later: to a worker that takes a dead one's place, for one
+        except OSError as e:  # it may answer later, for example to a worker that replaces a dead one
             cure = "Start the identity provider first, or put its keys into a jwks_file."
             raise Unavailable(f"{place}: No key came from the JWK set: {e}. {cure}") from None
         except ValueError as e:
             cure = "Name the address of a JWK set, or put its keys into a jwks_file."
             raise ConfigError(f"No key came from the JWK set: {e}.", place=place, cure=cure) from None
-        self._due = ticks() + every
+        self._due = ticks() + interval
 
     def current(self) -> KeySet:
         if self._ticks() >= self._due and self._lock.acquire(blocking=False):
             try:
                 if self._ticks() >= self._due:
-                    self._renew()
+                    self._fetch_keys()
             finally:
                 self._lock.release()
         return self._keys
 
-    def renewed(self, than: KeySet) -> KeySet:
-        if not self._lock.acquire(timeout=_PATIENCE):
+    def refresh(self, known: KeySet) -> KeySet:
+        if not self._lock.acquire(timeout=_FETCH_WAIT):
             raise Unavailable("The keys that tokens are checked with are being fetched. Try again.")
         try:
             now = self._ticks()
-            if self._keys is than and now - self._forced >= FORCED_EVERY:
-                self._forced = now
-                self._renew()
+            if self._keys is known and now - self._last_refresh >= MIN_REFRESH_INTERVAL:
+                self._last_refresh = now
+                self._fetch_keys()
             return self._keys
         finally:
             self._lock.release()
 
-    def _renew(self) -> None:
+    def _fetch_keys(self) -> None:
         try:
             raw = self._fetch()
             if raw != self._raw:
                 self._keys, self._raw = KeySet(self._parse(raw)), raw
                 log.info("fetched new keys from %s", self._place)
-            self._due = self._ticks() + self._every
+            self._due = self._ticks() + self._interval
         except (OSError, ValueError) as e:
-            self._due = self._ticks() + min(FORCED_EVERY, self._every)
-            log.error("%s: %s: the keys fetched before serve on", self._place, e)
+            self._due = self._ticks() + min(MIN_REFRESH_INTERVAL, self._interval)
+            log.error("%s: %s: the keys that were fetched before stay in use", self._place, e)

@@ -1,4 +1,4 @@
-"""Keys as operators keep them (PEM, JWK sets) and JSON as senders of tokens must not write it."""
+"""Parses keys as operators keep them (PEM, JWK sets), and JSON strictly."""
 
 from __future__ import annotations
 
@@ -15,29 +15,32 @@ from joserfc.jwk import RSAKey
 
 MIN_BITS = 2048
 _MAX_BITS = 16384
+"""Bits of the modulus of an RSA key."""
 
 
 @dataclass(frozen=True, eq=False)
 class VerifyKey:
-    """A public key and the `kid` it goes by, if any."""
+    """A public key, with its `kid` if it has one."""
 
     kid: str | None
     key: RSAKey
 
 
 def strict_json(raw: bytes) -> dict[str, Any]:
-    """A JSON object. ValueError on what two parsers may read differently: duplicate names, NaN, no UTF-8."""
+    """Return a JSON object. Raises `ValueError`, also for what parsers read differently: duplicate names, NaN."""
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(
+            raw.decode(), object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant
+        )
     except RecursionError:
         raise ValueError("is nested too deep") from None
     if not isinstance(value, dict):
-        raise ValueError("is no JSON object")  # noqa: TRY004 - the text's fault, not the caller's
+        raise ValueError("is no JSON object")  # noqa: TRY004 - the text is wrong, not the call
     return value
 
 
 def pem_private_key(raw: bytes) -> RSAKey:
-    """The RSA private key in a PEM file. ValueError says what is wrong, to follow the file's name."""
+    """Return the RSA private key of a PEM file. Raises `ValueError`, whose text follows the name of the file."""
     try:
         key = load_pem_private_key(raw, password=None)
     except TypeError:
@@ -45,34 +48,34 @@ def pem_private_key(raw: bytes) -> RSAKey:
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("holds no private key in PEM") from None
     if not isinstance(key, RSAPrivateKey):
-        raise ValueError("holds a key that is not RSA")  # noqa: TRY004 - the file's fault, not the caller's
+        raise ValueError("holds a key that is not RSA")  # noqa: TRY004 - the file is wrong, not the call
     _check_size(key.key_size)
     return RSAKey.import_key(key)
 
 
 def pem_keys(raw: bytes) -> tuple[VerifyKey, ...]:
-    """The one public key of a PEM file: a key, a certificate, or the public half of a private key.
+    """Return the one public key of a PEM file: of a public key, a certificate or a private key.
 
-    It goes by no `kid`: whatever `kid` a token carries, this is the key it is checked with.
+    It has no `kid`: a token is verified with it whatever `kid` the token carries. Raises `ValueError`.
     """
-    return (VerifyKey(None, RSAKey.import_key(_pem_public(raw))),)
+    return (VerifyKey(None, RSAKey.import_key(_parse_pem_public_key(raw))),)
 
 
 def jwks_keys(raw: bytes) -> tuple[VerifyKey, ...]:
-    """The keys of a JWK set that RS256 can use; the others are passed over. ValueError when none is left."""
+    """Return the keys of a JWK set that RS256 can use, without the others. Raises `ValueError` when there is none."""
     try:
         listed = strict_json(raw).get("keys")
     except ValueError as e:
         raise ValueError(f"is no JWK set ({e})") from None
     if not isinstance(listed, list):
         raise ValueError('is no JWK set (it has no list "keys")')  # noqa: TRY004
-    keys = tuple(k for k in map(_jwk, listed) if k is not None)
+    keys = tuple(k for k in map(_parse_jwk, listed) if k is not None)
     if not keys:
         raise ValueError(f"holds no RSA key of {MIN_BITS} bits or more for RS256 signatures")
     return keys
 
 
-def _pem_public(raw: bytes) -> RSAPublicKey:
+def _parse_pem_public_key(raw: bytes) -> RSAPublicKey:
     if b"PRIVATE KEY-----" in raw:
         return pem_private_key(raw).public_key
     try:
@@ -88,7 +91,7 @@ def _pem_public(raw: bytes) -> RSAPublicKey:
     return key
 
 
-def _jwk(jwk: Any) -> VerifyKey | None:
+def _parse_jwk(jwk: Any) -> VerifyKey | None:
     if not isinstance(jwk, dict) or jwk.get("kty") != "RSA":
         return None
     operations = jwk.get("key_ops", ["verify"])
@@ -99,9 +102,9 @@ def _jwk(jwk: Any) -> VerifyKey | None:
     kid, n, e = jwk.get("kid"), jwk.get("n"), jwk.get("e")
     if not isinstance(kid, str | None) or not isinstance(n, str) or not isinstance(e, str):
         return None
-    # The size is judged before a key is built: what the library warns of or chokes on never gets there.
+    # The size is checked before a key is built: the library warns of small keys and is slow with huge ones.
     try:
-        modulus, exponent = _integer(n), _integer(e)
+        modulus, exponent = _decode_integer(n), _decode_integer(e)
         if not MIN_BITS <= modulus.bit_length() <= _MAX_BITS:
             return None
         return VerifyKey(kid, RSAKey.import_key(RSAPublicNumbers(exponent, modulus).public_key()))
@@ -109,7 +112,7 @@ def _jwk(jwk: Any) -> VerifyKey | None:
         return None
 
 
-def _integer(text: str) -> int:
+def _decode_integer(text: str) -> int:
     return int.from_bytes(base64.urlsafe_b64decode(text.rstrip("=") + "=="), "big")
 
 
@@ -118,12 +121,12 @@ def _check_size(bits: int) -> None:
         raise ValueError(f"holds a key of {bits} bits: RS256 needs {MIN_BITS} or more")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("names something twice")
     return value
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"holds {name}, which is no JSON")

@@ -1,4 +1,4 @@
-"""What an operator may write under `[auth.jwt]`."""
+"""The settings under `[auth.jwt]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 
 class JwtSettings(BaseModel, extra="forbid", frozen=True):
-    """With nothing set the element makes a key pair of its own in `<state>/keys`."""
+    """Without settings the element makes a key pair of its own in `<state>/keys`."""
 
     public_key_file: Path | None = Field(
         None, description="PEM: an RSA public key or a certificate; read again when it changes."

@@ -236,7 +236,7 @@ def wished(n: int) -> str:
 
 def main(home: Path, script: str, old: str, every: int) -> None:
     background.TICK = background.SOON = 1e6  # what it does is a script of its own
-    keys._UNSETTLED = 1 << 62  # how many calls a request makes must not depend on the age of the keys
+    keys._RECENT_NS = 1 << 62  # how many calls a request makes must not depend on the age of the keys
     faults = Faults()
     client = Client(home)
     dice = random.Random()

@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from artstore.errors import ConfigError, InvalidField, Unauthorized
 from artstore.spi import ROLES, Context, SupportsIssue
-from artstore_jwt.auth import MAX_TOKEN, REMEMBERED, JwtAuth
+from artstore_jwt.auth import MAX_TOKEN, VERIFIED_LIMIT, JwtAuth
 
 NOW = 1_800_000_000.0
 KEY = RSAKey.generate_key(2048)
@@ -379,13 +379,13 @@ def test_memory_ends_with_the_key(auth, public):
 
 
 def test_memory_is_bounded(auth, monkeypatch):
-    monkeypatch.setattr("artstore_jwt.auth.REMEMBERED", 3)
+    monkeypatch.setattr("artstore_jwt.auth.VERIFIED_LIMIT", 3)
     tokens = [signed(claims(jti=n)) for n in range(5)]
     first = [auth.authenticate(t) for t in tokens]
-    assert len(auth._checked) == 3
+    assert len(auth._verified) == 3
     assert auth.authenticate(tokens[4]) is first[4]
     assert auth.authenticate(tokens[0]) is not first[0]
-    assert REMEMBERED == 10_000
+    assert VERIFIED_LIMIT == 10_000
 
 
 # --- fuzz -------------------------------------------------------------------------------------------------
@@ -479,7 +479,7 @@ def test_what_cannot_be_issued(build, tmp_path):
         with pytest.raises(InvalidField, match="user"):
             auth.issue(user=user, roles=[], seconds=1)
     for seconds in (0, -1, 10**12):
-        with pytest.raises(InvalidField, match="token lives"):
+        with pytest.raises(InvalidField, match="token is valid"):
             auth.issue(user="a", roles=[], seconds=seconds)
     with pytest.raises(InvalidField, match="role"):
         auth.issue(user="a", roles=["\ud800"], seconds=1)

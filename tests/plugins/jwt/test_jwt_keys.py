@@ -308,7 +308,9 @@ def test_a_new_file_is_noticed_a_broken_one_is_not_believed(build, tmp_path, cap
         path.unlink()
         for _ in range(5):
             auth.authenticate(token(OTHER))
-    assert [r.getMessage().split(": ")[-1] for r in caplog.records] == ["the keys read before serve on"] * 2
+    assert [r.getMessage().split(": ")[-1] for r in caplog.records] == [
+        "the keys that were read before stay in use"
+    ] * 2
     replacement = tmp_path / "new.pem"
     replacement.write_bytes(KEY.as_pem(private=False))
     replacement.rename(path)
@@ -473,7 +475,7 @@ def test_old_keys_serve_on_while_the_provider_is_in_trouble(build, idp, ticks, c
         for _ in range(20):
             auth.authenticate(token(KEY, "a"))
     assert len(caplog.records) == 1
-    assert "serve on" in caplog.text
+    assert "stay in use" in caplog.text
     asked = idp.asked
     ticks.now += 9
     auth.authenticate(token(KEY, "a"))
