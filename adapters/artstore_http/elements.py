@@ -136,13 +136,13 @@ def ready(call: Call) -> Response:
 
     def space() -> None:
         if Operation.UPLOAD in ALLOWED[kernel.element.record().mode]:
-            kernel.admit(None)
+            kernel.index.check_space(None)
 
     parts: dict[str, Callable[[], None]] = {
         "store": store,
         "space": space,
         "cache": kernel.index.check,
-        "log": kernel.wal.check,
+        "log": kernel.parts.log.check,
         "auth": call.node.auth.check,
     }
     checks: dict[str, str] = {}

@@ -103,5 +103,5 @@ def _now(call: Call) -> Iterator[str]:
             yield from part()
         except ArtstoreError:
             continue
-    yield f"artstore_cache_whole {int(kernel.keeper.is_whole())}"
+    yield f"artstore_cache_whole {int(kernel.backlog.is_complete())}"
     yield f'artstore_info{{version="{artstore.__version__}"}} 1'

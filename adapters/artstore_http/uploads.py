@@ -131,7 +131,7 @@ class FormUpload:
         self._reader = FormReader(call.request.header("content-type") or "", self)
         call.kernel.element.require(Operation.UPLOAD)
         if (least := (call.request.length or 0) - FORM_ROOM) > 0:
-            call.kernel.admit(least)  # before the body comes
+            call.kernel.index.check_space(least)  # before the body comes
 
     def on_file(self, filename: str, content_type: str | None) -> None:
         self._session = self._call.kernel.begin(

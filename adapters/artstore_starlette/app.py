@@ -25,7 +25,7 @@ from artstore_http.problems import RequestTimeout
 T = TypeVar("T")
 
 SLOWEST = 1024
-"""Bytes a second that a body must bring, over `limits.idle_body` seconds."""
+"""Bytes a second that a body must bring, over `limits.body_timeout` seconds."""
 _WITH_BODY = ("POST", "PUT", "PATCH")
 
 
@@ -35,7 +35,7 @@ class Endpoint:
     def __init__(self, node: Node) -> None:
         self._app = App(node, "starlette")
         self._limiter = CapacityLimiter(node.settings.server.threads)
-        self._idle = node.settings.limits.idle_body
+        self._idle = node.settings.limits.body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # a websocket: 403; without a word from us uvicorn would say 500

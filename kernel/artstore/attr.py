@@ -214,20 +214,25 @@ def with_changed_bytes(document: bytes, limit: int = SIDECAR_LIMIT) -> bytes:
 
 
 def next_revision(attr: Attr, changes: Mapping[str, Any], at: datetime) -> Attr:
-    """The next revision of `attr`, made at `at`. Raises `InvalidField`."""
+    """Return the next revision of `attr`, made at `at`. Raises `InvalidField`."""
     fields = attr.model_dump() | dict(changes)
-    return validated(fields | {"revision": attr.revision + 1, "updated_at": timestamp(at)})
+    return validate(fields | {"revision": attr.revision + 1, "updated_at": timestamp(at)})
 
 
-def validated(fields: Mapping[str, Any]) -> Attr:
-    """`fields` as an attr. Raises `InvalidField` for what a caller may have sent."""
+def validate(fields: Mapping[str, Any]) -> Attr:
+    """Return `fields` as an attr. Raises `InvalidField` for what a caller may have sent."""
     try:
         return Attr.model_validate(fields)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = str(first["loc"][0])
-        name = {"original_filename": "filename"}.get(field, field)
-        raise InvalidField(name, f"{name}: {plain_message(first)}.") from None
+        raise invalid_field(e) from None
+
+
+def invalid_field(error: ValidationError) -> InvalidField:
+    """Return the first error of fields that a caller sent, in plain words."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = str(first["loc"][0])
+    name = {"original_filename": "filename"}.get(field, field)
+    return InvalidField(name, f"{name}: {plain_message(first)}.")
 
 
 def plain_message(error: Mapping[str, Any]) -> str:

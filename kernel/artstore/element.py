@@ -46,7 +46,7 @@ class Element:
         self._lock = threading.Lock()
         self._seen: tuple[bytes, ElementRecord] | None = None
         self._asked = 0.0
-        self._gate = locks.joint("element")
+        self._gate = locks.shared("element")
 
     def open(
         self, *, element_id: str | None, naming: str, mode: Mode, fallback_id: str, at: datetime
@@ -119,15 +119,15 @@ class Element:
             document, current = self._read()
             if current.mode is target:
                 # Whoever made it so may have failed at one of its steps, and "already" says that it is so.
-                self._take_effect(document, current, old=document)
+                self._apply(document, current, old=document)
             modes.check_transition(current.mode, target, confirm=confirm)
             changed = current.model_copy(
                 update={"mode": target, "changed_at": timestamp(at), "changed_by": by, "reason": reason}
             )
-            self._take_effect(_document(changed), changed, old=document)
+            self._apply(_document(changed), changed, old=document)
         return changed
 
-    def _take_effect(self, document: bytes, record: ElementRecord, *, old: bytes) -> None:
+    def _apply(self, document: bytes, record: ElementRecord, *, old: bytes) -> None:
         # Written first, so that whoever comes now is refused; then wait for those who came before.
         try:
             self._backend.write_document(RECORD, document, if_match=old)
@@ -139,7 +139,7 @@ class Element:
         with self._locks.exclusive("element"):
             pass
 
-    def settle(self, target: str | None, *, dead: bool) -> bool:
+    def resolve_transition(self, target: str | None, *, dead: bool) -> bool:
         """Whether the step to `target` was made. Unless whoever was to make it is `dead`, they cannot after this."""
         while True:
             document, record = self._read()

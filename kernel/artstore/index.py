@@ -1,65 +1,192 @@
-"""The index: the cache, as far as it may be believed. It says where files lie, and answers searches whole or not."""
+"""The index: the cache while it is complete. It finds files, and every change writes its entry here.
+
+An entry never counts for more than its sidecar. So each write of an entry ends with a look at the sidecar where another
+process may have changed it meanwhile.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 from artstore import checkpoint
-from artstore.errors import Unavailable
-from artstore.ids import FileId
-from artstore.spi import Page, Query, Totals
+from artstore.attr import Attr, decode
+from artstore.backlog import Backlog
+from artstore.errors import Damaged, NotFound, StorageFull, Unavailable
+from artstore.ids import FileId, Key, now
+from artstore.parts import Parts
+from artstore.spi import Intent, Page, Query, RecoverableBackend, Totals
 
-if TYPE_CHECKING:
-    from artstore.kernel import Kernel
+log = logging.getLogger("artstore.index")
+
+BATCH = 500
+"""Entries that are written to the cache at a time."""
+LOCK_TIMEOUT = 5.0
+"""Seconds to wait for the lock of a file: a process that is stopped must not stop the others."""
+RECENT = timedelta(hours=24)
+"""How long ago a file may have been uploaded whose entry is written now: longer than any process takes from reading a
+sidecar to writing its entry."""
 
 
 class Index:
-    """What the cache says while every row is written and the cache is the one that we filled; else `Unavailable`."""
+    """The cache and the backlog of one process. Searches are answered in full or with `Unavailable`."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+    def __init__(self, parts: Parts, backlog: Backlog) -> None:
+        self._parts = parts
+        self.backlog = backlog
+
+    # --- read ---------------------------------------------------------------------------------------------
 
     def search(self, query: Query) -> Page:
-        """One page of the files that match. Raises `Unavailable` unless the cache answers and is whole."""
-        self._require_whole()  # before, so that no row is paid between the two
-        page = self._kernel.cache.search(query)
-        self._require_known()  # and after: it may have been begun anew
+        """Return one page of the files that match. Raises `Unavailable` unless the index answers and is complete."""
+        self._require_complete()  # before the search: an entry may be written between the two
+        page = self._parts.cache.search(query)
+        self._require_recognised()  # after it: the cache may have been replaced
         return page
 
     def totals(self) -> Totals:
-        """Of all files. Raises `Unavailable` unless the cache answers and is whole."""
-        self._require_whole()
-        totals = self._kernel.cache.totals()
-        self._require_known()
+        """Return the number of all files and their bytes. Raises `Unavailable` unless the index is complete."""
+        self._require_complete()
+        totals = self._parts.cache.totals()
+        self._require_recognised()
         return totals
 
-    def key(self, file_id: FileId) -> tuple[str | None, bool]:
-        """The key that is said to be the file's; and whether the cache was there to be asked."""
+    def key(self, file_id: FileId) -> tuple[Key | None, bool]:
+        """Return where the file is said to lie, or None; and whether the cache answered."""
         try:
-            return self._kernel.keeper.owed_key(file_id) or self._kernel.cache.key(file_id), True
+            return self.backlog.pending_key(file_id) or self._parts.cache.key(file_id), True
         except Unavailable:
             return None, False
 
-    def where(self, file_id: FileId) -> tuple[str | None, bool]:
-        """The key that is said to be the file's; and, when there is none, whether that proves that there is no file."""
-        keeper = self._kernel.keeper
-        whole = keeper.is_whole()
-        key = keeper.owed_key(file_id)
+    def locate(self, file_id: FileId) -> tuple[Key | None, bool]:
+        """Return where the file is said to lie, or None; and whether None proves that there is no such file."""
+        complete = self.backlog.is_complete()
+        key = self.backlog.pending_key(file_id)
         try:
-            key = key or self._kernel.cache.key(file_id)
-            return key, whole and (key is not None or checkpoint.knows(self._kernel))
+            key = key or self._parts.cache.key(file_id)
+            return key, complete and (key is not None or checkpoint.recognises(self._parts))
         except Unavailable:
             return key, False
 
     def check(self) -> None:
-        """Raise `Unavailable` with a sentence unless searches are answered and rows can be written."""
-        self._kernel.cache.check()
+        """Raise `Unavailable`, with a sentence, unless searches are answered and entries can be written."""
+        self._parts.cache.check()
         self.totals()
 
-    def _require_whole(self) -> None:
-        if not self._kernel.keeper.is_whole():
-            raise Unavailable("The index of this element is not whole at the moment; it is being repaired.")
+    def check_space(self, size: int | None, *, written: int = 0) -> None:
+        """Raise `StorageFull` unless `size` more bytes (None: a few) have room after those already `written`."""
+        limits, free = self._parts.limits, self._parts.backend.free_bytes()
+        if free is not None and free - (size or 0) < limits.min_free:
+            raise StorageFull("The volume of this element has no room for the file.")
+        if limits.capacity is not None:
+            try:
+                used = self.totals().size
+            except Unavailable:  # an incomplete index must not keep users from uploading
+                return
+            if used + written + (size or 0) > limits.capacity:
+                raise StorageFull("The capacity of this element is used up.")
 
-    def _require_known(self) -> None:
-        if not checkpoint.knows(self._kernel):
-            raise Unavailable("The index of this element was begun anew; it is being filled.")
+    def _require_complete(self) -> None:
+        if not self.backlog.is_complete():
+            raise Unavailable("The index of this element is incomplete at the moment; it is being repaired.")
+
+    def _require_recognised(self) -> None:
+        if not checkpoint.recognises(self._parts):
+            raise Unavailable("The index of this element was replaced; it is being rebuilt.")
+
+    # --- write --------------------------------------------------------------------------------------------
+
+    def index_entry(self, intent: Intent | None, attr: Attr, *, deleted: bool = False) -> bool:
+        """Write the entry of a file that was changed, or remove that of a `deleted` one; return whether it is done.
+
+        The change succeeded whatever the cache answers. When the cache fails, the entry goes into the backlog, and
+        `intent` stays open until it is written. Raises `Unavailable` when other nodes cannot learn of that: they would
+        take their index for complete, so the change must not be acknowledged.
+        """
+        cache, backend = self._parts.cache, self._parts.backend
+        try:
+            if deleted:
+                cache.remove([attr.file_id])
+            else:
+                cache.put([attr])
+                if attr.revision > 1 and backend.capabilities.shared:
+                    # Another node that deleted the file meanwhile found no entry to remove.
+                    backend.read_sidecar(attr.key)
+        except Exception as e:
+            log.warning("the index entry of %s is written later: %s", attr.file_id, e)
+            if not self.backlog.enqueue(attr.file_id, attr.key, intent):
+                raise Unavailable("It was done, but the index does not know it yet; try again.") from e
+            return False
+        finally:
+            self.backlog.note_change()
+        return True
+
+    def repair_entry(self, file_id: FileId, key: Key, *, force: bool = False) -> bool:
+        """Make the entry of one file equal to its sidecar; return whether there is a file.
+
+        With `force` also when the entry has a newer revision than the sidecar. A second call has no effect. Raises
+        `Unavailable`.
+        """
+        backend, cache = self._parts.backend, self._parts.cache
+        with self._parts.locks.file(file_id, timeout=LOCK_TIMEOUT):
+            try:
+                attr: Attr | None = decode(backend.read_sidecar(key), key)
+            except NotFound:
+                attr = None
+            except Damaged as e:
+                log.error("%s", e.detail)
+                return False
+            if attr is not None and attr.file_id != file_id:
+                attr = None
+            if (force or attr is None) and cache.key(file_id) == key:
+                cache.remove([file_id])
+                self.backlog.note_change()
+            if attr is None:
+                return False
+            cache.put([attr])
+            self.backlog.note_change()
+            if backend.capabilities.shared and read_attr(backend, key) is None:
+                cache.remove([file_id])  # another node deleted it meanwhile, and found no entry to remove
+                return False
+            return True
+
+    def put_entries(self, attrs: Sequence[Attr], *, sole_writer: bool) -> None:
+        """Write the entries of sidecars that were read a moment ago. Raises `Unavailable`.
+
+        `sole_writer`: no other thread or process changes files meanwhile.
+        """
+        self._parts.cache.put(attrs)
+        self.backlog.note_change()
+        if sole_writer:
+            return
+        for attr in attrs:
+            # Race: the file was deleted after we read its sidecar, so the deletion found no entry to remove. It may
+            # have been uploaded again under another key, whose entry ours has replaced. So both are repaired.
+            if read_attr(self._parts.backend, attr.key) is None:
+                with self.backlog.repairing():
+                    self.repair_entry(attr.file_id, attr.key)
+                    for key in self._recent_keys(attr.file_id):
+                        self.repair_entry(attr.file_id, key)
+
+    def _recent_keys(self, file_id: FileId) -> Iterator[Key]:
+        """Yield the keys under which a file may lie that was uploaded a short time ago."""
+        parts = self._parts
+        for directory in parts.backend.list_directories(parts.naming.directory_at(now() - RECENT)):
+            for entry in parts.backend.list(directory):
+                if entry.sidecar and parts.naming.carries(entry.key.rpartition("/")[2], file_id):
+                    yield entry.key
+
+
+def read_attr(backend: RecoverableBackend, key: Key) -> Attr | None:
+    """Return the attr of `key`, or None when there is no sidecar, or a damaged one (which is logged).
+
+    Raises `Unavailable`.
+    """
+    try:
+        return decode(backend.read_sidecar(key), key)
+    except NotFound:
+        return None
+    except Damaged as e:
+        log.error("%s", e.detail)
+        return None

@@ -1,6 +1,6 @@
 """Locks that all processes of one node share: `flock` on files below `state/locks`.
 
-A lock dies with its holder, so nothing has to be cleaned after kill -9.
+A lock is released when its holder dies, so nothing has to be cleaned up after kill -9.
 """
 
 from __future__ import annotations
@@ -16,104 +16,109 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from artstore.errors import Unavailable
-from artstore.ids import FileId
+from artstore.ids import FileId, Key
 from artstore.posix import translate_errors, translate_startup_errors
 
 log = logging.getLogger("artstore.locks")
 
 _BUCKETS = 64
-_PAUSE = 0.01
+"""Lock files for the locks of single files: those with equal ends of their ids share one."""
+_POLL_INTERVAL = 0.01
+"""Seconds between two attempts to get a lock, where the time to wait is limited."""
 
 
 class Locks:
     """Named locks. Each use opens the file anew, so threads exclude each other as processes do."""
 
     def __init__(self, directory: Path) -> None:
+        """Create the files. Raises `ConfigError`, `StorageFull`, `Unavailable`."""
         self._directory = directory
         self._path = os.fspath(directory)
         with translate_startup_errors(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            # Made ahead, so that a full disk cannot keep anybody from deleting.
+            # Created now, so that files can be deleted when the disk is full.
             for name in ("element", "mode", "names", "recovery", *(f"file-{n:02x}" for n in range(_BUCKETS))):
                 os.close(self._open(name))
 
     @contextmanager
-    def exclusive(self, name: str, *, patience: float | None = None) -> Iterator[None]:
-        """Alone. Raises `Unavailable` when the lock was held for `patience` seconds: a process that is stopped may
-        hold it."""
-        with self._hold(name, patience):
+    def exclusive(self, name: str, *, timeout: float | None = None) -> Iterator[None]:
+        """Hold the lock `name`. Raises `Unavailable`, also when it is not free within `timeout` seconds: a process that
+        is stopped may hold it."""
+        with self._hold(name, timeout):
             yield
 
-    def joint(self, name: str) -> Joint:
-        """A shared lock for all threads of this process together."""
+    def shared(self, name: str) -> SharedLock:
+        """Return a shared lock for all threads of this process together."""
         with translate_startup_errors(self._directory):
-            return Joint(self._open(name))
+            return SharedLock(self._open(name))
 
     @contextmanager
-    def file(self, file_id: FileId, *, patience: float | None = None) -> Iterator[Note]:
-        """Alone with one file: changes of one file come one after the other. `patience` as above."""
-        with self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", patience) as fd:
-            yield Note(fd)
+    def file(self, file_id: FileId, *, timeout: float | None = None) -> Iterator[Breadcrumb]:
+        """Hold the lock of one file: its changes run one after the other. `timeout` as in `exclusive`."""
+        with self._hold(f"file-{int(file_id[-2:], 16) % _BUCKETS:02x}", timeout) as fd:
+            yield Breadcrumb(fd)
 
     def _open(self, name: str) -> int:
         return os.open(f"{self._path}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
     @contextmanager
-    def _hold(self, name: str, patience: float | None) -> Iterator[int]:
-        with translate_errors("A lock of this element cannot be taken"):
+    def _hold(self, name: str, timeout: float | None) -> Iterator[int]:
+        with translate_errors("A lock of this element cannot be acquired"):
             fd = self._open(name)
         try:
-            with translate_errors("A lock of this element cannot be taken"):
-                if patience is None:
+            with translate_errors("A lock of this element cannot be acquired"):
+                if timeout is None:
                     fcntl.flock(fd, fcntl.LOCK_EX)
                 else:
-                    _poll(fd, time.monotonic() + patience)
+                    _lock_with_timeout(fd, timeout)
             yield fd
         finally:
             os.close(fd)
 
 
-def _poll(fd: int, deadline: float) -> None:
+def _lock_with_timeout(fd: int, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise Unavailable("Another process holds a lock and does not go on.") from None
-            time.sleep(_PAUSE)
+                raise Unavailable("Another process holds a lock and makes no progress.") from None
+            time.sleep(_POLL_INTERVAL)
 
 
-class Note:
-    """What the holder of a lock writes into its file for whoever holds it next, should it die within."""
+class Breadcrumb:
+    """A note in the lock file: the key that is being published. If the holder of the lock dies, the next holder reads
+    it and finishes the work. Used while the lock is held."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def read(self) -> str | None:
-        """What one left that died; None when nobody did. Raises `Unavailable`."""
+    def read(self) -> Key | None:
+        """Return the key that a dead holder left, or None. Raises `Unavailable`."""
         with translate_errors("A lock of this element cannot be read"):
             line, end, _ = os.pread(self._fd, 4096, 0).partition(b"\n")
         try:
-            text = json.loads(line) if end else None
-        except ValueError:  # torn by a power cut
+            key = json.loads(line) if end else None
+        except ValueError:  # torn by a power loss
             return None
-        return text if isinstance(text, str) else None
+        return Key(key) if isinstance(key, str) else None
 
-    def write(self, text: str) -> None:
-        """Outlives this process, not a power cut. Raises `StorageFull`, `Unavailable`."""
+    def write(self, key: Key) -> None:
+        """Record `key`. It survives this process, but not a power loss. Raises `StorageFull`, `Unavailable`."""
         with translate_errors("A lock of this element cannot be written"):
-            os.pwrite(self._fd, json.dumps(text).encode() + b"\n", 0)
+            os.pwrite(self._fd, json.dumps(key).encode() + b"\n", 0)
 
-    def wipe(self) -> None:
-        """What it says was done or undone. Never raises: to find it once more does no harm."""
+    def erase(self) -> None:
+        """Record that the publication ended. Never raises: to find the key once more does no harm."""
         try:
             os.pwrite(self._fd, b"\n", 0)
         except OSError as e:
             log.warning("a lock cannot be written: %s", os.strerror(e.errno or 0))
 
 
-class Joint:
-    """A shared lock that the first thread in takes and the last one out gives back."""
+class SharedLock:
+    """A shared lock that the first thread to enter acquires, and the last one to leave releases."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -121,9 +126,10 @@ class Joint:
         self._inside = 0
 
     def __enter__(self) -> None:
+        """Enter. Raises `Unavailable`."""
         with self._lock:
             if self._inside == 0:
-                with translate_errors("A lock of this element cannot be taken"):
+                with translate_errors("A lock of this element cannot be acquired"):
                     fcntl.flock(self._fd, fcntl.LOCK_SH)
             self._inside += 1
 
@@ -133,8 +139,9 @@ class Joint:
             if self._inside == 0:
                 try:
                     fcntl.flock(self._fd, fcntl.LOCK_UN)
-                except OSError as e:  # what was done within is done; the next one out tries again
-                    log.error("a lock cannot be given back: %s", os.strerror(e.errno or 0))
+                except OSError as e:  # what was done inside is done; the next thread to leave tries again
+                    log.error("a lock cannot be released: %s", os.strerror(e.errno or 0))
 
     def close(self) -> None:
+        """Release the lock for good. Called once."""
         os.close(self._fd)

@@ -1,7 +1,7 @@
-"""Those who hear of every change and miss none: each has a line of its own, behind the answers.
+"""Observers: each has a queue of its own, behind the answers, and receives every change at least once.
 
-A change is put in line before its intent ends, and an intent counts as flushed only once all observers have what was
-put in line before. So after a crash the log tells what they may not have heard, and they are told again.
+A change is queued before its intent ends, and the log is checkpointed only when all observers have received what was
+queued before. So after a crash the log names the changes that they may have missed, and these are delivered again.
 """
 
 from __future__ import annotations
@@ -9,76 +9,77 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from artstore.attr import Attr, decode
 from artstore.errors import ArtstoreError, Damaged, NotFound, ProviderFault
 from artstore.ids import FileId, Key
-from artstore.spi import Change, Observer, Transaction
-
-if TYPE_CHECKING:
-    from artstore.kernel import Kernel
+from artstore.spi import Change, Observer, RecoverableBackend
 
 log = logging.getLogger("artstore.observers")
 
-MOST = 10_000
-"""Changes that wait in one line."""
+QUEUE_LIMIT = 10_000
+"""Events that wait in the queue of one observer."""
 FLUSH_EVERY = 256
-PATIENCE = 5.0
+"""Events after which an observer is flushed, also when more are waiting."""
+DELIVERY_TIMEOUT = 5.0
 """Seconds to wait for an observer that is behind."""
 RETRY = 1.0
+"""Seconds until an event or a flush that failed is tried again."""
 
 
-class Told(NamedTuple):
-    """A change, as `Observer.committed` takes it."""
+class Event(NamedTuple):
+    """A committed change: the arguments of `Observer.committed`."""
 
-    op: Change
+    change: Change
     file_id: FileId
     key: Key
     attr: Attr | None
 
 
-class Line:
-    """What one observer has still to hear, in order, and the thread that tells it."""
+class Queue:
+    """The events that one observer has still to receive, in order, and the thread that delivers them."""
 
     def __init__(self, name: str, observer: Observer) -> None:
+        """Start the thread."""
         self._name = name
         self._observer = observer
-        self._waiting: deque[Told] = deque()
+        self._events: deque[Event] = deque()
         self._changed = threading.Condition()
-        self._put = self._taken = self._safe = 0
-        self._missed = self._over = False
-        self._thread = threading.Thread(target=self._run, name=f"observer {name}", daemon=True)
+        self._put = self._delivered = self._flushed = 0
+        self._overflowed = self._closing = False
+        self._thread = threading.Thread(target=self._run, name=f"artstore.observers {name}", daemon=True)
         self._thread.start()
 
-    def put(self, change: Told) -> None:
-        """Never waits. What comes to a full line is told at the next start, from the log."""
+    def put(self, event: Event) -> None:
+        """Append an event. Never waits. When the queue is full the event is delivered at the next start, by the log."""
         with self._changed:
-            if len(self._waiting) >= MOST:
-                if not self._missed:
+            if len(self._events) >= QUEUE_LIMIT:
+                if not self._overflowed:
                     log.error(
-                        "observer %s is too slow: from now on it hears all at the next start", self._name
+                        "observer %s is too slow: from now on it receives events at the next start",
+                        self._name,
                     )
-                self._missed = True
+                self._overflowed = True
                 return
-            self._waiting.append(change)
+            self._events.append(event)
             self._put += 1
             self._changed.notify_all()
 
-    def heard(self) -> bool:
-        """Whether the observer has, safely, all that was put in line before this call; waits a little."""
+    def is_delivered(self) -> bool:
+        """Return whether the observer has, durably, all that was put before this call. Waits for it a few seconds."""
         with self._changed:
             upto = self._put
-            self._changed.wait_for(lambda: self._safe >= upto or self._over, PATIENCE)
-            return self._safe >= upto and not self._missed
+            self._changed.wait_for(lambda: self._flushed >= upto or self._closing, DELIVERY_TIMEOUT)
+            return self._flushed >= upto and not self._overflowed
 
     def close(self) -> None:
-        """Tell what is left, unless that fails; then let the observer go."""
+        """Deliver what is left, unless that fails; then close the observer."""
         with self._changed:
-            self._over = True
+            self._closing = True
             self._changed.notify_all()
-        self._thread.join(PATIENCE)
+        self._thread.join(DELIVERY_TIMEOUT)
         try:
             self._observer.close()
         except Exception:
@@ -87,30 +88,32 @@ class Line:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._over or self._safe < self._taken)
-                behind = self._taken - self._safe
-                if not self._waiting and not behind:
+                self._changed.wait_for(
+                    lambda: self._events or self._closing or self._flushed < self._delivered
+                )
+                unflushed = self._delivered - self._flushed
+                if not self._events and not unflushed:
                     return
-            done = self._tell() if self._waiting and behind < FLUSH_EVERY else self._flush()
+            done = self._deliver() if self._events and unflushed < FLUSH_EVERY else self._flush()
             with self._changed:
-                if not done and self._changed.wait_for(lambda: self._over, RETRY):
+                if not done and self._changed.wait_for(lambda: self._closing, RETRY):
                     return
                 self._changed.notify_all()
 
-    def _tell(self) -> bool:
-        change = self._waiting[0]
+    def _deliver(self) -> bool:
+        event = self._events[0]
         try:
-            self._observer.committed(*change)
+            self._observer.committed(*event)
         except ProviderFault:
-            log.error("observer %s failed to hear of %s %s", self._name, change.op, change.file_id)
+            log.error("observer %s missed the %s of %s: it failed", self._name, event.change, event.file_id)
         except ArtstoreError as e:
-            log.warning("observer %s: %s It is told again.", self._name, e.detail)
+            log.warning("observer %s: %s It is tried again.", self._name, e.detail)
             return False
         except Exception:
-            log.exception("observer %s failed to hear of %s %s", self._name, change.op, change.file_id)
+            log.exception("observer %s missed the %s of %s", self._name, event.change, event.file_id)
         with self._changed:
-            self._waiting.popleft()
-            self._taken += 1
+            self._events.popleft()
+            self._delivered += 1
         return True
 
     def _flush(self) -> bool:
@@ -122,54 +125,50 @@ class Line:
         except Exception:
             log.exception("observer %s failed to flush", self._name)
             return False
-        self._safe = self._taken
+        self._flushed = self._delivered
         return True
 
 
 class Observers:
-    """All observers of one element in one process."""
+    """All observers of one element in one process. Every method may be called from many threads at once."""
 
-    def __init__(self, lines: Sequence[Line] = ()) -> None:
-        self._lines = lines
+    def __init__(self, queues: Sequence[Queue] = ()) -> None:
+        self._queues = queues
 
     def __bool__(self) -> bool:
-        return bool(self._lines)
+        return bool(self._queues)
 
-    def tell(self, change: Told) -> None:
-        """Put a change in line; never waits, never raises."""
-        for line in self._lines:
-            line.put(change)
+    def deliver(self, event: Event) -> None:
+        """Queue an event for every observer. Never waits and never raises. Called before the intent ends: until then
+        the log is the trace of the change."""
+        for queue in self._queues:
+            queue.put(event)
 
-    def heard(self) -> bool:
-        """Whether all have, safely, what was told before this call."""
-        return all(line.heard() for line in self._lines)
+    def redeliver_current(self, backend: RecoverableBackend, file_id: FileId, key: Key) -> None:
+        """Queue the present state of a file as its last change, when it is in doubt whether observers received that.
+
+        Raises `Unavailable`.
+        """
+        if self._queues:
+            try:
+                self.deliver(event_of(decode(backend.read_sidecar(key), key)))
+            except NotFound:
+                self.deliver(Event("delete", file_id, key, None))
+            except Damaged as e:
+                log.error("%s", e.detail)
+
+    def is_delivered(self) -> bool:
+        """Return whether all observers have, durably, what was queued before this call. Waits a few seconds for each
+        that is behind."""
+        return all(queue.is_delivered() for queue in self._queues)
 
     def close(self) -> None:
-        for line in self._lines:
-            line.close()
+        """Deliver what is left, as far as that succeeds, and close all observers."""
+        for queue in self._queues:
+            queue.close()
 
 
-def change_of(attr: Attr, *, gone: bool = False) -> Told:
-    """The change that led to `attr`."""
-    op: Change = "delete" if gone else "upload" if attr.revision == 1 else "update"
-    return Told(op, attr.file_id, attr.key, attr)
-
-
-def retell(kernel: Kernel, doubtful: Iterable[Transaction]) -> bool:
-    """Tell again of changes that a dead process made; False when that has to wait, and its log to be kept."""
-    if not kernel.observers.heard():
-        return False
-    for t in doubtful:
-        tell_again(kernel, str(t.key), str(t.file_id))
-    return kernel.observers.heard()
-
-
-def tell_again(kernel: Kernel, key: Key, file_id: FileId) -> None:
-    """In doubt whether observers heard: what the tree says of a file is told as its last change."""
-    if kernel.observers:
-        try:
-            kernel.observers.tell(change_of(decode(kernel.backend.read_sidecar(key), key)))
-        except NotFound:
-            kernel.observers.tell(Told("delete", file_id, key, None))
-        except Damaged as e:
-            log.error("%s", e.detail)
+def event_of(attr: Attr, *, deleted: bool = False) -> Event:
+    """Return the change that led to `attr`, or its deletion."""
+    change: Change = "delete" if deleted else "upload" if attr.revision == 1 else "update"
+    return Event(change, attr.file_id, attr.key, attr)

@@ -1,295 +1,329 @@
-"""What is done at start, and for dead neighbours while running: every unfinished change ends whole or gone.
+"""Recovery: at start, and for crashed processes while others serve, every unfinished change ends whole or gone.
 
-Idempotent, safe when killed itself; the cost depends on what was in flight, not on the number of files.
+It is idempotent and may be killed at any step itself. Its cost depends on what was in progress, not on the number of
+files.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from datetime import datetime
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from artstore import checkpoint, reservation
 from artstore.attr import Attr, decode, with_changed_bytes
 from artstore.errors import Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
-from artstore.ids import Key, now
-from artstore.observers import retell, tell_again
-from artstore.rows import BATCH, believe, put_rows, repair_row
+from artstore.ids import FileId, Key, now
+from artstore.index import BATCH, Index, read_attr
+from artstore.observers import Observers
+from artstore.parts import Parts
 from artstore.spi import AbandonedLog, Transaction
-
-if TYPE_CHECKING:
-    from artstore.kernel import Kernel
 
 log = logging.getLogger("artstore.recovery")
 
 ORPHAN_AGE = 3600.0
-"""Seconds after which data without a sidecar (or the reverse) is nobody's upload under way."""
+"""Seconds after which data without a sidecar, or a sidecar without data, can belong to no upload in progress."""
 
 
 class Report(BaseModel):
-    """What recovery found and did; numbers of files."""
+    """What recovery did: numbers of files, and of index entries."""
 
     finished: int = 0
     undone: int = 0
     deleted: int = 0
     quarantined: int = 0
-    rows_written: int = 0
-    rows_removed: int = 0
+    entries_written: int = 0
+    entries_removed: int = 0
     rebuilt: bool = False
 
     def __str__(self) -> str:
-        done = [f"{v} {k.replace('_', ' ')}" for k, v in self if v and v is not True]
-        return ", ".join((["cache rebuilt"] if self.rebuilt else []) + done) or "nothing to do"
+        done = [f"{count} {name.replace('_', ' ')}" for name, count in self if count and count is not True]
+        return ", ".join((["index rebuilt"] if self.rebuilt else []) + done) or "nothing to do"
 
 
-def recover(kernel: Kernel) -> Report:
-    """Everything that has to be true before the element serves. Raises `ConfigError`, `Unavailable`.
+def recover(parts: Parts, index: Index, observers: Observers) -> Report:
+    """Do at start what has to be done before the element serves. Raises `ConfigError`, `Unavailable`.
 
-    The tree is settled on return, but for what a full disk has no room for. What a cache that does not answer could
-    not be told is owed. The keeper goes on with both, and until then files are looked for in the tree.
+    On return every unfinished change in the store is finished or undone, except those for which a full disk has no
+    room. Index entries that the cache did not accept are in the backlog. The background thread goes on with both, and
+    until then files are looked for in the store.
     """
-    report = Report()
-    keys: list[str] = []
-    with kernel.alone("recovery"):
-        checkpoint.check_clock(checkpoint.read(kernel))
+    run = Recovery(parts, index, observers, sole_writer=parts.backend.is_sole_writer)
+    with parts.alone("recovery"):
+        checkpoint.check_clock(checkpoint.read(parts))
         try:
-            _reap(kernel, report, keys)
-            for key in kernel.backend.list_tombstones():
-                kernel.backend.delete_data(key)
+            run.recover_uploads()
+            for key in parts.backend.list_tombstones():
+                parts.backend.delete_data(key)
         except StorageFull as e:
-            log.warning("what dead processes left is settled once there is room: %s", e.detail)
+            log.warning("what dead processes left is recovered once there is room: %s", e.detail)
         try:
-            _fill(kernel, keys, report, lonely=kernel.backend.is_sole_writer())
+            run.reindex()
         except (Unavailable, StorageFull) as e:
-            kernel.keeper.distrust()
-            _owe(kernel, keys)
-            log.warning("the cache is not whole yet, files are found without it: %s", e.detail)
-    if report != Report():
-        log.info("recovery: %s", report)
-    return report
+            index.backlog.mark_incomplete()
+            run.enqueue_recovered()
+            log.warning("the index is incomplete, files are found without it: %s", e.detail)
+    if run.report != Report():
+        log.info("recovery: %s", run.report)
+    return run.report
 
 
-def settle(kernel: Kernel) -> Report:
-    """Settle what dead neighbours left, and fill a cache that was begun anew, while this process serves."""
-    report = Report()
-    keys: list[str] = []
-    with kernel.alone("recovery"):
-        try:
-            _reap(kernel, report, keys)
-            if kernel.keeper.distrusted or not checkpoint.knows(kernel):
-                _fill(kernel, keys, report, lonely=False)
-                log.warning("the cache is whole again: %s", report)
-                return report
-            _touch(kernel, keys)
-            if _settle_logs(kernel, since="") or keys:
-                _finish_deletions(kernel, report)
-                log.warning("settled what a dead neighbour left: %s", report)
-            # One that died while it filled the cache is not forgiven before another has done it.
-            kernel.keeper.forgive()
-        except (Unavailable, StorageFull):
-            _owe(kernel, keys)
-            raise
-    return report
+def recover_dead(parts: Parts, index: Index, observers: Observers) -> Report:
+    """Recover, while this process serves, what dead processes left, and rebuild a cache that was replaced.
 
-
-def flush(kernel: Kernel, begun: datetime, *, move: bool) -> None:
-    """Make the cache durable, with a new mark; the next recovery begins at `begun` when it may `move` there."""
-    with kernel.alone("recovery"):
-        known, stamp = checkpoint.read(kernel), kernel.cache.generation()
-        if known is None or stamp is None or stamp not in known.stamps:
-            raise Unavailable("The cache was begun anew; it is to be filled first.")
-        checkpoint.renew(kernel, known, stamp, begun, move=move)
-
-
-def _fill(kernel: Kernel, keys: list[str], report: Report, *, lonely: bool) -> None:
-    """Make the cache say what the tree says: all of it, or where it is known what happened since the checkpoint."""
-    known, stamp = checkpoint.read(kernel), kernel.cache.generation()
-    with ExitStack() as stack:
-        if known is None or stamp is None or stamp not in known.stamps:
-            kernel.keeper.distrust()  # live neighbours ask this cache as well
-            # And other nodes, where an upload that is tried again would else wait for this.
-            stack.enter_context(kernel.keeper.doubting())
-            report.rebuilt = known is not None or any(True for _ in kernel.backend.list_directories())
-            known, stamp = None, f"being filled {secrets.token_hex(8)}"
-            kernel.cache.clear()
-            kernel.cache.set_generation(stamp)
-        since = "" if known is None else known.directory
-        begun = now()
-        _touch(kernel, keys)
-        _settle_logs(kernel, since)
-        _finish_deletions(kernel, report)
-        for directory in kernel.backend.list_directories(since):
-            compare(kernel, directory, report, lonely=lonely)
-        checkpoint.renew(kernel, known, stamp, begun)
-        kernel.keeper.trust()
-        kernel.keeper.forgive()
-
-
-def compare(kernel: Kernel, directory: str, report: Report, *, lonely: bool) -> None:
-    """Make the rows of one directory say what its sidecars say; move broken pairs out of the way.
-
-    A pair is broken for good when nobody else is writing (`lonely`) or when it is older than an hour, and nobody has it
-    under way. Names that are not ours are left alone.
+    Raises `StorageFull`, `Unavailable`; what is left is found again next time.
     """
-    rows = kernel.cache.ids_in(directory)
-    missing: list[Attr] = []
-    halves: set[str] = set()
-    for entry in kernel.backend.list(directory):
-        filename = entry.key.rpartition("/")[2]
-        if entry.data and entry.sidecar:
-            if filename not in rows:
-                attr = believe(kernel, entry.key)
-                if attr is not None:
-                    missing.append(attr)
-            rows.pop(filename, None)
-        elif kernel.naming.parse(filename) is not None and (
-            lonely or kernel.backend.age(entry.key) > ORPHAN_AGE
-        ):
-            halves.add(entry.key)
-        if len(missing) == BATCH:
-            _put(kernel, missing, report, lonely=lonely)
-    _put(kernel, missing, report, lonely=lonely)
-    if halves:
-        _set_aside(kernel, directory, halves, report)
-    for filename, file_id in rows.items():
-        # Looked at once more under its lock: an id that its caller chose may have come back elsewhere.
-        repair_row(kernel, f"{directory}/{filename}", file_id)
-        report.rows_removed += 1
-
-
-def _set_aside(kernel: Kernel, directory: str, halves: set[str], report: Report) -> None:
-    """Move halves of files to quarantine, if they are still that: the other half of one may wait for room in the
-    staging area, and a living process may be about to delete or to publish another."""
-    halves -= {*kernel.backend.in_progress(), *kernel.backend.list_tombstones()}
-    for entry in list(kernel.backend.list(directory)):
-        if entry.key in halves and not (entry.data and entry.sidecar):
-            log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
-            kernel.backend.quarantine(entry.key)
-            report.quarantined += 1
-
-
-def _reap(kernel: Kernel, report: Report, keys: list[str]) -> None:
-    """Staged uploads end whole or gone; `keys` gets those whose rows are to be looked at."""
-    for settled in kernel.backend.recover():
-        keys.append(settled.key)
-        if settled.outcome == "finished":
-            report.finished += 1
-        else:
-            report.undone += 1
-
-
-def _owe(kernel: Kernel, keys: Iterable[str]) -> None:
-    """The rows of what was reaped, which the cache would not take."""
-    for key in keys:
-        attr = believe(kernel, key)
-        if attr is not None:
-            kernel.keeper.owe(attr.file_id, key, None)
-
-
-def _settle_logs(kernel: Kernel, since: str) -> bool:
-    """The logs that speak of what was staged. True when a dead process had left any."""
-    found = False
-    for abandoned in kernel.wal.abandoned():
-        found = True
-        _settle_log(kernel, abandoned, since)
-    return found
-
-
-def _finish_deletions(kernel: Kernel, report: Report) -> None:
-    """What has a tombstone ends gone, unless its sidecar is in place (again, or still: then it was never gone)."""
-    buried = list(kernel.backend.list_tombstones())
-    _touch(kernel, buried)
-    for key in buried:
-        kernel.backend.delete_data(key)
-    if buried:
-        kernel.cache.flush()
-        for key in buried:
-            kernel.backend.purge(key)
-        report.deleted += len(buried)
-
-
-def _settle_log(kernel: Kernel, abandoned: AbandonedLog, since: str) -> None:
-    doubtful = [t for t in abandoned.uncheckpointed if t.status != "rolled_back" and t.operation != "mode"]
-    # To a store that others share, too, a request of the dead may still be on its way.
-    late = not abandoned.certainly_dead or kernel.backend.capabilities.shared
-    try:
-        for t in abandoned.uncheckpointed:
-            # Rows of uploads in the directories that are compared anyway need no second look.
-            if t.operation != "upload" or (t.key or "") < since:
-                _repair(kernel, t)
-        for t in abandoned.pending:
-            done = _settle(kernel, t, late=late)
-            if done and t.operation != "mode":
-                doubtful.append(t)
-            abandoned.end(t, "committed" if done else "rolled_back", None if done else "the process died")
-        kernel.cache.flush()
-        if retell(kernel, doubtful):
-            abandoned.close()
-    finally:
-        abandoned.release()
-
-
-def _settle(kernel: Kernel, t: Transaction, *, late: bool) -> bool:
-    """Whether the change was carried out; if not, it cannot be after this. `late`: whoever began it may not be dead."""
-    if t.operation == "mode":
-        return kernel.element.settle(t.key, dead=not late)
-    if t.operation == "upload" and t.key:
-        reservation.settle(kernel, t.key, late=late)
-    done = t.operation == "upload" or not t.key or _changed(kernel, t.key, t.revision, late=late)
-    there = _repair(kernel, t)
-    if there and t.operation == "update" and t.key:
-        kernel.backend.resolve(t.key)  # its writer may have died before the swap was durable
-    return done and there == (t.operation != "delete")
-
-
-def _changed(kernel: Kernel, key: Key, revision: int, *, late: bool) -> bool:
-    """Whether the sidecar of `key` has come to `revision` (0: was taken away). If not, then with `late` nobody who saw
-    it before this can change it after: it has other bytes."""
-    while True:
+    run = Recovery(parts, index, observers, sole_writer=lambda: False)
+    with parts.alone("recovery"):
         try:
-            sidecar = kernel.backend.read_sidecar(key)
-            attr = decode(sidecar, key)
-            if revision and attr.revision >= revision:
+            run.recover_uploads()
+            if index.backlog.is_incomplete or not checkpoint.recognises(parts):
+                run.reindex()
+                log.warning("the index is complete again: %s", run.report)
+            else:
+                run.recover_changes()
+                # After that: a process that died while it rebuilt the index counts until another has rebuilt it.
+                index.backlog.clear_dead()
+        except (Unavailable, StorageFull):
+            run.enqueue_recovered()
+            raise
+    return run.report
+
+
+class Recovery:
+    """One run. Its caller excludes every other run, on this node and on others."""
+
+    def __init__(
+        self, parts: Parts, index: Index, observers: Observers, *, sole_writer: Callable[[], bool]
+    ) -> None:
+        self._parts = parts
+        self._index = index
+        self._observers = observers
+        self._sole_writer = sole_writer
+        """Whether no other process or thread changes files meanwhile."""
+        self._recovered: list[Key] = []
+        """Keys of recovered uploads: their index entries are compared again."""
+        self.report = Report()
+
+    def recover_uploads(self) -> None:
+        """Finish or undo the staged uploads of dead processes. Raises `StorageFull`, `Unavailable`."""
+        for recovered in self._parts.backend.recover():
+            self._recovered.append(recovered.key)
+            if recovered.outcome == "finished":
+                self.report.finished += 1
+            else:
+                self.report.undone += 1
+
+    def recover_changes(self) -> None:
+        """Resolve the open changes of dead processes, and repair their index entries. Raises `Unavailable`."""
+        self._refresh_entries(self._recovered)
+        if self._recover_logs(since="") or self._recovered:
+            self._finish_deletions()
+            log.warning("recovered what a dead process left: %s", self.report)
+
+    def enqueue_recovered(self) -> None:
+        """Put the index entries of recovered uploads, which the cache did not accept, into the backlog."""
+        for key in self._recovered:
+            attr = read_attr(self._parts.backend, key)
+            if attr is not None:
+                self._index.backlog.enqueue(attr.file_id, key, None)
+
+    def reindex(self) -> None:
+        """Make the index equal to the store: from the checkpoint on, or all of it when the cache is not recognised."""
+        parts, backlog = self._parts, self._index.backlog
+        sole_writer = self._sole_writer()
+        known, generation = checkpoint.read(parts), parts.cache.generation()
+        with ExitStack() as stack:
+            if known is None or generation is None or generation not in known.generations:
+                backlog.mark_incomplete()  # other live processes use this cache as well
+                # Other nodes too: else an upload that is sent again there would find no file, and make a second one.
+                stack.enter_context(backlog.repairing())
+                self.report.rebuilt = known is not None or any(True for _ in parts.backend.list_directories())
+                known, generation = None, f"being rebuilt {secrets.token_hex(8)}"
+                parts.cache.clear()
+                parts.cache.set_generation(generation)
+            since = "" if known is None else known.directory
+            started = now()
+            self._refresh_entries(self._recovered)
+            self._recover_logs(since)
+            self._finish_deletions()
+            for directory in parts.backend.list_directories(since):
+                self._reconcile_directory(directory, sole_writer=sole_writer)
+            checkpoint.advance(parts, known, generation, started)
+            backlog.mark_complete()
+            backlog.clear_dead()
+
+    # --- directories --------------------------------------------------------------------------------------
+
+    def _reconcile_directory(self, directory: str, *, sole_writer: bool) -> None:
+        """Make the entries of one directory equal to its sidecars, and move broken pairs to quarantine.
+
+        A pair is broken for good when no other process writes, or when it is older than an hour, and no upload of it
+        is in progress. Foreign names are left alone.
+        """
+        backend, naming = self._parts.backend, self._parts.naming
+        entries = self._parts.cache.ids_in(directory)
+        missing: list[Attr] = []
+        halves: set[Key] = set()
+        for entry in backend.list(directory):
+            filename = entry.key.rpartition("/")[2]
+            if entry.data and entry.sidecar:
+                if filename not in entries:
+                    attr = read_attr(backend, entry.key)
+                    if attr is not None:
+                        missing.append(attr)
+                entries.pop(filename, None)
+            elif naming.parse(filename) is not None and (sole_writer or backend.age(entry.key) > ORPHAN_AGE):
+                halves.add(entry.key)
+            if len(missing) == BATCH:
+                self._index_files(missing, sole_writer=sole_writer)
+                missing.clear()
+        self._index_files(missing, sole_writer=sole_writer)
+        if halves:
+            self._quarantine_halves(directory, halves)
+        for filename, file_id in entries.items():
+            # The sidecar is read again under the lock of the file: a chosen id may have come back in another directory.
+            self._index.repair_entry(file_id, Key(f"{directory}/{filename}"))
+            self.report.entries_removed += 1
+
+    def _index_files(self, attrs: list[Attr], *, sole_writer: bool) -> None:
+        if not attrs:
+            return
+        self._index.put_entries(attrs, sole_writer=sole_writer)
+        self.report.entries_written += len(attrs)
+        if not self.report.rebuilt:
+            for attr in attrs:  # a power loss took the entry, and perhaps the event with it
+                self._observers.redeliver_current(self._parts.backend, attr.file_id, attr.key)
+
+    def _quarantine_halves(self, directory: str, halves: set[Key]) -> None:
+        """Quarantine data without a sidecar and sidecars without data, if they are that still.
+
+        The other half may wait in staging for room on the disk, and a live process may be about to publish or delete
+        the file.
+        """
+        backend = self._parts.backend
+        halves -= {*backend.in_progress(), *backend.list_tombstones()}
+        for entry in list(backend.list(directory)):
+            if entry.key in halves and not (entry.data and entry.sidecar):
+                log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
+                backend.quarantine(entry.key)
+                self.report.quarantined += 1
+
+    def _refresh_entries(self, keys: Iterable[Key]) -> None:
+        """Repair the entries of all files that lie, or lay, under `keys`."""
+        entries: dict[str, FileId] = {}
+        last = ""
+        for key in sorted(keys):
+            directory, _, filename = key.rpartition("/")
+            if directory != last:
+                entries, last = self._parts.cache.ids_in(directory), directory
+            attr = read_attr(self._parts.backend, key)
+            file_id = entries.get(filename) if attr is None else attr.file_id
+            if file_id is not None:
+                self._index.repair_entry(file_id, key)
+
+    def _finish_deletions(self) -> None:
+        """Finish the deletion of each file that has a tombstone.
+
+        If the sidecar is in its place as well, the file was uploaded again or its deletion never happened: its data
+        stays.
+        """
+        backend = self._parts.backend
+        tombstones = list(backend.list_tombstones())
+        self._refresh_entries(tombstones)
+        for key in tombstones:
+            backend.delete_data(key)
+        if tombstones:
+            self._parts.cache.flush()
+            for key in tombstones:
+                backend.purge(key)
+            self.report.deleted += len(tombstones)
+
+    # --- logs ---------------------------------------------------------------------------------------------
+
+    def _recover_logs(self, since: str) -> bool:
+        """Recover what dead processes left in the log; return whether there was anything."""
+        found = False
+        for abandoned in self._parts.log.abandoned():
+            found = True
+            self._recover_log(abandoned, since)
+        return found
+
+    def _recover_log(self, abandoned: AbandonedLog, since: str) -> None:
+        undelivered = [
+            t for t in abandoned.uncheckpointed if t.status != "rolled_back" and t.operation != "mode"
+        ]
+        # To a store that other nodes share, a request of a dead process may still be on its way as well.
+        late = not abandoned.certainly_dead or self._parts.backend.capabilities.shared
+        try:
+            for t in abandoned.uncheckpointed:
+                # The entries of uploads since the checkpoint are compared with their directories anyway.
+                if t.operation != "upload" or (t.key or "") < since:
+                    self._repair_entry(t)
+            for t in abandoned.pending:
+                applied = self._resolve(t, late=late)
+                if applied and t.operation != "mode":
+                    undelivered.append(t)
+                if applied:
+                    abandoned.end(t, "committed")
+                else:
+                    abandoned.end(t, "rolled_back", "the process died")
+            self._parts.cache.flush()
+            if self._redeliver(undelivered):
+                abandoned.close()
+        finally:
+            abandoned.release()
+
+    def _resolve(self, t: Transaction, *, late: bool) -> bool:
+        """Resolve an open transaction: return whether it was applied.
+
+        If it was not, it cannot be applied later. `late`: its writer may still be running.
+        """
+        parts = self._parts
+        if t.operation == "mode":
+            return parts.element.resolve_transition(t.key, dead=not late)
+        if t.operation == "upload" and t.key:
+            reservation.resolve(parts, t.key, late=late)
+        applied = t.operation == "upload" or not t.key or self._was_applied(t.key, t.revision, late=late)
+        exists = self._repair_entry(t)
+        if exists and t.operation == "update" and t.key:
+            parts.backend.resolve(t.key)  # its writer may have died before the new sidecar was durable
+        return applied and exists == (t.operation != "delete")
+
+    def _was_applied(self, key: Key, revision: int, *, late: bool) -> bool:
+        """Return whether the sidecar reached `revision` (0: was deleted).
+
+        If not and `late`, rewrite it with different bytes, so that a compare-and-swap by the old writer fails.
+        """
+        backend = self._parts.backend
+        while True:
+            try:
+                sidecar = backend.read_sidecar(key)
+                attr = decode(sidecar, key)
+                if revision and attr.revision >= revision:
+                    return True
+                if late:
+                    changed = with_changed_bytes(sidecar, backend.capabilities.sidecar_limit)
+                    backend.replace_sidecar(key, changed, if_match=sidecar)
+            except PreconditionFailed:
+                continue
+            except NotFound:
                 return True
-            if late:
-                limit = kernel.backend.capabilities.sidecar_limit
-                kernel.backend.replace_sidecar(key, with_changed_bytes(sidecar, limit), if_match=sidecar)
-        except PreconditionFailed:
-            continue
-        except NotFound:
-            return True
-        except Damaged:
-            pass  # nor can anybody who saw it whole
-        return False
+            except Damaged:
+                pass  # the old writer compares with the sidecar before it was damaged, and fails as well
+            return False
 
+    def _repair_entry(self, t: Transaction) -> bool:
+        return t.key is not None and t.file_id is not None and self._index.repair_entry(t.file_id, t.key)
 
-def _repair(kernel: Kernel, t: Transaction) -> bool:
-    return bool(t.key and t.file_id) and repair_row(kernel, str(t.key), str(t.file_id))
-
-
-def _touch(kernel: Kernel, keys: Iterable[str]) -> None:
-    """Make the rows of whatever lies, or lay, under `keys` true."""
-    rows: dict[str, str] = {}
-    last = ""
-    for key in sorted(keys):
-        directory, _, filename = key.rpartition("/")
-        if directory != last:
-            rows, last = kernel.cache.ids_in(directory), directory
-        attr = believe(kernel, key)
-        file_id = rows.get(filename) if attr is None else attr.file_id
-        if file_id is not None:
-            repair_row(kernel, key, file_id)
-
-
-def _put(kernel: Kernel, attrs: list[Attr], report: Report, *, lonely: bool) -> None:
-    if attrs:
-        put_rows(kernel, attrs, lonely=lonely)
-        report.rows_written += len(attrs)
-        for attr in () if report.rebuilt else attrs:
-            tell_again(kernel, attr.key, attr.file_id)  # a power cut took its row, and perhaps the word of it
-        attrs.clear()
+    def _redeliver(self, transactions: Iterable[Transaction]) -> bool:
+        """Deliver the changes of a dead process to the observers again. False when that has to wait: the log stays."""
+        if not self._observers.is_delivered():
+            return False
+        for t in transactions:
+            if t.file_id is not None and t.key is not None:
+                self._observers.redeliver_current(self._parts.backend, t.file_id, t.key)
+        return self._observers.is_delivered()

@@ -1,69 +1,89 @@
-"""The name of a new upload is its own: no file has it, no tombstone, and no other upload under way.
+"""The reservation of a key: no file has it, no tombstone, and no other upload in progress.
 
-An id that its caller chose does not change when the request for it is tried again, so within one second the name would
-not either. Were it shared, whoever settles the first try, reaps it or fails with it could do that to the second.
+An id that a caller chose stays the same when the request is sent again, so within one second its name would be the same
+too. If two attempts shared a key, a process that resolves, recovers or aborts the first could destroy the second.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from datetime import datetime
 
 from artstore.errors import Conflict
-from artstore.ids import Key, uuid7
-from artstore.rows import PATIENCE
-from artstore.spi import Intent, Name, Principal, Writer
+from artstore.ids import FileId, Key, uuid7
+from artstore.index import LOCK_TIMEOUT
+from artstore.parts import Parts
+from artstore.spi import Intent, Name, Writer
 
-if TYPE_CHECKING:
-    from artstore.kernel import Kernel
-
-_TRIES = 64
-"""Of a chosen id: each name differs by its second, and is taken while an upload has it or until its tombstone goes."""
+_ATTEMPTS = 64
+"""Names that are tried for one upload. A name is taken while another upload has it, and until its tombstone is
+purged."""
 
 
-def take(
-    kernel: Kernel, by: Principal, filename: str, at: datetime, chosen: str | None
-) -> tuple[str, Name, Intent, Writer]:
-    """Begin an upload, under the id that its caller chose or a new one. Raises `Conflict`, `StorageFull`,
-    `Unavailable`; then nothing is begun."""
-    for tried in range(_TRIES):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A key that this upload alone has, with its open intent and the writer of its data."""
+
+    file_id: FileId
+    name: Name
+    intent: Intent
+    writer: Writer
+
+
+def reserve(
+    parts: Parts, *, by: str, filename: str, at: datetime, chosen: FileId | None = None
+) -> Reservation:
+    """Open the intent of an upload and begin its data, under the id that the caller chose or a new one.
+
+    Nothing is durable on return. Raises `Conflict`, `StorageFull`, `Unavailable`; then nothing is left.
+    """
+    for attempt in range(_ATTEMPTS):
         file_id = chosen or uuid7(at)
-        moment = at + timedelta(seconds=tried) if chosen else at
-        name = kernel.naming.name(file_id=file_id, original_filename=filename, username=by.name, at=moment)
-        intent = kernel.wal.begin("upload", by=by.name, file_id=file_id, key=name.key)
+        name = parts.naming.name(
+            file_id=file_id,
+            original_filename=filename,
+            username=by,
+            at=at,
+            attempt=attempt if chosen else 0,  # a new id gives another name by itself
+        )
+        intent = parts.log.begin("upload", by=by, file_id=file_id, key=name.key)
         try:
-            return file_id, name, intent, _create(kernel, name.key, chosen)
+            writer = _create(parts, name.key, chosen)
         except BaseException as e:
             intent.roll_back(str(e))
-            if not isinstance(e, Conflict) or tried == _TRIES - 1:
+            if not isinstance(e, Conflict) or attempt == _ATTEMPTS - 1:
                 raise
+        else:
+            return Reservation(file_id=file_id, name=name, intent=intent, writer=writer)
     raise AssertionError("unreachable")
 
 
-def _create(kernel: Kernel, key: Key, chosen: str | None) -> Writer:
+def _create(parts: Parts, key: Key, chosen: FileId | None) -> Writer:
+    backend = parts.backend
     if chosen is None:
-        return kernel.backend.create(key)
-    taken = Conflict("Other uploads of this id were begun at the same time; try again.")
-    # After our own intent: of two nodes that begin at once at least one sees the other's.
-    if key in kernel.coordination.open_uploads(chosen):
+        return backend.create(key)
+    taken = Conflict("Other uploads of this id began at the same time; try again.")
+    # After our own intent was opened: of two nodes that begin at the same time at least one sees the other's.
+    if key in parts.coordination.open_uploads(chosen):
         raise taken
-    if not kernel.backend.capabilities.lists_uploads:
-        return kernel.backend.create(key)
-    with kernel.locks.exclusive("names"):
-        if key in kernel.backend.in_progress(key):
+    if not backend.capabilities.lists_uploads:
+        return backend.create(key)
+    with parts.locks.exclusive("names"):
+        if key in backend.in_progress(key):
             raise taken
-        return kernel.backend.create(key)
+        return backend.create(key)
 
 
-def settle(kernel: Kernel, key: Key, *, late: bool) -> None:
-    """Settle the upload of `key`, whose writer is dead or (`late`) may yet wake. Raises `Unavailable`.
+def resolve(parts: Parts, key: Key, *, late: bool) -> None:
+    """Resolve the upload of `key`, whose writer is dead or (`late`) may still be running. Raises `Unavailable`.
 
-    What the dead had staged was reaped, so what is staged now is a living one's, who took the name since: nothing is
-    taken from it, and what becomes of the name is its own affair.
+    What a dead process had staged was recovered before. So data that is staged now belongs to a live process that has
+    reserved the key since: it is left alone, and that process decides about the key.
     """
-    if late or not kernel.backend.capabilities.lists_uploads:
-        kernel.backend.resolve(key)
+    backend = parts.backend
+    if late or not backend.capabilities.lists_uploads:
+        backend.resolve(key)
         return
-    with kernel.locks.exclusive("names", patience=PATIENCE):
-        if key not in kernel.backend.in_progress(key):
-            kernel.backend.resolve(key)
+    with parts.locks.exclusive("names", timeout=LOCK_TIMEOUT):
+        if key not in backend.in_progress(key):
+            backend.resolve(key)

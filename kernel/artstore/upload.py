@@ -1,17 +1,23 @@
-"""An upload under way, from its first byte to its commit."""
+"""An upload, from its first byte to its commit.
+
+`Upload.commit` keeps the order of every change: data and sidecar (the commit point), index entry, commit of the intent.
+The intent was opened by `reservation.reserve`, before the first byte.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import mimetypes
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from artstore import checkpoint, reservation
-from artstore.attr import Attr, timestamp, validated
+from artstore.attr import Attr, ContentType, Filename, Username, invalid_field, timestamp, validate
 from artstore.errors import (
     ArtstoreError,
     Conflict,
@@ -21,53 +27,71 @@ from artstore.errors import (
     OutcomeUnknown,
     TooLarge,
 )
-from artstore.ids import FileId, now
-from artstore.locks import Note
+from artstore.ids import FileId, Key, now
+from artstore.index import Index, read_attr
+from artstore.locks import Breadcrumb
 from artstore.modes import Operation
-from artstore.rows import believe
-from artstore.spi import PIECE, Intent, Name, Principal, Writer
+from artstore.observers import Observers, event_of
+from artstore.parts import Parts
+from artstore.reading import find
+from artstore.reservation import Reservation
+from artstore.spi import PIECE, Principal
 
-if TYPE_CHECKING:
-    from artstore.kernel import Kernel
-
-log = logging.getLogger("artstore.session")
-
-SLOW = timedelta(minutes=30)
-"""An upload older than this makes its intent durable before it publishes: its directory may be older than
-those that recovery looks through."""
+LONG_UPLOAD = timedelta(minutes=30)
+"""An upload that took longer makes its intent durable before it publishes: its directory may be older than those that
+recovery compares."""
 
 
-class Session:
-    """An upload under way: `write` any number of times, then `commit` or `abort`. One thread at a time."""
+class UploadRequest(BaseModel, frozen=True):
+    """What is known of an upload when it begins. It is checked then, before the body arrives."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        intent: Intent | None,
-        writer: Writer,
-        name: Name,
-        file_id: FileId,
-        chosen: bool,
-        draft: Attr,
-        at: datetime,
-        announced: int | None,
-    ) -> None:
-        self._kernel = kernel
-        self._intent = intent
-        self._writer = writer
-        self._name = name
-        self._file_id = file_id
-        self._chosen = chosen
-        self._draft = draft
-        self._at = at
-        self._announced = announced
+    file_id: FileId | None
+    """The id that the caller chose, if they did."""
+    original_filename: Filename
+    content_type: ContentType
+    uploaded_by: Username
+    uploaded_by_id: Username
+    at: datetime
+    size: int | None
+    """The number of bytes that the caller announced, if they did."""
+
+
+def make_request(
+    by: Principal,
+    filename: str,
+    content_type: str | None,
+    file_id: FileId | None,
+    size: int | None,
+    at: datetime,
+) -> UploadRequest:
+    """Return the checked request. Raises `InvalidField`."""
+    try:
+        return UploadRequest(
+            file_id=file_id,
+            original_filename=filename,
+            content_type=content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream",
+            uploaded_by=by.name,
+            uploaded_by_id=by.id,
+            at=at,
+            size=size,
+        )
+    except ValidationError as e:
+        raise invalid_field(e) from None
+
+
+class Session(ABC):
+    """An upload in progress: `write` any number of times, then `commit` or `abort`. Used by one thread at a time."""
+
+    def __init__(self, parts: Parts, index: Index, request: UploadRequest) -> None:
+        self._parts = parts
+        self._index = index
+        self._request = request
         self._sha256 = hashlib.sha256()
-        self._over = False
-        self._unchecked = 0
         self.size = 0
+        """Bytes that were written so far."""
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append to the data. Raises `TooLarge`, `StorageFull`, `Unavailable`; the session is over then."""
+        """Append to the data. Raises `TooLarge`, `StorageFull`, `Unavailable`; then the session is aborted."""
         try:
             view = memoryview(piece)
             for start in range(0, len(view), PIECE):
@@ -78,18 +102,132 @@ class Session:
 
     def _append(self, piece: memoryview) -> None:
         self.size += len(piece)
-        if self.size > self._kernel.limits.max_file_size:
-            raise TooLarge(f"The file is larger than {int(self._kernel.limits.max_file_size)} bytes.")
-        self._unchecked += len(piece)
-        if self._unchecked >= PIECE:  # others write too, and not every body says how long it is
-            self._admit()
-        self._sha256.update(piece)  # first: it leaves the piece in the processor's cache for the writing
-        self._writer.write(piece)
+        if self.size > self._parts.limits.max_file_size:
+            raise TooLarge(f"The file is larger than {int(self._parts.limits.max_file_size)} bytes.")
+        self._sha256.update(piece)
 
-    def _admit(self) -> None:
+    @abstractmethod
+    def commit(
+        self,
+        *,
+        description: str = "",
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        sha256: Iterable[str] = (),
+    ) -> tuple[Attr, bool]:
+        """Return the attr of the file, and whether it is new (False: the same upload was there already).
+
+        Data and sidecar are durable on return. `sha256`: digests that the caller announced. After any exception but
+        `OutcomeUnknown` nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
+        `ModeNotAllowed`, `StorageFull`, `Unavailable`. Called once.
+        """
+
+    @abstractmethod
+    def abort(self, reason: str = "given up") -> None:
+        """Remove what was written. Never raises. Has no effect after `commit`, and twice."""
+
+    def _digest(self, announced: Iterable[str]) -> str:
+        """Return the digest of what arrived. Raises `MalformedRequest` and `DigestMismatch` when other bytes were
+        announced."""
+        size, digest = self._request.size, self._sha256.hexdigest()
+        if size is not None and self.size != size:
+            raise MalformedRequest(f"The body ended after {self.size} of {size} bytes.")
+        for expected in announced:
+            if expected != digest:
+                raise DigestMismatch(f"The sha-256 of what arrived is {digest}, not {expected}.")
+        return digest
+
+    # --- a chosen id --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _lock(self, file_id: FileId) -> Iterator[Breadcrumb]:
+        """Exclude every other upload of a chosen id, on all nodes. What dead or failed ones left is resolved first."""
+        with (
+            self._parts.locks.file(file_id) as breadcrumb,
+            self._parts.coordination.exclusive(f"file {file_id}"),
+        ):
+            self._index.backlog.resolve_in_doubt(file_id)
+            self._resolve_dead_writer(breadcrumb)
+            yield breadcrumb
+
+    def _resolve_dead_writer(self, breadcrumb: Breadcrumb) -> None:
+        """Resolve the upload of a process that died between its commit point and its index entry.
+
+        Until recovery has run, only the breadcrumb tells of that file, and a retry must not make a second one. On a
+        shared store a request of the dead process may still be on its way.
+        """
+        parts = self._parts
+        if (key := breadcrumb.read()) is None:
+            return
+        reservation.resolve(parts, key, late=parts.backend.capabilities.shared)
+        if (attr := read_attr(parts.backend, key)) is not None:
+            self._index.index_entry(None, attr)
+        breadcrumb.erase()
+
+    def _find_same(self, file_id: FileId, digest: str, own_key: Key | None) -> Attr | None:
+        """Return the file that has the chosen id, if it is this very upload; durable on return. Called while holding
+        the lock. Raises `Conflict` when it is another file."""
+        attr = self._compare(file_id, digest)
+        if attr is None and self._resolve_open_uploads(file_id, own_key):
+            attr = self._compare(file_id, digest)
+        if attr is not None:
+            # Its writer may have died before it was durable, and our answer acknowledges it.
+            self._parts.backend.resolve(attr.key)
+            self._index.index_entry(None, attr)
+        return attr
+
+    def _compare(self, file_id: FileId, digest: str) -> Attr | None:
+        try:
+            attr, _ = find(self._parts, self._index, file_id)
+        except NotFound:
+            return None
+        if attr.sha256 == digest and attr.original_filename == self._request.original_filename:
+            return attr
+        raise Conflict(f"The id {file_id} belongs to a file with other bytes or another name.")
+
+    def _resolve_open_uploads(self, file_id: FileId, own_key: Key | None) -> bool:
+        """Resolve the uploads of the same id that other nodes have open; return whether one of them is committed.
+
+        A process that has such an upload does not hold the lock that we hold. So it has not looked for our file yet,
+        and will find it; or it died, or lost the lock, after it looked. Then it must not publish any more.
+        """
+        found = False
+        for key in set(self._parts.coordination.open_uploads(file_id)) - {own_key}:
+            attr = read_attr(self._parts.backend, key) if self._parts.backend.resolve(key) else None
+            if attr is not None:
+                self._index.index_entry(None, attr)
+                found = True
+        return found
+
+
+class Upload(Session):
+    """The upload of a new file, under a key that was reserved for it."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        index: Index,
+        observers: Observers,
+        request: UploadRequest,
+        reservation: Reservation,
+    ) -> None:
+        super().__init__(parts, index, request)
+        self._observers = observers
+        self._reservation = reservation
+        self._ended = False
         self._unchecked = 0
-        if self._intent is not None:  # else nothing is kept
-            self._kernel.admit(max(0, (self._announced or 0) - self.size), written=self.size)
+        """Bytes that were written since the space was last checked."""
+
+    def _append(self, piece: memoryview) -> None:
+        super()._append(piece)  # the hash first: it leaves the piece in the processor's cache for the write
+        self._unchecked += len(piece)
+        if self._unchecked >= PIECE:  # other uploads write too, and not every body has a length
+            self._check_space()
+        self._reservation.writer.write(piece)
+
+    def _check_space(self) -> None:
+        self._unchecked = 0
+        self._index.check_space(max(0, (self._request.size or 0) - self.size), written=self.size)
 
     def commit(
         self,
@@ -99,161 +237,110 @@ class Session:
         metadata: Mapping[str, Any] | None = None,
         sha256: Iterable[str] = (),
     ) -> tuple[Attr, bool]:
-        """Make the file true: its attr, and whether it is new (False: the same upload was there already).
-
-        Data and sidecar are durable on return. `sha256`: digests the caller announced. On any exception but
-        `OutcomeUnknown` nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
-        `ModeNotAllowed`, `StorageFull`, `Unavailable`.
-        """
-        kernel = self._kernel
+        reserved, breadcrumb = self._reservation, None
         try:
-            digest = self._sha256.hexdigest()
-            self._check(digest, sha256)
-            if self._announced is None and self._unchecked:
-                self._admit()
-            fields = {
-                "file_id": self._file_id,
-                "storage_filename": self._name.filename,
-                "storage_path": self._name.directory,
-                "size": self.size,
-                "sha256": digest,
-            }
-            texts = {"description": description, "tags": tags, "metadata": metadata or {}}
-            attr = validated(self._draft.model_dump() | fields | texts)
-            sidecar = attr.encode(kernel.backend.capabilities.sidecar_limit)
+            digest = self._digest(sha256)
+            if self._request.size is None and self._unchecked:
+                self._check_space()
+            attr = self._describe(digest, description=description, tags=tags, metadata=metadata or {})
+            sidecar = attr.encode(self._parts.backend.capabilities.sidecar_limit)
             with ExitStack() as stack:
-                note: Note | None = None
-                if self._chosen:
-                    note = stack.enter_context(kernel.locks.file(self._file_id))
-                    stack.enter_context(kernel.coordination.exclusive(f"file {self._file_id}"))
-                    kernel.keeper.decide(self._file_id)  # perhaps it is there, and nobody knows
-                    self._settle_the_dead(note)
-                    there = self._present()
-                    if there is None and self._settle_others():
-                        there = self._present()
-                    if there is not None:
-                        # Its writer may have died before it was durable, and this is an acknowledgement.
-                        kernel.backend.resolve(there.key)
-                        kernel.write_row(None, there)
+                if self._request.file_id is not None:
+                    breadcrumb = stack.enter_context(self._lock(reserved.file_id))
+                    if (same := self._find_same(reserved.file_id, digest, attr.key)) is not None:
                         self.abort("the same file was there already")
-                        return there, False
-                if self._intent is None:
-                    raise Conflict(f"The file {self._file_id} was deleted meanwhile; try again.")
-                stack.enter_context(kernel.element.gate(Operation.UPLOAD))
-                self._publish(sidecar, self._intent, note)
-                kernel.settle_row(self._intent, attr)
-                if note is not None:
-                    note.wipe()
+                        return same, False
+                stack.enter_context(self._parts.element.gate(Operation.UPLOAD))
+                self._leave_traces(breadcrumb)
+                self._publish(sidecar, breadcrumb)
+                indexed = self._index.index_entry(reserved.intent, attr)
+                self._observers.deliver(event_of(attr))
+                if indexed:
+                    reserved.intent.commit()
+                if breadcrumb is not None:
+                    breadcrumb.erase()
         except BaseException as e:
             self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
             raise
         return attr, True
 
-    def _publish(self, sidecar: bytes, intent: Intent, note: Note | None) -> None:
-        kernel = self._kernel
-        # Where no staged file is the trace of an upload, the log is.
+    def abort(self, reason: str = "given up") -> None:
+        if not self._ended:
+            self._ended = True
+            self._reservation.writer.abort()
+            self._reservation.intent.roll_back(reason)
+
+    def _describe(self, digest: str, **fields: Any) -> Attr:
+        """Return the attr. Raises `InvalidField`."""
+        request, reserved = self._request, self._reservation
+        return validate(
+            {
+                "file_id": reserved.file_id,
+                "original_filename": request.original_filename,
+                "storage_filename": reserved.name.filename,
+                "storage_path": reserved.name.directory,
+                "size": self.size,
+                "content_type": request.content_type,
+                "sha256": digest,
+                "uploaded_by": request.uploaded_by,
+                "uploaded_by_id": request.uploaded_by_id,
+                "uploaded_at": timestamp(request.at),
+                "updated_at": timestamp(request.at),
+                "revision": 1,
+                **fields,
+            }
+        )
+
+    def _leave_traces(self, breadcrumb: Breadcrumb | None) -> None:
+        """Write what recovery, or a retry, needs if this process dies while it publishes."""
+        parts, reserved = self._parts, self._reservation
+        # Where the staged files are no trace of this upload, or recovery would not look for them, the log is.
         if (
-            now() - self._at > SLOW
-            or not kernel.backend.capabilities.lists_uploads
-            or checkpoint.is_behind(kernel, self._name.directory)
+            now() - self._request.at > LONG_UPLOAD
+            or not parts.backend.capabilities.lists_uploads
+            or checkpoint.precedes(parts, reserved.name.directory)
         ):
-            intent.sync()
-        if note is not None:
-            note.write(self._name.key)
+            reserved.intent.sync()
+        if breadcrumb is not None:
+            breadcrumb.write(reserved.name.key)
+
+    def _publish(self, sidecar: bytes, breadcrumb: Breadcrumb | None) -> None:
+        """Publish data and sidecar: the commit point. After `OutcomeUnknown` the background thread resolves it."""
+        reserved = self._reservation
         try:
-            self._writer.publish(sidecar)
+            reserved.writer.publish(sidecar)
         except OutcomeUnknown:
-            self._over = True
-            kernel.keeper.doubt(self._file_id, self._name.key, intent)
+            self._ended = True
+            self._index.backlog.mark_in_doubt(reserved.file_id, reserved.name.key, reserved.intent)
             raise
         except ArtstoreError:
             with suppress(ArtstoreError):
-                # A disk that failed may not have taken it back: then the next try finds it.
-                if note is not None and believe(kernel, self._name.key) is None:
-                    note.wipe()
+                # A disk that failed may have kept the sidecar: then the breadcrumb stays, and the next try finds it.
+                if breadcrumb is not None and read_attr(self._parts.backend, reserved.name.key) is None:
+                    breadcrumb.erase()
             raise
-        self._over = True
+        self._ended = True
 
-    def _settle_the_dead(self, note: Note) -> None:
-        """Of a file whose writer died after its commit and before its row nobody knows for now but the lock that it
-        held, and a request of it may still be on its way: a retry must not make a second one."""
-        kernel = self._kernel
-        if (key := note.read()) is None:
-            return
-        reservation.settle(kernel, key, late=kernel.backend.capabilities.shared)
-        if (attr := believe(kernel, key)) is not None:
-            kernel.write_row(None, attr)
-        note.wipe()
 
-    def _settle_others(self) -> bool:
-        """Whoever has the same upload under way elsewhere does not hold the lock that we hold: it will find our file,
-        or it died or lost the lock since it looked. Then it must not publish any more; True when it has."""
-        there = False
-        for key in set(self._kernel.coordination.open_uploads(self._file_id)) - {self._name.key}:
-            attr = believe(self._kernel, key) if self._kernel.backend.resolve(key) else None
-            if attr is not None:
-                self._kernel.write_row(None, attr)
-                there = True
-        return there
+class Retry(Session):
+    """An upload under a chosen id that a file has already: the bytes are hashed and compared, not kept."""
 
-    def _check(self, digest: str, announced: Iterable[str]) -> None:
-        if self._announced is not None and self.size != self._announced:
-            raise MalformedRequest(f"The body ended after {self.size} of {self._announced} bytes.")
-        for expected in announced:
-            if expected != digest:
-                raise DigestMismatch(f"The sha-256 of what arrived is {digest}, not {expected}.")
-
-    def _present(self) -> Attr | None:
-        """The file that has the chosen id already, when it is this very upload. Raises `Conflict` otherwise."""
-        try:
-            there = self._kernel.attr(self._file_id)
-        except NotFound:
-            return None
-        if (
-            there.sha256 == self._sha256.hexdigest()
-            and there.original_filename == self._draft.original_filename
-        ):
-            return there
-        raise Conflict(f"The id {self._file_id} belongs to a file with other bytes or another name.")
+    def commit(
+        self,
+        *,
+        description: str = "",
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        sha256: Iterable[str] = (),
+    ) -> tuple[Attr, bool]:
+        file_id = self._request.file_id
+        assert file_id is not None
+        digest = self._digest(sha256)
+        with self._lock(file_id):
+            same = self._find_same(file_id, digest, None)
+        if same is None:
+            raise Conflict(f"The file {file_id} was deleted meanwhile; try again.")
+        return same, False
 
     def abort(self, reason: str = "given up") -> None:
-        """Leave nothing. Harmless after `commit` and twice. Never raises."""
-        if not self._over:
-            self._over = True
-            self._writer.abort()
-            if self._intent is not None:
-                self._intent.roll_back(reason)
-
-
-class Unkept:
-    """The writer of an upload whose file is there already: its bytes are compared, not kept."""
-
-    def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Nothing to keep."""
-
-    def publish(self, sidecar: bytes) -> None:
-        raise AssertionError("what is not kept cannot be published")
-
-    def abort(self) -> None:
-        """Nothing to leave."""
-
-
-def draft(by: Principal, filename: str, content_type: str | None, at: datetime) -> Attr:
-    """The attr of an upload as far as it is known when it begins; refuses bad names before the body comes."""
-    guess = content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream"
-    return validated(
-        {
-            "file_id": "00000000-0000-7000-8000-000000000000",
-            "original_filename": filename,
-            "storage_filename": "-",
-            "storage_path": "-",
-            "size": 0,
-            "content_type": guess,
-            "sha256": "0" * 64,
-            "uploaded_by": by.name,
-            "uploaded_by_id": by.id,
-            "uploaded_at": timestamp(at),
-            "updated_at": timestamp(at),
-            "revision": 1,
-        }
-    )
+        return

@@ -75,7 +75,7 @@ def change(home: Path, script: str, old: str, at: int, say: Callable[[str, Any],
     elif script == "delete":
         kernel.delete(BY, old, lambda _: None)
         say("gone", old)
-        kernel.keeper.flush()
+        kernel.background.flush()
     elif script == "close":
         kernel.delete(BY, old, lambda _: None)
         say("gone", old)

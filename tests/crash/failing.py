@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from artstore import background, recovery
+from artstore import background
 from artstore.errors import ArtstoreError
 from artstore.host.boot import Node, open_default
 from artstore.spi import SCOPES, Principal
@@ -220,7 +220,7 @@ def request(client: Client, script: str, n: int, old: str) -> tuple[int, Any, di
     if script == "keeper":
         kernel = client.node.kernel
         status = 200
-        for step in (kernel.keeper.pay, lambda: recovery.settle(kernel), kernel.keeper.flush):
+        for step in (kernel.background.drain, kernel.background.recover, kernel.background.flush):
             try:
                 step()
             except ArtstoreError as e:
@@ -256,7 +256,7 @@ def main(home: Path, script: str, old: str, every: int) -> None:
             break
         name, error = faults.hit
         left = litter(home)
-        for step in (client.node.kernel.keeper.pay, lambda: recovery.settle(client.node.kernel)):
+        for step in (client.node.kernel.background.drain, client.node.kernel.background.recover):
             step()  # as the keeper does every few seconds
         after = client.ask("GET", f"/api/v1/files/{old}")
         again = request(client, script, number, old)[0]

@@ -22,7 +22,7 @@ from typing import Any
 from dying import BY, DEAD, in_a_child, look, rehearse
 from failing import Faults
 
-from artstore import background, recovery
+from artstore import background
 from artstore.errors import ArtstoreError, NotFound, Unavailable
 from artstore.host.boot import Node, open_default
 from artstore.spi import Query
@@ -45,16 +45,16 @@ def die_in_the_middle(node: Node, old: list[str], say: Say) -> None:
     say("gone", old[1])
     # A deletion and an update that came as far as their commit points, and an upload as far as its token.
     buried = kernel.attr(old[2])
-    kernel.wal.begin("delete", by="x", file_id=old[2], key=buried.key)
+    kernel.parts.log.begin("delete", by="x", file_id=old[2], key=buried.key)
     kernel.backend.delete(buried.key, if_match=kernel.backend.read_sidecar(buried.key))
     last = kernel.begin(BY, filename="late.txt")
     last.write(b"late")
     attr = last.commit()[0]
-    kernel.wal.begin("update", by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
+    kernel.parts.log.begin("update", by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
     changed = attr.model_copy(update={"revision": 2, "description": "late"}).encode()
     kernel.backend.replace_sidecar(attr.key, changed, if_match=attr.encode())
-    kernel.wal.begin("mode", by="x", key="ro")
-    kernel.keeper.distrust()
+    kernel.parts.log.begin("mode", by="x", key="ro")
+    kernel.backlog.mark_incomplete()
     shard = kernel.backend._staging.path / "0"  # type: ignore[attr-defined]
     prefix = f"{attr.storage_path.replace('/', ',')},,"
     for name in ("both_ivanov_20250111T153045_00000002.txt", "sidecar_ivanov_20250111T153045_00000003.txt"):
@@ -116,7 +116,7 @@ def relapse(home: Path, script: str, old: list[str], faults: Faults, at: tuple[i
             node = open_default(home)
         elif script == "settle":
             assert node is not None
-            recovery.settle(node.kernel)
+            node.kernel.background.recover()
         else:
             assert node is not None
             node.close()
@@ -129,8 +129,8 @@ def relapse(home: Path, script: str, old: list[str], faults: Faults, at: tuple[i
         return
     say("answers", answers(node, known))
     try:
-        recovery.settle(node.kernel)  # as the keeper does every few seconds
-        node.kernel.keeper.pay()
+        node.kernel.background.recover()  # as the keeper does every few seconds
+        node.kernel.background.drain()
     except Unavailable as e:
         say("still", e.detail)
     say("answers", answers(node, known))

@@ -66,7 +66,7 @@ def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
     # A power cut takes the row, which nobody synced; the log was.
     node.kernel.cache.remove([made.file_id])
     assert {p: p.stat().st_size for p in wal.iterdir()} != before
-    for segment, _ in node.kernel.wal.position():
+    for segment, _ in node.kernel.parts.log.position():
         segment.release()
     again = open_default(home)
     assert [a.file_id for a in again.kernel.search(Query()).items] == [made.file_id]

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from artstore import recovery
 from artstore.errors import ArtstoreError, NotFound, Unavailable
 from artstore.host.boot import open_default
 from artstore.ids import now
@@ -113,7 +112,7 @@ def test_a_retry_finds_it_while_the_index_takes_no_row(
             attr, new = session.commit()
             assert (attr.file_id, new) == (file_id, False)
             node.kernel.delete(BY, file_id, lambda _: None)
-        until(node.kernel.keeper.is_whole, "all rows are paid")
+        until(node.kernel.backlog.is_complete, "all rows are paid")
         with pytest.raises(NotFound):
             node.kernel.attr(file_id)
     assert audit(home) == {}
@@ -163,7 +162,7 @@ def test_a_retry_finds_what_was_published_while_it_waited(tmp_path: Path, clock:
         attr, new = second.result()
         assert (attr.file_id, new) == (file_id, False)
         node.kernel.delete(BY, file_id, lambda _: None)
-        recovery.settle(node.kernel)
+        node.kernel.background.recover()
         with pytest.raises(NotFound):
             node.kernel.attr(file_id)
     assert audit(home) == {}
@@ -187,7 +186,7 @@ def test_who_settles_the_first_try_takes_nothing_from_the_second(
         first_try(home, file_id, clock, where)
         session = retry(kernel, file_id)
         if settled_by == "a neighbour":
-            recovery.settle(neighbour)
+            neighbour.background.recover()
         else:
             open_default(home).close()
         assert len(kernel.transactions(status="pending", limit=9, before=None)) == 1  # the second try
@@ -198,7 +197,7 @@ def test_who_settles_the_first_try_takes_nothing_from_the_second(
             download = one.download(file_id)
             assert b"".join(download.pieces(Span(0, attr.size))) == BODY
             download.close()
-            recovery.settle(one)
+            one.background.recover()
         assert cli.main(["verify", "--digests", "--home", str(home)]) == 0
     assert list(audit(home)) == [file_id]
     assert open_intents(home) == []
@@ -218,15 +217,15 @@ def test_whose_intents_others_may_settle_publishes_nothing_any_more(tmp_path: Pa
     home, file_id = tmp_path / "home", str(uuid.uuid4())
     with closing(open_default(home)) as node:
         ending = open_default(home)
-        session, release = retry(ending.kernel, file_id), ending.kernel.wal.close
+        session, release = retry(ending.kernel, file_id), ending.kernel.parts.log.close
 
         def settled() -> None:
             release()
-            recovery.settle(node.kernel)
+            node.kernel.background.recover()
             with pytest.raises((ArtstoreError, OSError, RuntimeError)):
                 session.commit()
 
-        ending.kernel.wal.close = settled  # type: ignore[method-assign]
+        ending.kernel.parts.log.close = settled  # type: ignore[method-assign]
         ending.close()
         assert node.kernel.search(Query()).items == []
         retry(node.kernel, file_id).commit()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from artstore import recovery
 from artstore.attr import Attr
 from artstore.errors import ArtstoreError
 from artstore.modes import Mode
@@ -66,7 +65,7 @@ def uploads_in_turn(s: Stage) -> None:
     s.mark()
     for n in range(3):
         s.upload(kernel, f"{n}.txt", b"x" * n * 3000)
-    kernel.keeper.flush()
+    kernel.background.flush()
     s.upload(kernel, "last.txt", b"last")
 
 
@@ -117,7 +116,7 @@ def delete_old(s: Stage) -> None:
     s.mark()
     s.delete(kernel, s.files[0]["file_id"])
     s.delete(kernel, s.files[2]["file_id"])
-    kernel.keeper.flush()
+    kernel.background.flush()
     s.upload(kernel, "after.txt", b"after")
 
 
@@ -128,7 +127,7 @@ def update_then_delete(s: Stage) -> None:
     for file in s.files:
         s.update(node.kernel, file["file_id"], "new")
         s.delete(node.kernel, file["file_id"])
-    node.kernel.keeper.flush()
+    node.kernel.background.flush()
     node.close()
 
 
@@ -139,7 +138,7 @@ def the_same_id_again(s: Stage) -> None:
     s.delete(kernel, CHOSEN)
     s.upload(kernel, "old-0.txt", b"another", file_id=CHOSEN)
     s.delete(kernel, CHOSEN)
-    kernel.keeper.flush()
+    kernel.background.flush()
     s.upload(kernel, "old-0.txt", b"a third", file_id=CHOSEN)
     s.upload(kernel, "old-0.txt", b"a third", file_id=CHOSEN)
     s.update(kernel, CHOSEN, "a third")
@@ -202,7 +201,7 @@ def full_disk(s: Stage) -> None:
     s.upload(kernel, "0.txt", b"a" * 5000, b"b" * 5000)
     s.upload(kernel, "1.txt", b"fits")
     s.delete(kernel, s.files[0]["file_id"])
-    kernel.keeper.flush()
+    kernel.background.flush()
     s.fail("write", WAL, errno.ENOSPC, times=3)
     s.upload(kernel, "2.txt", b"no intent")
     s.delete(kernel, s.files[1]["file_id"])
@@ -238,7 +237,7 @@ def restart(s: Stage) -> None:
     s.mark()
     node = s.open()
     s.upload(node.kernel, "1.txt", b"1")
-    node.kernel.keeper.flush()
+    node.kernel.background.flush()
     s.delete(node.kernel, s.files[1]["file_id"])
     node.close()
 
@@ -252,7 +251,7 @@ def checkpoint_moves(s: Stage) -> None:
     for hours in (3, 5):
         s.clock(hours)
         s.upload(node.kernel, f"{hours}.txt", b"x" * hours)
-        node.kernel.keeper.flush()
+        node.kernel.background.flush()
         s.update(node.kernel, s.files[0]["file_id"], f"after {hours} hours")
     node.close()
 
@@ -276,11 +275,11 @@ def slow_upload(s: Stage) -> None:
     session.write(b"slow, ")
     s.clock(4)
     s.upload(kernel, "quick.txt", b"quick")
-    kernel.keeper.flush()
+    kernel.background.flush()
     session.write(b"but whole")
     facts = {"file_id": session._file_id, "original_filename": "slow.txt"}
     s.ask("upload", session._file_id, facts, lambda: session.commit()[0])
-    kernel.keeper.flush()
+    kernel.background.flush()
 
 
 @workload(0.0, OLD)
@@ -305,8 +304,8 @@ def delete_fsync_fails(s: Stage) -> None:
     s.delete(kernel, s.files[0]["file_id"])
     s.delete(kernel, s.files[0]["file_id"])
     s.upload(kernel, "0.txt", b"0")
-    kernel.keeper.pay()
-    kernel.keeper.flush()
+    kernel.background.drain()
+    kernel.background.flush()
 
 
 @workload(0.0, OLD)
@@ -318,7 +317,7 @@ def rebuild(s: Stage) -> None:
     node = s.open()
     s.upload(node.kernel, "0.txt", b"0")
     s.update(node.kernel, s.files[1]["file_id"], "new")
-    node.kernel.keeper.flush()
+    node.kernel.background.flush()
     s.delete(node.kernel, s.files[1]["file_id"])
 
 
@@ -338,7 +337,7 @@ def _killed(s: Stage, op: str, where: str, nth: int = 1) -> None:
     kernel = s.open().kernel
     s.upload(kernel, "chosen.txt", b"chosen", file_id=CHOSEN)
     s.update(kernel, s.files[1]["file_id"], "new")
-    kernel.keeper.flush()
+    kernel.background.flush()
     s.upload(kernel, "1.txt", b"1")
 
 
@@ -378,8 +377,8 @@ def two_processes(s: Stage) -> None:
     assert run_other() == DEAD
     s.upload(kernel, "mine too.txt", b"mine too")
     s.delete(kernel, s.files[0]["file_id"])
-    recovery.settle(kernel)
-    kernel.keeper.flush()
+    kernel.background.recover()
+    kernel.background.flush()
     s.upload(kernel, "at last.txt", b"at last")
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from artstore import background, checkpoint, recovery
 from artstore.attr import Attr
-from artstore.debts import Debts
+from artstore.backlog import Backlog
 from artstore.element import Element
 from artstore.errors import (
     ArtstoreError,
@@ -38,13 +38,14 @@ from artstore.errors import (
     TooLarge,
     Unavailable,
 )
-from artstore.host.sections import Limits
-from artstore.ids import now
+from artstore.ids import FileId, Key, now
 from artstore.kernel import Kernel
+from artstore.limits import Limits
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
-from artstore.rows import put_rows
-from artstore.spi import PIECE, Backend, Cache, Page, Query, Span
+from artstore.observers import Event, Observers
+from artstore.parts import Parts
+from artstore.spi import PIECE, Cache, Page, Query, RecoverableBackend, SingleNode, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context
 from artstore.testing.memory_backend import MemoryStore, MemoryWriter
 from artstore.upload import Session
@@ -58,7 +59,7 @@ from artstore_wal.log import FileLog
 from support.servers import until
 from support.uploads import BY, content, upload
 
-CHOSEN = "00000000-0000-4000-8000-0000000000aa"
+CHOSEN = FileId("00000000-0000-4000-8000-0000000000aa")
 
 
 class Moody(MemoryCache):
@@ -72,6 +73,20 @@ class Moody(MemoryCache):
         return super()._open()
 
 
+class Recorder(Observers):
+    """Observers that receive every event at once."""
+
+    def __init__(self, received: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._received = received
+
+    def __bool__(self) -> bool:
+        return True
+
+    def deliver(self, event: Event) -> None:
+        self._received.append((event.change, event.file_id))
+
+
 @dataclass
 class Ground:
     """Where elements are opened, again and again, over the same store."""
@@ -81,11 +96,11 @@ class Ground:
     memory: type[MemoryBackend] = MemoryBackend
     store: MemoryStore = field(default_factory=MemoryStore)
     open_ones: list[Kernel] = field(default_factory=list)
-    heard: list[tuple[str, str]] = field(default_factory=list)
+    received: list[tuple[str, str]] = field(default_factory=list)
 
     def open(self, *, cache: Cache | None = None, mode: Mode = Mode.EDIT, **limits: Any) -> Kernel:
         context = make_context(self.home)
-        backend: Backend
+        backend: RecoverableBackend
         if self.kind == "memory":
             backend = self.memory(store=self.store)
             cache = cache or MemoryCache()
@@ -95,18 +110,19 @@ class Ground:
         locks = Locks(context.state / "locks")
         element = Element(backend, locks)
         element.open(element_id="se-1", naming="dated", mode=mode, fallback_id="x", at=now())
-        kernel = Kernel(
+        parts = Parts(
             backend=backend,
             cache=cache,
             naming=DatedNaming(DatedNaming.Settings(), context),
-            wal=FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), context),
+            log=FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), context),
+            coordination=SingleNode(),
             locks=locks,
             element=element,
             limits=Limits.model_validate({"min_free": 0} | limits),
-            debts=Debts(context.state / "owed"),
         )
+        kernel = Kernel(parts, Backlog(parts, context.state / "index-pending"), Recorder(self.received))
         self.open_ones.append(kernel)
-        recovery.recover(kernel)
+        kernel.recover()
         return kernel
 
     def close(self) -> None:
@@ -153,7 +169,7 @@ def everything(kernel: Kernel) -> dict[str, Attr]:
 
 
 def entries(kernel: Kernel) -> list[tuple[bool, bool]]:
-    return [(e.data, e.sidecar) for d in kernel.backend.list_directories() for e in kernel.backend.list(d)]
+    return [(e.data, e.sidecar) for d in kernel.parts.backend.list_directories() for e in kernel.parts.backend.list(d)]
 
 
 def statuses(kernel: Kernel) -> list[tuple[str, str]]:
@@ -184,9 +200,9 @@ def test_an_upload_is_there_when_commit_returns(ground: Ground, kernel: Kernel) 
     assert kernel.attr(attr.file_id) == attr
     assert content(kernel, attr.file_id) == b"one two three"
     assert everything(kernel) == {attr.file_id: attr}
-    assert kernel.naming.directory_of(attr.file_id) == attr.storage_path
+    assert kernel.parts.naming.directory_of(attr.file_id) == attr.storage_path
     assert statuses(kernel) == [("upload", "committed")]
-    assert ground.heard == [("upload", attr.file_id)]
+    assert ground.received == [("upload", attr.file_id)]
 
 
 def test_an_aborted_upload_leaves_nothing(ground: Ground, kernel: Kernel) -> None:
@@ -197,7 +213,7 @@ def test_an_aborted_upload_leaves_nothing(ground: Ground, kernel: Kernel) -> Non
     assert entries(kernel) == []
     assert everything(kernel) == {}
     assert statuses(kernel) == [("upload", "rolled_back")]
-    assert ground.heard == []
+    assert ground.received == []
 
 
 @pytest.mark.parametrize(("options", "fields", "error"), [
@@ -413,22 +429,22 @@ def test_an_update_makes_the_next_revision(ground: Ground, kernel: Kernel) -> No
     assert everything(kernel) == {attr.file_id: new}
     assert content(kernel, attr.file_id) == b"data"
     assert ("update", "committed") in statuses(kernel)
-    assert ground.heard[-1] == ("update", attr.file_id)
+    assert ground.received[-1] == ("update", attr.file_id)
 
 
 def test_an_update_that_changes_nothing_is_none(ground: Ground, kernel: Kernel) -> None:
     attr = upload(kernel, description="d", tags=["a"])
-    before = kernel.backend.read_sidecar(attr.key)
+    before = kernel.parts.backend.read_sidecar(attr.key)
     assert kernel.update(BY, attr.file_id, change(description="d", tags=["a"])) == attr
     assert kernel.update(BY, attr.file_id, change()) == attr
-    assert kernel.backend.read_sidecar(attr.key) == before
-    assert [op for op, _ in ground.heard] == ["upload"]
+    assert kernel.parts.backend.read_sidecar(attr.key) == before
+    assert [op for op, _ in ground.received] == ["upload"]
 
 
 def test_an_update_keeps_what_it_does_not_know(kernel: Kernel) -> None:
     attr = upload(kernel)
     future = attr.model_copy(update={"from_version_9": {"x": [1, None]}})
-    kernel.backend.replace_sidecar(attr.key, future.encode(), if_match=attr.encode())
+    kernel.parts.backend.replace_sidecar(attr.key, future.encode(), if_match=attr.encode())
     new = kernel.update(BY, attr.file_id, change(description="new"))
     assert new.model_dump()["from_version_9"] == {"x": [1, None]}
     assert kernel.attr(attr.file_id) == new
@@ -473,9 +489,9 @@ def test_a_deleted_file_is_gone(ground: Ground, kernel: Kernel) -> None:
     assert everything(kernel) == {other.file_id: other}
     assert entries(kernel) == [(True, True)]
     assert ("delete", "committed") in statuses(kernel)
-    assert ground.heard[-1] == ("delete", attr.file_id)
-    kernel.keeper.flush()
-    assert list(kernel.backend.list_tombstones()) == []
+    assert ground.received[-1] == ("delete", attr.file_id)
+    kernel.background.flush()
+    assert list(kernel.parts.backend.list_tombstones()) == []
 
 
 def test_a_condition_may_refuse_a_deletion(kernel: Kernel) -> None:
@@ -527,10 +543,10 @@ def test_everything_but_search_works_without_a_cache(ground: Ground) -> None:
     with pytest.raises(Unavailable):
         kernel.search(Query())
     with pytest.raises(Unavailable):
-        kernel.keeper.pay()
+        kernel.background.drain()
     assert [status for _, status in statuses(kernel)].count("pending") == 4
     cache.down = False
-    kernel.keeper.pay()
+    kernel.background.drain()
     assert everything(kernel) == {a.file_id: a for a in (changed, new, also)}
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
@@ -538,19 +554,19 @@ def test_everything_but_search_works_without_a_cache(ground: Ground) -> None:
 def test_the_keeper_pays_soon_and_ever_less_often_while_the_cache_is_away(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "TICK", 1e6)
-    monkeypatch.setattr(background, "SOON", 0.002)
+    monkeypatch.setattr(background, "INTERVAL", 1e6)
+    monkeypatch.setattr(background, "RETRY_MIN", 0.002)
     cache = Moody()
     kernel = ground.open(cache=cache)
     tries: list[float] = []
-    pay = kernel.keeper.pay
+    drain = kernel.background.drain
 
     def counted() -> None:
         tries.append(time.monotonic())
-        pay()
+        drain()
 
-    monkeypatch.setattr(kernel.keeper, "pay", counted)
-    kernel.keeper.start()
+    monkeypatch.setattr(kernel.background, "drain", counted)
+    kernel.start()
     for _ in range(2):
         tries.clear()
         cache.down = True
@@ -560,7 +576,7 @@ def test_the_keeper_pays_soon_and_ever_less_often_while_the_cache_is_away(
         pauses = [b - a for a, b in itertools.pairwise(tries)]
         assert all(pause >= 0.002 * 2**n for n, pause in enumerate(pauses, 1))
         cache.down = False
-        until(kernel.keeper.is_whole, "all rows are paid")
+        until(kernel.index.backlog.is_complete, "all rows are paid")
         assert known.items() <= everything(kernel).items()
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
@@ -572,11 +588,11 @@ def test_a_tombstone_outlives_a_row_that_is_owed(ground: Ground) -> None:
     cache.down = True
     kernel.delete(BY, attr.file_id, anyway)
     cache.down = False
-    kernel.keeper.flush()
-    assert list(kernel.backend.list_tombstones()) == [attr.key]
-    kernel.keeper.pay()
-    kernel.keeper.flush()
-    assert list(kernel.backend.list_tombstones()) == []
+    kernel.background.flush()
+    assert list(kernel.parts.backend.list_tombstones()) == [attr.key]
+    kernel.background.drain()
+    kernel.background.flush()
+    assert list(kernel.parts.backend.list_tombstones()) == []
     assert everything(kernel) == {}
 
 
@@ -588,7 +604,7 @@ def test_a_debt_met_by_another_is_paid_once_and_whole(ground: Ground) -> None:
     for n in range(3):
         attr = kernel.update(BY, attr.file_id, change(description=str(n)))
     cache.down = False
-    kernel.keeper.pay()
+    kernel.background.drain()
     assert everything(kernel) == {attr.file_id: attr}
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
@@ -598,14 +614,14 @@ def test_what_is_no_mark_among_the_marks_is_said_once_and_hides_nothing(
 ) -> None:
     kernel = ground.open()
     attr = upload(kernel)
-    owed = ground.home / "state" / "owed"
-    (owed / "a directory").mkdir()
-    (owed / "a link").symlink_to(owed)
+    flags = ground.home / "state" / "index-pending"
+    (flags / "a directory").mkdir()
+    (flags / "a link").symlink_to(flags)
     for _ in range(2):
-        recovery.settle(kernel)
+        kernel.background.recover()
     assert everything(kernel) == {attr.file_id: attr}
-    said = [record.message for record in caplog.records if "is no mark of ours" in record.message]
-    assert sorted(line.partition(" is no")[0] for line in said) == [f"{owed}/a directory", f"{owed}/a link"]
+    lines = [record.message for record in caplog.records if "is no file of artstore" in record.message]
+    assert sorted(line.partition(" is no")[0] for line in lines) == [f"{flags}/a directory", f"{flags}/a link"]
 
 
 def test_a_start_on_a_full_disk_leaves_for_later_what_finds_no_room(
@@ -627,13 +643,13 @@ def test_a_start_on_a_full_disk_leaves_for_later_what_finds_no_room(
     with monkeypatch.context() as patched:
         patched.setattr(disk, "_renameat2", full)
         kernel = shipped.open()
-        assert "settled once there is room: There is no space left for the staging area." in caplog.text
+        assert "recovered once there is room: There is no space left for the staging area." in caplog.text
         assert everything(kernel) == {a.file_id: a for a in (attr, other)}
         assert content(kernel, other.file_id) == b"other"
         with pytest.raises(StorageFull):
-            recovery.settle(kernel)
+            kernel.background.recover()
     assert not list((files / ".artstore/quarantine").rglob("*.txt*"))
-    recovery.settle(kernel)
+    kernel.background.recover()
     assert content(kernel, attr.file_id) == b"late"
     assert everything(kernel) == {a.file_id: a for a in (attr, other)}
     assert not shard.parent.exists()
@@ -660,22 +676,22 @@ def test_the_log_tells_what_is_owed_for_an_update_that_seemed_to_fail(
     cache = Moody()
     kernel = ground.open(cache=cache)
     attr = upload(kernel)
-    kernel.keeper.flush()
-    swap = kernel.backend.replace_sidecar
+    kernel.background.flush()
+    swap = kernel.parts.backend.replace_sidecar
 
-    def answer_lost(key: str, old: bytes, new: bytes) -> None:
-        swap(key, old, new)
+    def answer_lost(key: Key, sidecar: bytes, *, if_match: bytes) -> None:
+        swap(key, sidecar, if_match=if_match)
         raise Unavailable("No answer came.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernel.backend, "replace_sidecar", answer_lost)
+        patch.setattr(kernel.parts.backend, "replace_sidecar", answer_lost)
         cache.down = True
         with pytest.raises(Unavailable):
             kernel.update(BY, attr.file_id, change(description="new"))
-    kernel.keeper.flush()
+    kernel.background.flush()
     ground.close()
     (left,) = FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), make_context(ground.home)).abandoned()
-    assert [(t.operation, t.status) for t in left.unflushed][-1] == ("update", "failed")
+    assert [(t.operation, t.status) for t in left.uncheckpointed][-1] == ("update", "failed")
     left.release()
 
 
@@ -692,7 +708,7 @@ def test_modes_are_remembered_by_the_store(ground: Ground) -> None:
     record = kernel.transition(BY, Mode.RO, confirm=False, reason="full")
     assert (record.mode, record.changed_by, record.reason) == (Mode.RO, "ivanov", "full")
     kernel = ground.reopen(mode=Mode.EDIT)
-    assert kernel.element.record() == record
+    assert kernel.parts.element.record() == record
     assert content(kernel, attr.file_id) == b"data"
     for refused in (
         lambda: upload(kernel),
@@ -767,14 +783,14 @@ def test_a_mode_is_durable_before_it_is_said_to_be_there_already(
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(Unavailable):
         kernel.transition(BY, Mode.RO, confirm=False, reason="moved")
-    found = kernel.element.record()
+    found = kernel.parts.element.record()
     assert (found.mode, found.reason) == (Mode.RO, "moved")  # unless power fails now
     first = len(synced)
     with pytest.raises(Conflict, match="already"):
         kernel.transition(BY, Mode.RO, confirm=False, reason="again")
     record, name = synced[first:][-2:]
     assert (record.endswith("element.json"), name) == (True, directory)
-    assert kernel.element.record() == found
+    assert kernel.parts.element.record() == found
     assert statuses(kernel) == [("mode", "failed"), ("mode", "rolled_back")]
 
 
@@ -782,7 +798,7 @@ def test_a_mode_holds_before_it_is_said_to_be_there_already(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel, neighbour = ground.open(mode=Mode.RW), ground.open(mode=Mode.RW)
-    real, asked = kernel.locks._open, threading.Event()
+    real, asked = kernel.parts.locks._open, threading.Event()
 
     def refuse(name: str) -> int:
         if name == "element":
@@ -795,11 +811,11 @@ def test_a_mode_holds_before_it_is_said_to_be_there_already(
         return real(name)
 
     with ThreadPoolExecutor(1) as pool:
-        with neighbour.element.gate(Operation.UPDATE):
-            monkeypatch.setattr(kernel.locks, "_open", refuse)
+        with neighbour.parts.element.gate(Operation.UPDATE):
+            monkeypatch.setattr(kernel.parts.locks, "_open", refuse)
             with pytest.raises(Unavailable):
                 kernel.transition(BY, Mode.RO, confirm=False, reason="")
-            monkeypatch.setattr(kernel.locks, "_open", tell)
+            monkeypatch.setattr(kernel.parts.locks, "_open", tell)
             again = pool.submit(kernel.transition, BY, Mode.RO, confirm=False, reason="")
             until(lambda: asked.is_set() or again.done(), "the second try to wait")
             assert not again.done()
@@ -814,14 +830,14 @@ def test_a_mode_that_allows_changes_does_not_wait_for_a_moment_without_any(
 ) -> None:
     """Under load there is none: one change ends after the next has begun."""
     kernel, neighbour = ground.open(mode=before), ground.open(mode=before)
-    write_document = kernel.backend.write_document
+    write_document = kernel.parts.backend.write_document
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
 
         def put(*args: Any, **options: Any) -> None:
             write_document(*args, **options)
-            stack.enter_context(neighbour.element.gate(Operation.UPLOAD))
+            stack.enter_context(neighbour.parts.element.gate(Operation.UPLOAD))
 
-        stack.enter_context(monkeypatch.context()).setattr(kernel.backend, "write_document", put)
+        stack.enter_context(monkeypatch.context()).setattr(kernel.parts.backend, "write_document", put)
         step = pool.submit(kernel.transition, BY, Mode.RW, confirm=True, reason="")
         until(step.done, "the answer")
         if before is Mode.RO:
@@ -833,27 +849,27 @@ def test_a_mode_that_allows_changes_does_not_wait_for_a_moment_without_any(
 
 def test_a_start_does_not_wait_for_a_moment_without_changes(ground: Ground) -> None:
     kernel = ground.open()
-    with ThreadPoolExecutor(1) as pool, kernel.element.gate(Operation.UPLOAD):
+    with ThreadPoolExecutor(1) as pool, kernel.parts.element.gate(Operation.UPLOAD):
         start = pool.submit(ground.open)
         until(start.done, "the start")
-        assert start.result().element.record() == kernel.element.record()
+        assert start.result().element.record() == kernel.parts.element.record()
 
 
 def test_another_elements_store_is_refused(ground: Ground) -> None:
     kernel = ground.open()
     for element_id, naming in (("se-2", "dated"), ("se-1", "other")):
         with pytest.raises(ConfigError):
-            kernel.element.open(
+            kernel.parts.element.open(
                 element_id=element_id, naming=naming, mode=Mode.EDIT, fallback_id="x", at=now()
             )
 
 
 def test_a_clock_before_the_checkpoint_is_refused(ground: Ground) -> None:
     kernel = ground.open()
-    future = b'{"at": "2999-01-01T00:00:00.000Z", "directory": "2999/01/01/00", "stamps": ["x"]}'
-    kernel.backend.write_document(checkpoint.CHECKPOINT, future)
+    future = b'{"at": "2999-01-01T00:00:00.000Z", "directory": "2999/01/01/00", "generations": ["x"]}'
+    kernel.parts.backend.write_document(checkpoint.CHECKPOINT, future)
     with pytest.raises(ConfigError, match="clock"):
-        recovery.recover(kernel)
+        kernel.recover()
 
 
 # --- the tree is the truth ---
@@ -876,7 +892,7 @@ def test_what_is_lost_in_the_state_comes_back_from_the_files(shipped: Ground, lo
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     kernel = shipped.open()
     assert everything(kernel) == files
-    assert kernel.element.record().element_id == "se-1"
+    assert kernel.parts.element.record().element_id == "se-1"
 
 
 def test_copying_the_files_is_backup_and_restore(shipped: Ground, tmp_path: Path) -> None:
@@ -888,7 +904,7 @@ def test_copying_the_files_is_backup_and_restore(shipped: Ground, tmp_path: Path
     kernel = restored.open()
     assert everything(kernel) == files
     assert content(kernel, CHOSEN) == b"data"
-    assert kernel.element.record().element_id == "se-1"
+    assert kernel.parts.element.record().element_id == "se-1"
     restored.close()
 
 
@@ -903,7 +919,7 @@ def test_a_cache_whose_stamp_is_unknown_is_rebuilt(ground: Ground) -> None:
     )
     cache.put([ghost])
     cache.set_generation("another store's")
-    report = recovery.recover(kernel)
+    report = kernel.recover()
     assert report.rebuilt
     assert everything(kernel) == files
     assert cache.generation() not in (None, stamp, "another store's")
@@ -946,14 +962,14 @@ def test_while_a_cache_is_rebuilt_no_file_is_missed(ground: Ground) -> None:
     assert all(cache.seen)
     watching = False
     assert everything(neighbour) == files
-    assert kernel.keeper.is_whole()
+    assert kernel.index.backlog.is_complete()
 
 
 def test_recovery_twice_does_nothing_twice(ground: Ground) -> None:
     kernel = ground.open()
     fill(kernel)
-    assert str(recovery.recover(kernel)) in ("1 deleted", "nothing to do")
-    assert str(recovery.recover(kernel)) == "nothing to do"
+    assert str(kernel.recover()) in ("1 deleted", "nothing to do")
+    assert str(kernel.recover()) == "nothing to do"
 
 
 def test_a_broken_pair_goes_to_quarantine_and_a_stranger_stays(shipped: Ground) -> None:
@@ -973,11 +989,11 @@ def test_a_broken_pair_goes_to_quarantine_and_a_stranger_stays(shipped: Ground) 
 def test_what_somebody_is_deleting_is_not_set_aside(ground: Ground) -> None:
     kernel = ground.open()
     attr = upload(kernel)
-    kernel.backend.delete(attr.key, if_match=kernel.backend.read_sidecar(attr.key))  # and its data next
-    report = recovery.Report()
-    recovery.compare(kernel, attr.storage_path, report, lonely=True)
-    assert report.quarantined == 0
-    assert [(e.key, e.data) for e in kernel.backend.list(attr.storage_path)] == [(attr.key, True)]
+    kernel.parts.backend.delete(attr.key, if_match=kernel.parts.backend.read_sidecar(attr.key))  # and its data next
+    run = recovery.Recovery(kernel.parts, kernel.index, kernel.observers, sole_writer=lambda: True)
+    run._reconcile_directory(attr.storage_path, sole_writer=True)
+    assert run.report.quarantined == 0
+    assert [(e.key, e.data) for e in kernel.parts.backend.list(attr.storage_path)] == [(attr.key, True)]
 
 
 def test_a_neighbour_that_starts_touches_nothing_of_ours(ground: Ground) -> None:
@@ -987,7 +1003,7 @@ def test_a_neighbour_that_starts_touches_nothing_of_ours(ground: Ground) -> None
     session.write(b"data")
     done = upload(kernel)
     neighbour = ground.open(cache=cache)
-    recovery.settle(neighbour)
+    neighbour.background.recover()
     attr, _ = session.commit()
     assert everything(kernel) == everything(neighbour) == {a.file_id: a for a in (done, attr)}
 
@@ -1000,18 +1016,18 @@ def test_a_dead_neighbour_is_settled_while_we_serve(ground: Ground) -> None:
     session.write(b"half")
     # As death does: locks go, nothing is tidied up.
     ground.open_ones.remove(dying)
-    for segment, _ in dying.wal.position():
+    for segment, _ in dying.parts.log.position():
         segment.release()
-    dying.backend.close()
-    dying.element.close()
-    report = recovery.settle(kernel)
+    dying.parts.backend.close()
+    dying.parts.element.close()
+    report = kernel.background.recover()
     assert report.undone == 1
     assert {s for op, s in statuses(kernel)} == {"committed", "rolled_back"}
     assert everything(kernel) == {attr.file_id: attr}
-    assert str(recovery.settle(kernel)) == "nothing to do"
+    assert str(kernel.background.recover()) == "nothing to do"
     session.abort()
-    if dying.cache is not kernel.cache:
-        dying.cache.close()
+    if dying.parts.cache is not kernel.parts.cache:
+        dying.parts.cache.close()
 
 
 def test_pages_are_the_cache_s(kernel: Kernel) -> None:
@@ -1052,10 +1068,10 @@ def test_a_flush_that_comes_between_takes_no_row_for_durable(ground: Ground) -> 
     cache = Volatile()
     kernel = ground.open(cache=cache)
     attr = upload(kernel)
-    kernel.keeper.flush()
-    cache.first = kernel.keeper.flush
+    kernel.background.flush()
+    cache.first = kernel.background.flush
     kernel.update(BY, attr.file_id, change(description="new"))
-    kernel.keeper.flush()
+    kernel.background.flush()
     assert not cache.unflushed, "the log says that it is durable"
 
 
@@ -1069,11 +1085,11 @@ def test_a_row_that_was_owed_is_made_durable(ground: Ground) -> None:
 
     cache.first = fail
     kernel.update(BY, attr.file_id, change(description="new"))
-    kernel.keeper.flush()
-    kernel.keeper.pay()
-    assert kernel.keeper.is_whole()
+    kernel.background.flush()
+    kernel.background.drain()
+    assert kernel.index.backlog.is_complete()
     assert cache.unflushed
-    kernel.keeper.flush()
+    kernel.background.flush()
     assert not cache.unflushed, "the log says that it is durable"
 
 
@@ -1105,8 +1121,8 @@ def test_a_retry_settles_an_upload_whose_outcome_nobody_knows(
         kernel.search(Query())
     attr, new = put(kernel)
     assert new is not published
-    kernel.keeper.decide()
-    kernel.keeper.pay()
+    kernel.background.resolve_in_doubt()
+    kernel.background.drain()
     assert kernel.search(Query()).items == [attr]
     assert [entry for entry in entries(kernel) if entry == (True, True)] == [(True, True)]
     assert sorted(statuses(kernel)) == [
@@ -1155,8 +1171,8 @@ def test_a_retry_by_a_neighbour_settles_what_is_on_its_way(
     if new:
         with pytest.raises(Unavailable):
             Delayed.arrive()
-    kernel.keeper.decide()
-    kernel.keeper.pay()
+    kernel.background.resolve_in_doubt()
+    kernel.background.drain()
     assert everything(kernel) == everything(neighbour) == {CHOSEN: attr}
     assert entries(kernel) == [(True, True)]
     neighbour.delete(BY, CHOSEN, anyway)
@@ -1170,35 +1186,35 @@ def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None
     old = kernel.update(BY, CHOSEN, change(description="old"))
     for _ in range(2):
         kernel.delete(BY, CHOSEN, anyway)
-        put_rows(kernel, [old], lonely=False)  # deleted, and nothing else
+        kernel.index.put_entries([old], sole_writer=False)  # deleted, and nothing else
         assert everything(kernel) == {}
         new, _ = put(kernel, b"new")
         assert new.key != old.key
-        put_rows(kernel, [old], lonely=False)
+        kernel.index.put_entries([old], sole_writer=False)
         assert everything(kernel) == {CHOSEN: new}
-    assert kernel.keeper.is_whole()
+    assert kernel.index.backlog.is_complete()
 
 
 @pytest.mark.parametrize("operation", ["update", "upload"])
 def test_a_process_that_holds_a_lock_and_is_stopped_stops_nobody_else(
     shipped: Ground, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    for module in ("names", "rows"):
-        monkeypatch.setattr(f"artstore.{module}.PATIENCE", 0.05)
+    for module in ("reservation", "index"):
+        monkeypatch.setattr(f"artstore.{module}.LOCK_TIMEOUT", 0.05)
     kernel = shipped.open()
     attr = upload(kernel)
-    kernel.wal.begin(operation, by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
-    for segment, _ in kernel.wal.position():
+    kernel.parts.log.begin(operation, by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
+    for segment, _ in kernel.parts.log.position():
         segment.release()
     locks = Locks(shipped.home / "state" / "locks")
     with locks.file(attr.file_id) if operation == "update" else locks.exclusive("names"):
         other = shipped.open()
-        assert not other.keeper.is_whole()
+        assert not other.index.backlog.is_complete()
         assert other.attr(attr.file_id) == attr
-        with pytest.raises(Unavailable, match="does not go on"):
-            recovery.settle(other)
-    recovery.settle(other)
-    assert other.keeper.is_whole()
+        with pytest.raises(Unavailable, match="makes no progress"):
+            other.background.recover()
+    other.background.recover()
+    assert other.index.backlog.is_complete()
     assert everything(other) == {attr.file_id: attr}
 
 
@@ -1208,20 +1224,20 @@ def test_what_was_rolled_back_comes_too_late(tmp_path: Path, operation: str, spo
     ground = Ground(tmp_path / "home", "memory", memory=Shared)
     dying, cache = ground.open(), MemoryCache()
     attr = upload(dying)
-    dying.wal.begin(
+    dying.parts.log.begin(
         operation, by="x", file_id=attr.file_id, key=attr.key, revision=2 * (operation == "update")
     )
-    seen = dying.backend.read_sidecar(attr.key)
+    seen = dying.parts.backend.read_sidecar(attr.key)
     ground.open_ones.remove(dying)
-    for segment, _ in dying.wal.position():
+    for segment, _ in dying.parts.log.position():
         segment.release()
-    dying.element.close()
+    dying.parts.element.close()
     if spoilt is not None:
         ground.store.sidecars[attr.key].content = spoilt
     kernel = ground.open(cache=cache)
     late: dict[str, Callable[[], None]] = {
-        "update": lambda: dying.backend.replace_sidecar(attr.key, b"{}", if_match=seen),
-        "delete": lambda: dying.backend.delete(attr.key, if_match=seen),
+        "update": lambda: dying.parts.backend.replace_sidecar(attr.key, b"{}", if_match=seen),
+        "delete": lambda: dying.parts.backend.delete(attr.key, if_match=seen),
     }
     with pytest.raises(PreconditionFailed):
         late[operation]()
@@ -1250,14 +1266,14 @@ def test_a_row_that_comes_after_the_deletion_by_another_node_does_not_stay(tmp_p
     attr = upload(one)
     cache.meanwhile = lambda: two.delete(BY, attr.file_id, anyway)
     assert one.update(BY, attr.file_id, change(description="new")).revision == 2
-    assert not one.keeper.is_whole()
-    one.keeper.pay()
+    assert not one.index.backlog.is_complete()
+    one.background.drain()
     assert everything(one) == everything(two) == {}
     assert ("update", "committed") in statuses(one)
     again = upload(one)
-    one.keeper.owe(again.file_id, again.key, None)
+    one.index.backlog.enqueue(again.file_id, again.key, None)
     cache.meanwhile = lambda: two.delete(BY, again.file_id, anyway)
-    one.keeper.pay()
+    one.background.drain()
     assert everything(one) == everything(two) == {}
     ground.close()
     elsewhere.close()

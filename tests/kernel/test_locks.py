@@ -79,21 +79,21 @@ def test_a_lock_is_released_by_an_exception(locks: Locks) -> None:
         pass
 
 
-def test_an_exclusive_lock_waits_until_the_last_of_a_joint_one_left(locks: Locks) -> None:
-    joint, entered = locks.joint("element"), threading.Event()
+def test_an_exclusive_lock_waits_until_the_last_of_a_shared_one_left(locks: Locks) -> None:
+    shared, entered = locks.shared("element"), threading.Event()
 
     def enter() -> None:
         with locks.exclusive("element"):
             entered.set()
 
     thread = threading.Thread(target=enter)
-    with joint:
-        with joint:
+    with shared:
+        with shared:
             assert taken(thread, entered)
         assert not entered.wait(0.05)
     thread.join(10)
     assert entered.is_set()
-    joint.close()
+    shared.close()
 
 
 def test_a_process_excludes_another_until_it_is_killed(locks: Locks, holder: subprocess.Popen[str]) -> None:

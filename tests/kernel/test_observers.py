@@ -10,36 +10,38 @@ from typing import Any
 
 import pytest
 
-from artstore import observers, recovery
+from artstore import observers
 from artstore.attr import Attr
-from artstore.debts import Debts
+from artstore.backlog import Backlog
 from artstore.element import Element
 from artstore.errors import ConfigError, Unavailable
 from artstore.host.boot import build_observers, open_registry
-from artstore.host.sections import Limits
 from artstore.host.settings import Configuration, Settings
 from artstore.ids import now
 from artstore.kernel import Kernel
+from artstore.limits import Limits
 from artstore.locks import Locks
 from artstore.modes import Mode
-from artstore.observers import Line, Observers
-from artstore.spi import Change
+from artstore.observers import Observers, Queue
+from artstore.parts import Parts
+from artstore.spi import Change, SingleNode
 from artstore.testing import MemoryCache, make_context
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
+from artstore_wal import log
 from artstore_wal.log import FileLog
 from support.servers import until
 from support.uploads import BY, upload
 
 
-class Ear:
+class Recorder:
     """An observer that remembers what it heard, and what of it was flushed; `fault` says how it fails."""
 
     API = 1
     Settings = Settings
 
     def __init__(self, fault: Callable[[], None] = lambda: None) -> None:
-        self.heard: list[tuple[Change, str, int | None]] = []
+        self.received: list[tuple[Change, str, int | None]] = []
         self.flushed = 0
         self.closed = False
         self.fault = fault
@@ -47,11 +49,11 @@ class Ear:
     def committed(self, op: Change, file_id: str, key: str, attr: Attr | None) -> None:
         self.fault()
         assert key
-        self.heard.append((op, file_id, attr.revision if attr else None))
+        self.received.append((op, file_id, attr.revision if attr else None))
 
     def flush(self) -> None:
         self.fault()
-        self.flushed = len(self.heard)
+        self.flushed = len(self.received)
 
     def close(self) -> None:
         self.closed = True
@@ -65,38 +67,39 @@ class Home:
         self.cache = MemoryCache()
         self.open: list[Kernel] = []
 
-    def start(self, *ears: Any) -> Kernel:
+    def start(self, *recorders: Any) -> Kernel:
         context = make_context(self.path)
         backend = LocalBackend(LocalBackend.Settings(), context)
         locks = Locks(context.state / "locks")
         element = Element(backend, locks)
         element.open(element_id=None, naming="dated", mode=Mode.EDIT, fallback_id="se-1", at=now())
-        kernel = Kernel(
+        parts = Parts(
             backend=backend,
             cache=self.cache,
             naming=DatedNaming(DatedNaming.Settings(), context),
-            wal=FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), context),
+            log=FileLog(FileLog.Settings(keep_hours=1, max_size=1 << 20), context),
+            coordination=SingleNode(),
             locks=locks,
             element=element,
             limits=Limits(min_free=0),
-            debts=Debts(context.state / "owed"),
-            observers=Observers([Line(f"ear {n}", ear) for n, ear in enumerate(ears)]),
         )
-        recovery.recover(kernel)
+        queues = [Queue(f"{n}", observer) for n, observer in enumerate(recorders)]
+        kernel = Kernel(parts, Backlog(parts, context.state / "index-pending"), Observers(queues))
+        kernel.recover()
         self.open.append(kernel)
         return kernel
 
     def kill(self, kernel: Kernel) -> None:
         """As SIGKILL would: locks go, nothing else is done."""
-        for segment in [*kernel.wal._full, *([kernel.wal._current] if kernel.wal._current else [])]:
+        for segment, _ in kernel.parts.log.position():
             segment.release()
-        kernel.backend._staging.close()
-        for line in kernel.observers._lines:
-            with line._changed:
-                line._waiting.clear()
-                line._taken = line._safe
-                line._over = True
-                line._changed.notify_all()
+        kernel.parts.backend._staging.close()
+        for queue in kernel.observers._queues:
+            with queue._changed:
+                queue._events.clear()
+                queue._delivered = queue._flushed
+                queue._closing = True
+                queue._changed.notify_all()
         self.open.remove(kernel)
 
 
@@ -118,27 +121,27 @@ def delete(kernel: Kernel, file_id: str) -> None:
 
 
 def test_every_change_is_heard_in_order_and_once(home: Home) -> None:
-    ear = Ear()
-    kernel = home.start(ear)
+    recorder = Recorder()
+    kernel = home.start(recorder)
     one, two = upload(kernel), upload(kernel)
     describe(kernel, one.file_id, "x")
     describe(kernel, one.file_id, "x")  # changes nothing
     delete(kernel, one.file_id)
-    assert kernel.observers.heard()
-    assert ear.heard == [
+    assert kernel.observers.is_delivered()
+    assert recorder.received == [
         ("upload", one.file_id, 1), ("upload", two.file_id, 1), ("update", one.file_id, 2), ("delete", one.file_id, 2),
     ]  # fmt: skip
-    assert ear.flushed == 4
+    assert recorder.flushed == 4
 
 
 def test_what_was_flushed_is_not_told_again(home: Home) -> None:
-    kernel = home.start(Ear())
+    kernel = home.start(Recorder())
     upload(kernel)
-    kernel.keeper.flush()
+    kernel.background.flush()
     home.kill(kernel)
-    again = Ear()
-    assert home.start(again).observers.heard()
-    assert again.heard == []
+    again = Recorder()
+    assert home.start(again).observers.is_delivered()
+    assert again.received == []
 
 
 def stuck() -> None:
@@ -148,22 +151,22 @@ def stuck() -> None:
 def test_what_a_dead_process_had_not_handed_over_is_told_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = home.start(Ear(stuck))
+    kernel = home.start(Recorder(stuck))
     one, two, three = (upload(kernel, name=f"{n}.txt") for n in range(3))
     describe(kernel, two.file_id, "x")
     delete(kernel, three.file_id)
     with monkeypatch.context() as patch:
-        patch.setattr(observers, "PATIENCE", 0.05)
-        kernel.keeper.flush()  # which may not forget them
+        patch.setattr(observers, "DELIVERY_TIMEOUT", 0.05)
+        kernel.background.flush()  # which may not forget them
     home.kill(kernel)
-    ear = Ear()
-    assert home.start(ear).observers.heard()
-    assert set(ear.heard) == {
+    recorder = Recorder()
+    assert home.start(recorder).observers.is_delivered()
+    assert set(recorder.received) == {
         ("upload", one.file_id, 1), ("update", two.file_id, 2), ("delete", three.file_id, None),
     }  # fmt: skip
-    last = Ear()
-    assert home.start(last).observers.heard()
-    assert last.heard == []
+    last = Recorder()
+    assert home.start(last).observers.is_delivered()
+    assert last.received == []
 
 
 class Death(BaseException):
@@ -175,20 +178,20 @@ class Death(BaseException):
 def test_a_change_is_told_wherever_its_process_died(
     home: Home, monkeypatch: pytest.MonkeyPatch, step: str, op: str
 ) -> None:
-    kernel = home.start(Ear())
+    kernel = home.start(Recorder())
     one = upload(kernel)
-    kernel.keeper.flush()
+    kernel.background.flush()
 
     def die(*_: Any, **__: Any) -> None:
         raise Death
 
     with monkeypatch.context() as patch:
         if step == "the row":
-            patch.setattr(kernel.cache, "remove" if op == "delete" else "put", die)
+            patch.setattr(kernel.parts.cache, "remove" if op == "delete" else "put", die)
         elif step == "the line":
-            patch.setattr(kernel.observers, "tell", die)
+            patch.setattr(kernel.observers, "deliver", die)
         else:
-            patch.setattr(Intent, "commit", die)
+            patch.setattr(log.Intent, "commit", die)
         change: dict[str, Callable[[], Any]] = {
             "upload": lambda: upload(kernel, name="new.txt"),
             "update": lambda: describe(kernel, one.file_id, "new"),
@@ -197,10 +200,10 @@ def test_a_change_is_told_wherever_its_process_died(
         with pytest.raises(Death):
             change[op]()
     home.kill(kernel)
-    ear = Ear()
-    again = home.start(ear)
-    assert again.observers.heard()
-    ((told, file_id, revision),) = ear.heard
+    recorder = Recorder()
+    again = home.start(recorder)
+    assert again.observers.is_delivered()
+    ((told, file_id, revision),) = recorder.received
     assert told == op
     assert revision == {"upload": 1, "update": 2, "delete": None}[op]
     if op == "upload":
@@ -210,29 +213,29 @@ def test_a_change_is_told_wherever_its_process_died(
 
 
 def test_a_neighbour_tells_for_the_dead(home: Home) -> None:
-    ear = Ear()
-    alive = home.start(ear)
-    dead = home.start(Ear(stuck))
+    recorder = Recorder()
+    alive = home.start(recorder)
+    dead = home.start(Recorder(stuck))
     one = upload(dead)
     home.kill(dead)
-    recovery.settle(alive)
-    assert ear.heard == [("upload", one.file_id, 1)]
+    alive.background.recover()
+    assert recorder.received == [("upload", one.file_id, 1)]
 
 
 def test_the_log_of_the_dead_is_kept_while_nobody_can_be_told(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observers, "PATIENCE", 0.05)
-    first = home.start(Ear(stuck))
+    monkeypatch.setattr(observers, "DELIVERY_TIMEOUT", 0.05)
+    first = home.start(Recorder(stuck))
     one = upload(first)
     home.kill(first)
-    second = home.start(Ear(stuck))
+    second = home.start(Recorder(stuck))
     assert second.attr(one.file_id) == one  # the element goes on
     home.kill(second)
     monkeypatch.undo()
-    ear = Ear()
-    assert home.start(ear).observers.heard()
-    assert ear.heard == [("upload", one.file_id, 1)]
+    recorder = Recorder()
+    assert home.start(recorder).observers.is_delivered()
+    assert recorder.received == [("upload", one.file_id, 1)]
 
 
 def test_an_observer_that_cannot_now_is_told_again_in_order(
@@ -245,11 +248,11 @@ def test_an_observer_that_cannot_now_is_told_again_in_order(
         if trouble := next(troubles, None):
             raise trouble
 
-    ear = Ear(fault)
-    kernel = home.start(ear)
+    recorder = Recorder(fault)
+    kernel = home.start(recorder)
     made = [upload(kernel) for _ in range(5)]
-    assert kernel.observers.heard()
-    assert [file_id for _, file_id, _ in ear.heard] == [attr.file_id for attr in made]
+    assert kernel.observers.is_delivered()
+    assert [file_id for _, file_id, _ in recorder.received] == [attr.file_id for attr in made]
 
 
 def test_a_faulty_or_hanging_observer_delays_nobody(
@@ -263,73 +266,73 @@ def test_a_faulty_or_hanging_observer_delays_nobody(
     def fail() -> None:
         raise RuntimeError("oops")
 
-    ear = Ear()
-    kernel = home.start(Ear(fail), Ear(hang), ear)
+    recorder = Recorder()
+    kernel = home.start(Recorder(fail), Recorder(hang), recorder)
     monkeypatch.setattr(
-        observers, "PATIENCE", 0.05
+        observers, "DELIVERY_TIMEOUT", 0.05
     )  # for the one that never flushes, at the end of `home` too
     begun = time.monotonic()
     made = [upload(kernel) for _ in range(3)]
-    until(lambda: len(ear.heard) == 3, "the third one hears")
+    until(lambda: len(recorder.received) == 3, "the third one hears")
     assert time.monotonic() - begun < 20
     gate.set()
     assert [kernel.attr(attr.file_id) for attr in made] == made
-    until(lambda: caplog.text.count("failed to hear of upload") == 3, "its faults are told")
+    until(lambda: caplog.text.count("missed the upload of") == 3, "its faults are told")
     assert "RuntimeError: oops" in caplog.text
 
 
 def test_what_a_full_line_cannot_take_is_told_at_the_next_start(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(observers, "MOST", 3)
-    monkeypatch.setattr(observers, "PATIENCE", 0.05)
+    monkeypatch.setattr(observers, "QUEUE_LIMIT", 3)
+    monkeypatch.setattr(observers, "DELIVERY_TIMEOUT", 0.05)
     gate = threading.Event()
-    slow = Ear(lambda: gate.wait(30) and None)
+    slow = Recorder(lambda: gate.wait(30) and None)
     kernel = home.start(slow)
     made = [upload(kernel, name=f"{n}.txt") for n in range(8)]
     gate.set()
-    until(lambda: len(slow.heard) == 3, "what was in line is heard")
-    assert not kernel.observers.heard()
+    until(lambda: len(slow.received) == 3, "what was in line is heard")
+    assert not kernel.observers.is_delivered()
     assert caplog.text.count("is too slow") == 1
     home.open.remove(kernel)
     kernel.close()  # in peace; the log is kept all the same
     kernel.observers.close()
     home.cache = MemoryCache()
-    ear = Ear()
+    recorder = Recorder()
     monkeypatch.undo()
-    assert home.start(ear).observers.heard()
-    assert {file_id for _, file_id, _ in ear.heard} == {attr.file_id for attr in made}
+    assert home.start(recorder).observers.is_delivered()
+    assert {file_id for _, file_id, _ in recorder.received} == {attr.file_id for attr in made}
 
 
 def test_what_is_in_line_is_told_before_the_end(home: Home) -> None:
-    ear = Ear()
-    kernel = home.start(ear)
+    recorder = Recorder()
+    kernel = home.start(recorder)
     attr = upload(kernel)
     home.open.remove(kernel)
     kernel.close()
     kernel.observers.close()
-    assert ear.heard == [("upload", attr.file_id, 1)]
-    assert ear.closed
+    assert recorder.received == [("upload", attr.file_id, 1)]
+    assert recorder.closed
 
 
 def test_an_update_that_seemed_to_fail_is_told_when_it_took_place(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ear = Ear()
-    kernel = home.start(ear)
+    recorder = Recorder()
+    kernel = home.start(recorder)
     one = upload(kernel)
-    replace = kernel.backend.replace_sidecar
+    replace = kernel.parts.backend.replace_sidecar
 
-    def late(*arguments: Any) -> None:
-        replace(*arguments)
+    def late(*arguments: Any, **more: Any) -> None:
+        replace(*arguments, **more)
         raise Unavailable("The store did not answer in time.")
 
-    monkeypatch.setattr(kernel.backend, "replace_sidecar", late)
+    monkeypatch.setattr(kernel.parts.backend, "replace_sidecar", late)
     with pytest.raises(Unavailable):
         describe(kernel, one.file_id, "x")
-    kernel.keeper.pay()
-    assert kernel.observers.heard()
-    assert ("update", one.file_id, 2) in ear.heard
+    kernel.background.drain()
+    assert kernel.observers.is_delivered()
+    assert ("update", one.file_id, 2) in recorder.received
 
 
 def test_observers_with_settings_are_built(tmp_path: Path) -> None:

@@ -728,7 +728,7 @@ def test_readers_and_writers_during_rebuilds(house: House) -> None:
     try:
         for n in range(8):
             if n % 2:  # rows that are missing while it goes on are no missing files
-                with node.kernel.keeper.doubting():
+                with node.kernel.backlog.repairing():
                     ids -= {a.file_id for a in stable[20:]}
                     turn[0] += 1
                     node.kernel.cache.remove([a.file_id for a in stable[20:]])

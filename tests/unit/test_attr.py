@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, decode, sidecar_key, validated, with_changed_bytes
+from artstore.attr import MAX_DEPTH, SIDECAR_LIMIT, Attr, decode, sidecar_key, validate, with_changed_bytes
 from artstore.errors import Damaged, InvalidField
 from artstore.testing import make_attr
 
@@ -224,4 +224,4 @@ def test_where_a_sidecar_lies() -> None:
 )
 def test_nul_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidField):
-        validated(make_attr().model_dump() | changes)
+        validate(make_attr().model_dump() | changes)

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from artstore import recovery
-from artstore.debts import Debts
+from artstore.backlog import Backlog
 from artstore.element import RECORD, Element, recognise
 from artstore.errors import ConfigError, NotFound, PluginError, ProviderFault, StorageFull, Unavailable
 from artstore.host.guard import wrap
@@ -24,8 +23,10 @@ from artstore.kernel import Kernel
 from artstore.locks import Locks
 from artstore.maintenance.jobs import Jobs
 from artstore.maintenance.verify import Survey
-from artstore.observers import Line, Observers
+from artstore.observers import Observers, Queue
+from artstore.parts import Parts
 from artstore.posix import translate_startup_errors
+from artstore.recovery import Report
 from artstore.spi import (
     Auth,
     Cache,
@@ -51,7 +52,7 @@ class Node:
     auth: Auth
     jobs: Jobs
     metrics: Metrics
-    report: recovery.Report
+    report: Report
 
     @property
     def settings(self) -> Settings:
@@ -154,10 +155,10 @@ def _faulty(registry: Registry, role: str, name: str, what: str, error: BaseExce
 
 def build_observers(configuration: Configuration, registry: Registry, told: Context) -> Observers:
     """Those that have settings, each with its line. Raises `ConfigError`, `PluginError`, `Unavailable`."""
-    lines: list[Line] = []
+    lines: list[Queue] = []
     try:
         for name, settings in provider_settings("observer", configuration, registry).items():
-            lines.append(Line(name, _build("observer", name, settings, registry, told)))
+            lines.append(Queue(name, _build("observer", name, settings, registry, told)))
     except BaseException:
         Observers(lines).close()
         raise
@@ -227,24 +228,23 @@ def open_node(configuration: Configuration) -> Node:
                 part.claim(told.element_id)
         observers = build_observers(configuration, registry, told)
         built.append(observers)
-        kernel = Kernel(
+        parts = Parts(
             backend=backend,
             cache=cache,
             naming=naming,
-            wal=wal,
+            log=wal,
             coordination=coordination,
             locks=locks,
             element=element,
             limits=settings.limits,
-            debts=Debts(told.state / "owed"),
-            observers=observers,
         )
+        kernel = Kernel(parts, Backlog(parts, told.state / "index-pending"), observers)
         jobs = Jobs(told.state / "jobs", coordination)
-        report = recovery.recover(kernel)
+        report = kernel.recover()
         if report.rebuilt:
             jobs.set_position("")  # of another cache than this
         metrics = Metrics(told.state / "metrics")
-        kernel.keeper.start()
+        kernel.start()
     except BaseException:
         for provider in reversed(built):
             close = getattr(provider, "close", None)  # a naming has nothing to close

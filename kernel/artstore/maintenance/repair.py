@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from artstore.attr import Attr
 from artstore.errors import NotFound, Unavailable
+from artstore.index import BATCH
+from artstore.kernel import Kernel
 from artstore.maintenance.jobs import Job, Jobs
 from artstore.maintenance.verify import Finding, Kind, Survey
 from artstore.recovery import ORPHAN_AGE
-from artstore.rows import BATCH, put_rows, repair_row
-
-if TYPE_CHECKING:
-    from artstore.kernel import Kernel
 
 log = logging.getLogger("artstore.repairs")
 
@@ -24,7 +21,11 @@ _BROKEN = (Kind.DAMAGED, Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)
 def reconcile(kernel: Kernel, job: Job, *, repair: bool, digests: bool) -> None:
     """Hold tree, sidecars and cache against each other; `repair` what can be. Raises `Unavailable`, `Interrupted`."""
     survey = Survey(
-        backend=kernel.backend, naming=kernel.naming, cache=kernel.cache, log=kernel.wal, digests=digests
+        backend=kernel.backend,
+        naming=kernel.naming,
+        cache=kernel.cache,
+        log=kernel.parts.log,
+        digests=digests,
     )
     repairs = Repairs(kernel, job)
     for finding in _watched(survey, job):
@@ -110,7 +111,7 @@ class Repairs:
         kernel.backend.quarantine(key)
         log.error("%s: %s Moved to quarantine.", key, finding.detail)
         for file_id in finding.rows:
-            repair_row(kernel, key, file_id)
+            kernel.index.repair_entry(file_id, key)
         return self._did("quarantined")
 
     def take_row(self, finding: Finding) -> str:
@@ -118,20 +119,20 @@ class Repairs:
         attr, key = finding.attr, finding.key
         if finding.kind in (Kind.MISSING, Kind.ORPHAN_DATA) and finding.rows:
             for file_id in finding.rows:
-                repair_row(self._kernel, key, file_id)
+                self._kernel.index.repair_entry(file_id, key)
             return self._did("row removed")
         if finding.kind is not Kind.STALE or attr is None:
             return ""
         for file_id in finding.rows:
             if file_id != attr.file_id:
-                repair_row(self._kernel, key, file_id)
+                self._kernel.index.repair_entry(file_id, key)
         if finding.ahead:
             # Within, a row that is missing for a moment proves nothing.
-            with self._kernel.keeper.doubting():
+            with self._kernel.backlog.repairing():
                 try:
-                    repair_row(self._kernel, key, attr.file_id, anew=True)
+                    self._kernel.index.repair_entry(attr.file_id, key, force=True)
                 except Unavailable:
-                    self._kernel.keeper.owe(attr.file_id, key, None)
+                    self._kernel.backlog.enqueue(attr.file_id, key, None)
                     raise
         else:
             if self._rows and self._rows[-1].storage_path != attr.storage_path:
@@ -144,7 +145,9 @@ class Repairs:
     def flush(self) -> None:
         """Write the rows that were gathered."""
         if self._rows:
-            put_rows(self._kernel, self._rows, lonely=False)  # this process itself may be writing
+            self._kernel.index.put_entries(
+                self._rows, sole_writer=False
+            )  # this process itself may be writing
             self._rows.clear()
 
     def _did(self, what: str) -> str:

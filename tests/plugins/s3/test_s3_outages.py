@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from artstore.background import Keeper
 from artstore.errors import OutcomeUnknown, Unavailable
 from artstore.host.boot import Node, open_node
 from artstore.host.settings import load
@@ -84,10 +83,10 @@ def settled(node: Node) -> None:
     """Nothing pending: the keeper found out what became of everything, without a restart."""
 
     def nothing() -> bool:
-        keeper: Keeper = node.kernel.keeper
+        background = node.kernel.background
         try:
-            keeper.decide()
-            keeper.pay()
+            background.resolve_in_doubt()
+            background.drain()
         except Unavailable:
             return False
         return not node.kernel.transactions(status="pending", limit=10, before=None)

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from artstore import recovery
 from artstore.attr import Attr
 from artstore.errors import ConfigError, Conflict, Unavailable
 from artstore.host.boot import open_node
@@ -445,15 +444,15 @@ def test_a_retry_on_another_node_makes_no_second_file(
         made: list[bool] = []
 
         def touch(*_: object) -> None:
-            assert not two.keeper.is_whole()
+            assert not two.backlog.is_complete()
             made.append(put(two)[1])
 
         monkeypatch.setattr("artstore.recovery._touch", touch)
         one.cache.clear()
-        recovery.settle(one)
+        one.background.recover()
         monkeypatch.undo()
         assert made[0]
-        assert two.keeper.is_whole()
+        assert two.backlog.is_complete()
         assert [found.file_id for found in two.search(Query()).items] == [chosen]
     finally:
         proxy.close()
