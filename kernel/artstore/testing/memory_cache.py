@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from artstore.attr import Attr
 from artstore.errors import InvalidField, Unavailable
 from artstore.ids import FileId, Key
-from artstore.spi import Cache, Context, NoSettings, Page, Position, Query, Sort, Totals
+from artstore.spi import Cache, Context, NoSettings, Page, Cursor, Query, Sort, Totals
 
 
 class MemoryCache(Cache):
@@ -45,8 +45,8 @@ class MemoryCache(Cache):
         return attr.key if attr else None
 
     def search(self, query: Query) -> Page:
-        def place(attr: Attr) -> Position:
-            return Position(_sort_value(attr, query.sort), attr.file_id)
+        def place(attr: Attr) -> Cursor:
+            return Cursor(_sort_value(attr, query.sort), attr.file_id)
 
         after = query.after
         if after is not None and isinstance(after.value, int) is not (query.sort == "size"):
