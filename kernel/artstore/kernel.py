@@ -136,7 +136,7 @@ class Kernel:
         request = make_request(by, filename, content_type, file_id, size, now())
         if file_id is not None and self._exists(file_id):
             # A retry, or a mistake: the bytes will tell. They need not be kept for that, so there need be no space.
-            return Retry(self.parts, self.index, request)
+            return Retry(self.parts, self.index, request, file_id)
         self.index.check_space(size)
         reservation = reserve(self.parts, by=by.name, filename=filename, at=request.at, chosen=file_id)
         return Upload(self.parts, self.index, self.observers, request, reservation)

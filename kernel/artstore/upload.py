@@ -82,10 +82,11 @@ def make_request(
 class Session(ABC):
     """An upload in progress: `write` any number of times, then `commit` or `abort`. Used by one thread at a time."""
 
-    def __init__(self, parts: Parts, index: Index, request: UploadRequest) -> None:
+    def __init__(self, parts: Parts, index: Index, request: UploadRequest, file_id: FileId) -> None:
         self._parts = parts
         self._index = index
         self._request = request
+        self.file_id = file_id
         self._sha256 = hashlib.sha256()
         self.size = 0
         """Bytes that were written so far."""
@@ -140,13 +141,13 @@ class Session(ABC):
     # --- a chosen id --------------------------------------------------------------------------------------
 
     @contextmanager
-    def _lock(self, file_id: FileId) -> Iterator[Breadcrumb]:
+    def _lock(self) -> Iterator[Breadcrumb]:
         """Exclude every other upload of a chosen id, on all nodes. What dead or failed ones left is resolved first."""
         with (
-            self._parts.locks.file(file_id) as breadcrumb,
-            self._parts.coordination.exclusive(f"file {file_id}"),
+            self._parts.locks.file(self.file_id) as breadcrumb,
+            self._parts.coordination.exclusive(f"file {self.file_id}"),
         ):
-            self._index.backlog.resolve_in_doubt(file_id)
+            self._index.backlog.resolve_in_doubt(self.file_id)
             self._resolve_dead_writer(breadcrumb)
             yield breadcrumb
 
@@ -164,35 +165,35 @@ class Session(ABC):
             self._index.index_entry(None, attr)
         breadcrumb.erase()
 
-    def _find_same(self, file_id: FileId, digest: str, own_key: Key | None) -> Attr | None:
+    def _find_same(self, digest: str, own_key: Key | None) -> Attr | None:
         """Return the file that has the chosen id, if it is this very upload; durable on return. Called while holding
         the lock. Raises `Conflict` when it is another file."""
-        attr = self._compare(file_id, digest)
-        if attr is None and self._resolve_open_uploads(file_id, own_key):
-            attr = self._compare(file_id, digest)
+        attr = self._compare(digest)
+        if attr is None and self._resolve_open_uploads(own_key):
+            attr = self._compare(digest)
         if attr is not None:
             # Its writer may have died before it was durable, and our answer acknowledges it.
             self._parts.backend.resolve(attr.key)
             self._index.index_entry(None, attr)
         return attr
 
-    def _compare(self, file_id: FileId, digest: str) -> Attr | None:
+    def _compare(self, digest: str) -> Attr | None:
         try:
-            attr, _ = find(self._parts, self._index, file_id)
+            attr, _ = find(self._parts, self._index, self.file_id)
         except NotFound:
             return None
         if attr.sha256 == digest and attr.original_filename == self._request.original_filename:
             return attr
-        raise Conflict(f"The id {file_id} belongs to a file with other bytes or another name.")
+        raise Conflict(f"The id {self.file_id} belongs to a file with other bytes or another name.")
 
-    def _resolve_open_uploads(self, file_id: FileId, own_key: Key | None) -> bool:
+    def _resolve_open_uploads(self, own_key: Key | None) -> bool:
         """Resolve the uploads of the same id that other nodes have open; return whether one of them is committed.
 
         A process that has such an upload does not hold the lock that we hold. So it has not looked for our file yet,
         and will find it; or it died, or lost the lock, after it looked. Then it must not publish any more.
         """
         found = False
-        for key in set(self._parts.coordination.open_uploads(file_id)) - {own_key}:
+        for key in set(self._parts.coordination.open_uploads(self.file_id)) - {own_key}:
             attr = read_attr(self._parts.backend, key) if self._parts.backend.resolve(key) else None
             if attr is not None:
                 self._index.index_entry(None, attr)
@@ -211,7 +212,7 @@ class Upload(Session):
         request: UploadRequest,
         reservation: Reservation,
     ) -> None:
-        super().__init__(parts, index, request)
+        super().__init__(parts, index, request, reservation.file_id)
         self._observers = observers
         self._reservation = reservation
         self._ended = False
@@ -246,8 +247,8 @@ class Upload(Session):
             sidecar = attr.encode(self._parts.backend.capabilities.sidecar_limit)
             with ExitStack() as stack:
                 if self._request.file_id is not None:
-                    breadcrumb = stack.enter_context(self._lock(reserved.file_id))
-                    if (same := self._find_same(reserved.file_id, digest, attr.key)) is not None:
+                    breadcrumb = stack.enter_context(self._lock())
+                    if (same := self._find_same(digest, attr.key)) is not None:
                         self.abort("the same file was there already")
                         return same, False
                 stack.enter_context(self._parts.element.gate(Operation.UPLOAD))
@@ -275,7 +276,7 @@ class Upload(Session):
         request, reserved = self._request, self._reservation
         return validate(
             {
-                "file_id": reserved.file_id,
+                "file_id": self.file_id,
                 "original_filename": request.original_filename,
                 "storage_filename": reserved.name.filename,
                 "storage_path": reserved.name.directory,
@@ -311,7 +312,7 @@ class Upload(Session):
             reserved.writer.publish(sidecar)
         except OutcomeUnknown:
             self._ended = True
-            self._index.backlog.mark_in_doubt(reserved.file_id, reserved.name.key, reserved.intent)
+            self._index.backlog.mark_in_doubt(self.file_id, reserved.name.key, reserved.intent)
             raise
         except ArtstoreError:
             with suppress(ArtstoreError):
@@ -333,13 +334,11 @@ class Retry(Session):
         metadata: Mapping[str, Any] | None = None,
         sha256: Iterable[str] = (),
     ) -> tuple[Attr, bool]:
-        file_id = self._request.file_id
-        assert file_id is not None
         digest = self._digest(sha256)
-        with self._lock(file_id):
-            same = self._find_same(file_id, digest, None)
+        with self._lock():
+            same = self._find_same(digest, None)
         if same is None:
-            raise Conflict(f"The file {file_id} was deleted meanwhile; try again.")
+            raise Conflict(f"The file {self.file_id} was deleted meanwhile; try again.")
         return same, False
 
     def abort(self, reason: str = "given up") -> None:

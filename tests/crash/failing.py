@@ -217,7 +217,7 @@ def request(client: Client, script: str, n: int, old: str) -> tuple[int, Any, di
     if script == "mode":
         wish = json.dumps({"target_mode": wished(n), "confirm": True, "reason": ""}).encode()
         return client.ask("POST", "/api/v1/mode/transition", wish, content_type="application/json")
-    if script == "keeper":
+    if script == "background":
         kernel = client.node.kernel
         status = 200
         for step in (kernel.background.drain, kernel.background.recover, kernel.background.flush):
@@ -235,7 +235,7 @@ def wished(n: int) -> str:
 
 
 def main(home: Path, script: str, old: str, every: int) -> None:
-    background.TICK = background.SOON = 1e6  # what it does is a script of its own
+    background.INTERVAL = background.RETRY_MIN = 1e6  # what it does is a script of its own
     keys._RECENT_NS = 1 << 62  # how many calls a request makes must not depend on the age of the keys
     faults = Faults()
     client = Client(home)
@@ -244,9 +244,9 @@ def main(home: Path, script: str, old: str, every: int) -> None:
     n += 1
     while True:
         number += 1
-        if script in ("delete", "keeper"):
+        if script in ("delete", "background"):
             old = client.ask("POST", "/api/v1/files?filename=victim.txt", b"victim")[1]["file_id"]
-        if script == "keeper":
+        if script == "background":
             client.ask("DELETE", f"/api/v1/files/{old}")
         before = client.ask("GET", f"/api/v1/files/{old}")[1]
         faults.arm(n, kind)
@@ -257,7 +257,7 @@ def main(home: Path, script: str, old: str, every: int) -> None:
         name, error = faults.hit
         left = litter(home)
         for step in (client.node.kernel.background.drain, client.node.kernel.background.recover):
-            step()  # as the keeper does every few seconds
+            step()  # as the background thread does every few seconds
         after = client.ask("GET", f"/api/v1/files/{old}")
         again = request(client, script, number, old)[0]
         search = client.ask("GET", "/api/v1/files?limit=1000")

@@ -43,7 +43,7 @@ def live(home: str, port: int, log: str, gate: str | None, tick: float | None) -
         os.dup2(sink, fd)
     os.environ["ARTSTORE_HOME"] = home
     if tick is not None:
-        background.TICK = tick
+        background.INTERVAL = tick
     if gate is not None:
         with open(gate, "rb") as opened:
             opened.read()

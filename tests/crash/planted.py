@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from artstore import background, checkpoint, locks, recovery
+from artstore import checkpoint, locks, recovery
 from artstore.attr import SIDECAR_SUFFIX
+from artstore.backlog import Backlog
 from artstore.errors import NotFound
 from artstore.ids import Key
-from artstore.kernel import Kernel
+from artstore.parts import Parts
 from artstore.posix import OwnedFile
 from artstore.spi import split_key
 from artstore.testing.memory_cache import MemoryCache
@@ -219,13 +220,13 @@ def there_is_no_tombstone(patch: Patch) -> None:
 
 @planted("delete_old")
 def the_tombstone_is_forgotten_at_once(patch: Patch) -> None:
-    bury = background.Keeper.bury
+    discard = Backlog.discard_data
 
-    def forget(self: background.Keeper, key: str) -> None:
-        bury(self, key)
-        self._kernel.backend.purge(key)
+    def purge(self: Backlog, key: Any) -> None:
+        discard(self, key)
+        self._parts.backend.purge(key)
 
-    patch.setattr(background.Keeper, "bury", forget)
+    patch.setattr(Backlog, "discard_data", purge)
 
 
 @planted("delete_old")
@@ -255,17 +256,17 @@ def the_data_goes_before_the_tombstone(patch: Patch) -> None:
 
 @planted("one_upload")
 def recovery_trusts_the_rows(patch: Patch) -> None:
-    patch.setattr(recovery, "compare", lambda *_, **__: None)
+    patch.setattr(recovery.Recovery, "_reconcile_directory", lambda *_, **__: None)
 
 
 @planted("delete_old")
 def recovery_passes_over_tombstones(patch: Patch) -> None:
-    patch.setattr(recovery, "_finish_deletions", lambda *_: None)
+    patch.setattr(recovery.Recovery, "_finish_deletions", lambda *_: None)
 
 
 @planted("update_old")
 def recovery_does_not_read_the_log(patch: Patch) -> None:
-    patch.setattr(log.Wal, "abandoned", lambda self: iter(()))
+    patch.setattr(log.FileLog, "abandoned", lambda self: iter(()))
 
 
 @planted("a_live_neighbour")
@@ -317,15 +318,15 @@ def a_retry_takes_what_is_there_for_durable(patch: Patch) -> None:
 
 @planted("checkpoint_moves")
 def the_checkpoint_moves_before_the_flush(patch: Patch) -> None:
-    renew = checkpoint.renew
+    advance = checkpoint.advance
 
-    def hastily(kernel: Kernel, known: Any, stamp: str, at: datetime, **more: Any) -> None:
+    def hastily(parts: Parts, known: Any, generation: str, at: datetime, **more: Any) -> None:
         moved = known and known.model_copy(
-            update={"directory": kernel.naming.directory_at(at - checkpoint.MARGIN)}
+            update={"directory": parts.naming.directory_at(at - checkpoint.MARGIN)}
         )
-        renew(kernel, moved, stamp, at, **more)
+        advance(parts, moved, generation, at, **more)
 
-    patch.setattr(checkpoint, "renew", hastily)
+    patch.setattr(checkpoint, "advance", hastily)
 
 
 @planted("delete_old")
@@ -333,18 +334,18 @@ def the_stamp_is_not_looked_at(patch: Patch) -> None:
     class Everything(tuple[str, ...]):
         __slots__ = ()
 
-        def __contains__(self, stamp: object) -> bool:
+        def __contains__(self, generation: object) -> bool:
             return True
 
     read = checkpoint.read
 
-    def trusting(kernel: Kernel) -> checkpoint.Checkpoint | None:
-        known = read(kernel)
-        return known and known.model_copy(update={"stamps": Everything(known.stamps)})
+    def trusting(parts: Parts) -> checkpoint.Checkpoint | None:
+        known = read(parts)
+        return known and known.model_copy(update={"generations": Everything(known.generations)})
 
     patch.setattr(checkpoint, "read", trusting)
-    patch.setattr(MemoryCache, "stamp", lambda self: self._stamp or "none")
-    patch.setattr(MemoryCache, "set_generation", lambda self, stamp, **_: setattr(self, "_stamp", stamp))
+    patch.setattr(MemoryCache, "generation", lambda self: self._generation or "none")
+    patch.setattr(MemoryCache, "set_generation", lambda self, stamp, **_: setattr(self, "_generation", stamp))
 
 
 @contextmanager

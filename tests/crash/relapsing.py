@@ -129,7 +129,7 @@ def relapse(home: Path, script: str, old: list[str], faults: Faults, at: tuple[i
         return
     say("answers", answers(node, known))
     try:
-        node.kernel.background.recover()  # as the keeper does every few seconds
+        node.kernel.background.recover()  # as the background thread does every few seconds
         node.kernel.background.drain()
     except Unavailable as e:
         say("still", e.detail)
@@ -158,7 +158,7 @@ def prepare(home: Path, script: str) -> list[str]:
 
 
 def main(place: Path, script: str, every: int) -> None:
-    background.TICK, background.SOON, availability.PAUSE = (
+    background.INTERVAL, background.RETRY_MIN, availability.PAUSE = (
         1e6,
         1e6,
         0.0,

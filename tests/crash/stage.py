@@ -30,6 +30,7 @@ from artstore.kernel import Kernel
 from artstore.spi import SCOPES, Context, Principal
 from artstore.testing.memory_auth import StaticAuth
 from artstore.testing.memory_cache import MemoryCache
+from artstore.upload import Upload
 from artstore_local import backend as _backend  # noqa: F401
 from artstore_naming import dated as _dated  # noqa: F401
 from artstore_sql.sqlite import cache as _cache  # noqa: F401 - all imported before any fork
@@ -54,12 +55,12 @@ class RowsCache(MemoryCache):
 
     def __init__(self, settings: BaseModel, context: Context) -> None:
         super().__init__(settings, context)
-        rows, self._stamp = self.kept.get(context.home, ({}, None))
+        rows, self._generation = self.kept.get(context.home, ({}, None))
         self._rows = dict(rows)
         self._home = context.home
 
     def close(self) -> None:
-        self.kept[self._home] = self._rows, self._stamp
+        self.kept[self._home] = self._rows, self._generation
         super().close()
 
 
@@ -212,13 +213,14 @@ class Stage:
         except ArtstoreError:
             return None
         facts = {
-            "file_id": session._file_id,
+            "file_id": session.file_id,
             "sha256": sha256(b"".join(pieces)).hexdigest(),
             "original_filename": name,
             "revision": 1,
         }
-        self.tape.add("takes", session._name.key)
-        return self.ask("upload", session._file_id, facts, lambda: session.commit()[0])
+        if isinstance(session, Upload):
+            self.tape.add("takes", session._reservation.name.key)
+        return self.ask("upload", session.file_id, facts, lambda: session.commit()[0])
 
     def update(self, kernel: Kernel, file_id: str, text: str) -> Attr | None:
         facts = {"file_id": file_id, "description": text}

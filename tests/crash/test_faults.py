@@ -22,7 +22,7 @@ FAILING = Path(__file__).with_name("failing.py")
 RELAPSING = Path(__file__).with_name("relapsing.py")
 pytestmark = pytest.mark.timeout(300)
 LONG = bool(os.environ.get("FAULTS_FULL"))
-DONE = {"upload": 201, "update": 200, "delete": 204, "mode": 200, "read": 200, "keeper": 200}
+DONE = {"upload": 201, "update": 200, "delete": 204, "mode": 200, "read": 200, "background": 200}
 AGAIN = {"delete": (204, 404), "mode": (200, 409)}
 """What is there already, or gone: the first request may have done it without being able to say so."""
 
@@ -38,29 +38,29 @@ def judge(script: str, told: dict[str, Any]) -> None:
     error, status = told["error"], told["status"]
     # A file that takes only a part of what is written is what a full disk looks like, too.
     allowed = {DONE[script], 507 if error in ("ENOSPC", "EDQUOT", "short") else 503}
-    allowed |= {503} if script == "keeper" else set()
+    allowed |= {503} if script == "background" else set()
     assert status in allowed, str(told)
     assert status == DONE[script] or told["retry"], str(told)
     assert told["synced again"] == [], str(told)
     closed = error == "EROFS" and told["call"] == "fsync"
     # What a closed store refused may have happened, for all the kernel knows: its row is owed until the next tick.
     assert told["search"] == 200 or closed, str(told)
-    # In mode ro nothing is to be written, and it is ready; what the keeper syncs may be the cache.
-    if closed and script not in ("mode", "keeper"):
+    # In mode ro nothing is to be written, and it is ready; what the background thread syncs may be the cache.
+    if closed and script not in ("mode", "background"):
         assert told["ready"][0] == 503, str(told)
         assert "until a restart" in told["ready"][1]["checks"]["store"], str(told)
     done = (*AGAIN.get(script, ()), DONE[script])
     assert told["again"] in (*done, *([503] if closed else [])), str(told)
     assert told.get("reopened", DONE[script]) in done, str(told)
     assert told["mode"] == (told["wished"] if script == "mode" else "edit"), str(told)
-    if script not in ("delete", "keeper"):
+    if script not in ("delete", "background"):
         # A deletion that could not be made durable keeps its data, and its tombstone, for the next start.
         assert told["litter"] == [], str(told)
         assert told["after"][0] == 200, str(told)
     if script == "update":
         before, (_, after) = told["before"], told["after"]
         assert after["revision"] - before["revision"] in ((1,) if status == 200 else (0, 1)), str(told)
-    elif script not in ("delete", "keeper"):
+    elif script not in ("delete", "background"):
         assert told["after"][1] == told["before"], str(told)
     elif status == 204:
         assert told["after"][0] == 404, str(told)
@@ -86,7 +86,7 @@ def test_every_call_fails_once(
     for told in faults:
         judge(script, told)
     found = audit(home)
-    assert old in found or script in ("delete", "keeper")
+    assert old in found or script in ("delete", "background")
     assert open_intents(home) == []
     assert len(faults) * every >= end["calls"] > 10
     failed = sum(told["status"] != DONE[script] for told in faults)
@@ -113,7 +113,7 @@ def relapsed(script: str, told: dict[str, Any], old: list[str]) -> bool:
     assert answers["files"] == answers["by id"] == there, told
     assert dict(again) == answers | {"report": "nothing to do"}, told
     assert open_intents(home) == [], told
-    assert list((home / "state" / "owed").iterdir()) == [], told
+    assert list((home / "state" / "index-pending").iterdir()) == [], told
     for made in said["there"]:
         assert there[made["file_id"]] == made, told
     # The third was buried, and nobody was told; the fourth was let be.

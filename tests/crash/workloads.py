@@ -277,8 +277,8 @@ def slow_upload(s: Stage) -> None:
     s.upload(kernel, "quick.txt", b"quick")
     kernel.background.flush()
     session.write(b"but whole")
-    facts = {"file_id": session._file_id, "original_filename": "slow.txt"}
-    s.ask("upload", session._file_id, facts, lambda: session.commit()[0])
+    facts = {"file_id": session.file_id, "original_filename": "slow.txt"}
+    s.ask("upload", session.file_id, facts, lambda: session.commit()[0])
     kernel.background.flush()
 
 
@@ -392,8 +392,8 @@ def a_live_neighbour(s: Stage) -> None:
     session.write(b"slow")
     assert run_other() == 0
     session.write(b" and whole")
-    facts = {"file_id": session._file_id, "original_filename": "slow.txt"}
-    done = s.ask("upload", session._file_id, facts, lambda: session.commit()[0])
+    facts = {"file_id": session.file_id, "original_filename": "slow.txt"}
+    done = s.ask("upload", session.file_id, facts, lambda: session.commit()[0])
     s.promise(done is not None, "a live upload was taken for a dead one")
 
 

@@ -169,7 +169,11 @@ def everything(kernel: Kernel) -> dict[str, Attr]:
 
 
 def entries(kernel: Kernel) -> list[tuple[bool, bool]]:
-    return [(e.data, e.sidecar) for d in kernel.parts.backend.list_directories() for e in kernel.parts.backend.list(d)]
+    return [
+        (e.data, e.sidecar)
+        for d in kernel.parts.backend.list_directories()
+        for e in kernel.parts.backend.list(d)
+    ]
 
 
 def statuses(kernel: Kernel) -> list[tuple[str, str]]:
@@ -621,7 +625,10 @@ def test_what_is_no_mark_among_the_marks_is_said_once_and_hides_nothing(
         kernel.background.recover()
     assert everything(kernel) == {attr.file_id: attr}
     lines = [record.message for record in caplog.records if "is no file of artstore" in record.message]
-    assert sorted(line.partition(" is no")[0] for line in lines) == [f"{flags}/a directory", f"{flags}/a link"]
+    assert sorted(line.partition(" is no")[0] for line in lines) == [
+        f"{flags}/a directory",
+        f"{flags}/a link",
+    ]
 
 
 def test_a_start_on_a_full_disk_leaves_for_later_what_finds_no_room(
@@ -989,7 +996,9 @@ def test_a_broken_pair_goes_to_quarantine_and_a_stranger_stays(shipped: Ground) 
 def test_what_somebody_is_deleting_is_not_set_aside(ground: Ground) -> None:
     kernel = ground.open()
     attr = upload(kernel)
-    kernel.parts.backend.delete(attr.key, if_match=kernel.parts.backend.read_sidecar(attr.key))  # and its data next
+    kernel.parts.backend.delete(
+        attr.key, if_match=kernel.parts.backend.read_sidecar(attr.key)
+    )  # and its data next
     run = recovery.Recovery(kernel.parts, kernel.index, kernel.observers, sole_writer=lambda: True)
     run._reconcile_directory(attr.storage_path, sole_writer=True)
     assert run.report.quarantined == 0

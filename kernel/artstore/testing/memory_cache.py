@@ -23,7 +23,7 @@ class MemoryCache(Cache):
 
     def __init__(self, settings: BaseModel | None = None, context: Context | None = None) -> None:
         self._rows: dict[str, Attr] = {}
-        self._stamp: str | None = None
+        self._generation: str | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -83,18 +83,18 @@ class MemoryCache(Cache):
 
     def generation(self) -> str | None:
         with self._open():
-            return self._stamp
+            return self._generation
 
     def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
         with self._open():
-            if if_match not in (None, self._stamp):
+            if if_match not in (None, self._generation):
                 raise Unavailable("The cache was begun anew meanwhile.")
-            self._stamp = stamp
+            self._generation = stamp
 
     def clear(self) -> None:
         with self._open():
             self._rows.clear()
-            self._stamp = None
+            self._generation = None
 
     def check(self) -> None:
         with self._open():
