@@ -62,7 +62,7 @@ def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(artstore.kernel, "now", lambda: ago)
         made = upload(node.kernel, b"", "of an hour ago.txt")
-    assert checkpoint.precedes(node.kernel, made.storage_path)
+    assert checkpoint.precedes(node.kernel.parts, made.storage_path)
     # A power cut takes the row, which nobody synced; the log was.
     node.kernel.cache.remove([made.file_id])
     assert {p: p.stat().st_size for p in wal.iterdir()} != before
