@@ -1,20 +1,19 @@
-"""The log of intents: what was begun, and what became of it. Segment files, one writer process each.
+"""The log of intents in segment files, each written by one process.
 
-    <home>/state/wal/<milliseconds>-<pid>-<number>-<random>.jsonl      being written, held by `flock`
-    <home>/state/wal/<...>.settled.jsonl                      nothing in it is of concern to recovery
+    <home>/state/wal/<milliseconds>-<pid>-<number>-<random>.jsonl      open: its process owns it (`OwnedFile`)
+    <home>/state/wal/<...>.settled.jsonl                               closed: recovery need not read it
 
-One JSON line a record: `{"tx", "at", "status": "pending", "op", "file_id", "key", "by", ...}` opens an intent,
-`{"tx", "at", "status": "committed" | "rolled_back" | "failed", "error"}` ends it, and `{"at", "flushed": N}`
-says that what was committed before byte N is durable in the cache too. The log is not synced for an upload,
-whose staged files are its durable trace; it is for an update (`durable=True`). A line torn by a crash is
-skipped. It does not depend on the cache, and it may be deleted while the element is stopped.
+A record is one line of JSON. `{"tx", "at", "status": "pending", "op", "file_id", "key", "by", ...}` opens an intent,
+`{"tx", "at", "status": "committed" | "rolled_back" | "failed", "error"}` ends it, and `{"at", "flushed": N}` says that
+what ended before byte N is durable in the cache too. For an upload the log is not synced, because its staged files are
+its durable trace; for an update it is (`Intent.sync`). A line that a crash tore is skipped. The log does not depend on
+the cache, and it may be deleted while the element is stopped.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import os
 import secrets
 import threading
@@ -28,19 +27,20 @@ from pydantic import BaseModel, ByteSize, Field
 
 from artstore.attr import timestamp
 from artstore.ids import FileId, Key, now, uuid7
-from artstore.posix import translate_errors, translate_startup_errors
-from artstore.spi import API, AbandonedLog, Context, Log, Status, Transaction
-from artstore_wal.segment import OPEN, SETTLED, Segment, Written, hold, read
+from artstore.posix import OwnedFile, translate_errors, translate_startup_errors
+from artstore.spi import API, AbandonedLog, Context, Intent, Log, Status, Transaction
+from artstore_wal.segment import CLOSED, OPEN, LoggedTransaction, Segment, read_segment
 
-log = logging.getLogger("artstore.wal")
+ERROR_LIMIT = 500
+"""Characters of the error of an intent that are kept."""
 
 
-class Intent:
-    """An intent in the hands of the process that opened it; ended exactly once."""
+class FileIntent(Intent):
+    """An open intent in a segment."""
 
     def __init__(self, segment: Segment, tx: str) -> None:
         self._segment = segment
-        self.tx = tx
+        self._tx = tx
 
     def commit(self) -> None:
         self.end("committed", None)
@@ -55,27 +55,30 @@ class Intent:
         self._segment.sync()
 
     def end(self, status: Status, error: str | None) -> None:
-        record = {"tx": self.tx, "at": timestamp(now()), "status": status}
+        """End it with any status. Never raises."""
+        record = {"tx": self._tx, "at": timestamp(now()), "status": status}
         if error:
-            record["error"] = error[:500]
-        self._segment.end(self.tx, record)
+            record["error"] = error[:ERROR_LIMIT]
+        self._segment.end(self._tx, record)
 
 
 @dataclass
 class AbandonedSegment:
-    """A dead process's segment, held, with what recovery has to look at."""
+    """The segment of a dead process, an `AbandonedLog`."""
 
     certainly_dead: ClassVar[bool] = True
     segment: Segment
-    pending: list[Written] = field(default_factory=list)
-    uncheckpointed: list[Written] = field(default_factory=list)
+    pending: list[LoggedTransaction] = field(default_factory=list)
+    uncheckpointed: list[LoggedTransaction] = field(default_factory=list)
 
     def end(self, transaction: Transaction, status: Status, error: str | None = None) -> None:
-        Intent(self.segment, transaction.id).end(status, error)
+        FileIntent(self.segment, transaction.id).end(status, error)
 
     def close(self) -> None:
-        if not self.segment.open:  # a full disk: then it is looked at again
-            self.segment.settle()
+        if (
+            not self.segment.open
+        ):  # an end could not be written on a full disk: recovery reads the segment again
+            self.segment.close()
         self.release()
 
     def release(self) -> None:
@@ -88,20 +91,23 @@ class FileLog(Log):
     API: ClassVar[int] = API
 
     class Settings(BaseModel, extra="forbid"):
-        """`[wal.files]`: how much is kept of finished segments."""
+        """`[wal.files]`: how long closed segments are kept."""
 
-        keep_hours: float = Field(default=168, ge=0, description="hours")
-        max_size: ByteSize = Field(default=ByteSize(64 << 20), description="bytes of finished intents")
+        keep_hours: float = Field(default=168, ge=0, description="hours that a closed segment is kept")
+        max_size: ByteSize = Field(
+            default=ByteSize(64 << 20), description="bytes of closed segments that are kept"
+        )
 
     segment_size: int = 4 << 20
-    """Bytes after which a new segment is begun."""
+    """Bytes after which a new segment is opened."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
         directory = context.state / "wal"
-        with translate_startup_errors(directory):
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if not context.read_only:
+            with translate_startup_errors(directory):
+                directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
-        self._keep = settings.keep_hours * 3600
+        self._keep_seconds = settings.keep_hours * 3600
         self._max_size = int(settings.max_size)
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -116,145 +122,147 @@ class FileLog(Log):
         file_id: FileId | None = None,
         key: Key | None = None,
         revision: int = 0,
-    ) -> Intent:
+    ) -> FileIntent:
         at = now()
         tx = uuid7(at)
-        told = {"file_id": file_id, "key": key, "by": by, "revision": revision or None}
         record: dict[str, Any] = {"tx": tx, "at": timestamp(at), "status": "pending", "op": operation}
-        record |= {k: v for k, v in told.items() if v is not None}
-        with self._lock:  # also while it is written: a segment without an open intent may be settled
-            segment = self._writable()
+        optional = {"file_id": file_id, "key": key, "by": by, "revision": revision or None}
+        record |= {name: value for name, value in optional.items() if value is not None}
+        with self._lock:  # also while it is written: a segment without an open intent may be closed
+            segment = self._writable_segment()
             segment.begin(tx, record)
-        return Intent(segment, tx)
+        return FileIntent(segment, tx)
 
-    def _writable(self) -> Segment:
-        if self._current is not None and (self._current.size > self.segment_size or self._current.spoiled):
+    def _writable_segment(self) -> Segment:
+        """Return the current segment, or a new one when it is full or its fsync failed. Called under the lock."""
+        if self._current and (self._current.size > self.segment_size or self._current.fsync_failed):
             self._full.append(self._current)
             self._current = None
         if self._current is None:
-            self._current = self._create()
+            with translate_errors("The log cannot be opened"):
+                self._current = self._create_segment()
         return self._current
 
-    def _create(self) -> Segment:
+    def _create_segment(self) -> Segment:
         while True:
-            # The number orders what one process begins within a millisecond.
+            # The number orders the segments that one process opens within a millisecond.
             number = f"{next(self._numbers):06d}"
             name = f"{int(time.time() * 1000):013d}-{os.getpid()}-{number}-{secrets.token_hex(4)}{OPEN}"
-            path = self._directory / name
-            with translate_errors("The log cannot be begun"):
-                fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             try:
-                with translate_errors("The log cannot be begun"):
-                    if hold(fd, path):
-                        return Segment(path, fd)
-            except BaseException:
-                os.close(fd)
-                path.unlink(missing_ok=True)
-                raise
-            os.close(fd)
+                return _open_segment(OwnedFile.create(self._directory / name))
+            except FileExistsError:  # another process took the empty file for that of a dead process
+                continue
+
+    def _segments(self) -> list[Segment]:
+        """Return the segments of this process, oldest first. Called under the lock."""
+        return [*self._full, *([self._current] if self._current else [])]
 
     def position(self) -> list[tuple[Segment, int]]:
         with self._lock:
-            segments = [*self._full, *([self._current] if self._current else [])]
+            segments = self._segments()
         for segment in segments:
-            segment.say_unsaid()
-        return [(s, s.size) for s in segments]
+            segment.write_pending_ends()
+        return [(segment, segment.size) for segment in segments]
 
-    def checkpoint(self, marks: list[tuple[Segment, int]]) -> None:
-        for segment, upto in marks:
-            segment.flushed(upto)
-        with translate_errors("Old parts of the log cannot be put away"):
-            self._put_away(marks)
-
-    def _put_away(self, marks: list[tuple[Segment, int]]) -> None:
+    def checkpoint(self, position: list[tuple[Segment, int]]) -> None:
+        for segment, upto in position:
+            segment.checkpoint(upto)
         with self._lock:
-            done = [s for s, upto in marks if s in self._full and not s.open and s.size >= upto]
+            # In this order: once no intent is open, the size is final. What ended after `position` keeps it open.
+            done = [s for s, _ in position if s in self._full and not s.open and s.is_checkpointed]
             self._full = [s for s in self._full if s not in done]
         for segment in done:
-            segment.settle()
-        self._prune()
+            segment.close()
+        with translate_errors("Old parts of the log cannot be removed"):
+            self._prune()
 
     def _prune(self) -> None:
+        """Remove closed segments that are too old, and the oldest of those that are too large together."""
         kept = 0
-        for path in sorted(self._directory.glob("*" + SETTLED), reverse=True):
+        for path in sorted(self._directory.glob("*" + CLOSED), reverse=True):
             try:
                 stat = path.stat()
                 kept += stat.st_size
-                if kept > self._max_size or time.time() - stat.st_mtime > self._keep:
+                if kept > self._max_size or time.time() - stat.st_mtime > self._keep_seconds:
                     path.unlink()
-            except FileNotFoundError:
+            except FileNotFoundError:  # another process of this node removed it
                 continue
 
     def abandoned(self) -> Iterator[AbandonedLog]:
-        with translate_errors("The log of a dead process cannot be read"):
-            yield from self._abandoned()
-
-    def _abandoned(self) -> Iterator[AbandonedLog]:
         for path in sorted(self._directory.glob("*" + OPEN)):
-            if path.name.endswith(SETTLED):
+            if path.name.endswith(CLOSED):
                 continue
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            try:
-                held = Segment(path, fd) if hold(fd, path) else None
-            except OSError:  # or nobody could settle it as long as this process lives
-                os.close(fd)
-                raise
-            if held is None:
-                os.close(fd)
-                continue
-            found = AbandonedSegment(held)
-            try:
-                transactions, flushed = read(path)
-            except OSError:
-                found.release()
-                raise
-            for t in transactions:
-                if t.status == "pending":
-                    found.pending.append(t)
-                elif t.offset >= flushed:
-                    found.uncheckpointed.append(t)
-            yield found
+            with translate_errors("The log of a dead process cannot be read"):
+                file = OwnedFile.seize(path)
+                left = _read_abandoned(file) if file else None
+            if left:
+                yield left
 
     def transactions(
         self, *, status: Status | None = None, limit: int = 100, before: str | None = None
     ) -> list[Transaction]:
         newest: list[Transaction] = []
-        segments: list[tuple[float, Path]] = []
-        for path in self._directory.glob("*" + OPEN):
-            try:
-                segments.append((path.stat().st_mtime, path))
-            except FileNotFoundError:
-                continue
-        for mtime, path in sorted(segments, reverse=True):
-            # What ended before the oldest one found began cannot hold a newer one.
-            if (
-                newest
-                and len(newest) >= limit
-                and int(newest[-1].id.replace("-", "")[:12], 16) > (mtime + 1) * 1000
-            ):
+        for mtime, path in self._newest_first():
+            # A segment last written before the oldest transaction found was begun holds no newer one.
+            if newest and len(newest) >= limit and _milliseconds(newest[-1]) > (mtime + 1) * 1000:
                 break
             try:
-                found, _ = read(path)
+                found, _ = read_segment(path)
             except FileNotFoundError:
                 continue
-            wanted = (t for t in found if (status in (None, t.status)) and (before is None or t.id < before))
+            wanted = (t for t in found if status in (None, t.status) and (before is None or t.id < before))
             newest = heapq.nlargest(limit, [*newest, *wanted], key=lambda t: t.id)
         return newest
 
+    def _newest_first(self) -> list[tuple[float, Path]]:
+        """Return the segments of all processes and when each was last written."""
+        found: list[tuple[float, Path]] = []
+        for path in self._directory.glob("*" + OPEN):
+            try:
+                found.append((path.stat().st_mtime, path))
+            except FileNotFoundError:
+                continue
+        return sorted(found, reverse=True)
+
     def check(self) -> None:
         with self._lock:
-            self._writable()
+            self._writable_segment()
 
     def close(self) -> None:
         with self._lock:
-            segments = [*self._full, *([self._current] if self._current else [])]
+            segments = self._segments()
             self._full, self._current = [], None
         for segment in segments:
-            segment.say_unsaid()
-            if segment.open or segment.unflushed:
-                segment.release()
+            segment.write_pending_ends()
+            if not segment.open and segment.is_checkpointed:
+                segment.close()
             else:
-                segment.settle()
+                segment.release()
+
+
+def _open_segment(file: OwnedFile) -> Segment:
+    try:
+        return Segment(file)
+    except OSError:  # no process could recover the file for as long as this one lives
+        file.close()
+        raise
+
+
+def _read_abandoned(file: OwnedFile) -> AbandonedSegment:
+    left = AbandonedSegment(_open_segment(file))
+    try:
+        transactions, checkpointed = read_segment(file.path)
+    except OSError:
+        left.release()
+        raise
+    for t in transactions:
+        if t.status == "pending":
+            left.pending.append(t)
+        elif t.offset >= checkpointed:
+            left.uncheckpointed.append(t)
+    return left
+
+
+def _milliseconds(transaction: Transaction) -> int:
+    """Return when a transaction was begun: its id is a UUIDv7."""
+    return int(transaction.id.replace("-", "")[:12], 16)

@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The log in segment files, offered under the name `files`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""One file of the log: its lines, and what becomes of the file."""
+"""A segment: one file of the log, its lines, and what becomes of it."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -15,165 +14,171 @@ from typing import Any
 from artstore.attr import timestamp
 from artstore.errors import DISK_FULL_ERRNOS, StorageFull, Unavailable
 from artstore.ids import now
-from artstore.posix import translate_errors
+from artstore.posix import OwnedFile, fsync_directory, translate_errors
 from artstore.spi import STATUSES, Transaction
 
 log = logging.getLogger("artstore.wal")
 
 OPEN = ".jsonl"
-SETTLED = ".settled.jsonl"
+CLOSED = ".settled.jsonl"
 
 
 @dataclass(slots=True, kw_only=True)
-class Written(Transaction):
+class LoggedTransaction(Transaction):
     """A transaction in a segment. `offset`: where its last record begins."""
 
     offset: int
 
 
 class Segment:
-    """One file of the log, held by this process: its own, or a dead one's that it settles."""
+    """A segment that this process owns: its own, or one that a dead process left. Any thread may call it."""
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self._fd = fd
+    def __init__(self, file: OwnedFile) -> None:
+        self._file = file
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._synced = 0
-        self._size = os.fstat(fd).st_size
-        self._flushed = self._size
-        self._named = False
-        # A dead process's last line may be torn: what we add begins on a line of its own.
-        self._torn = self._size > 0 and os.pread(fd, 1, self._size - 1) != b"\n"
-        self.spoiled = False
-        """An fsync of it failed: what was written before may be lost whatever a later one says."""
+        self._size = os.fstat(file.fd).st_size
+        self._checkpointed = self._size
+        self._name_is_durable = False
+        # The last line of a dead process may be torn: what is appended begins on a line of its own.
+        self._torn = self._size > 0 and os.pread(file.fd, 1, self._size - 1) != b"\n"
+        self.fsync_failed = False
+        """What was written before may be lost, whatever a later fsync reports."""
         self.open: set[str] = set()
-        self._unsaid: dict[str, dict[str, Any]] = {}
+        """The ids of the intents whose end is not written."""
+        self._pending_ends: dict[str, dict[str, Any]] = {}
 
     @property
     def size(self) -> int:
+        """The number of bytes written."""
         return self._size
 
+    @property
+    def is_checkpointed(self) -> bool:
+        """Whether everything in it is durable in the cache."""
+        return self._size <= self._checkpointed
+
     def begin(self, tx: str, record: dict[str, Any]) -> None:
+        """Append the opening of an intent. Raises `StorageFull`, `Unavailable`."""
         self._append(record, opens=tx)
-        self.say_unsaid()
+        self.write_pending_ends()
 
     def end(self, tx: str, record: dict[str, Any]) -> None:
-        """Ends an intent. A log that cannot be written (a full disk) must not undo what is done:
-        the intent stays open until there is room, and recovery looks at it if there never is."""
+        """Append the end of an intent. Never raises.
+
+        A log that cannot be written (the disk is full) must not undo what is done: the intent stays open until there
+        is space, and recovery resolves it if there never is.
+        """
         with self._lock:
             self.open.add(tx)
-            self._unsaid[tx] = record
-        self.say_unsaid()
+            self._pending_ends[tx] = record
+        self.write_pending_ends()
 
-    def say_unsaid(self) -> None:
-        """Say what became of intents, also of those whose end found no room before. Never raises."""
+    def write_pending_ends(self) -> None:
+        """Append the ends of intents that could not be written before. Never raises."""
         while True:
             with self._lock:
-                if not self._unsaid:
+                if not self._pending_ends:
                     return
-                tx, record = self._unsaid.popitem()
+                tx, record = self._pending_ends.popitem()
             try:
                 self._append(record)
             except (StorageFull, Unavailable):
                 with self._lock:
-                    self._unsaid[tx] = record
+                    self._pending_ends[tx] = record
                 return
             with self._lock:
                 self.open.discard(tx)
 
-    def flushed(self, upto: int) -> None:
-        """Note that everything before `upto` is durable elsewhere."""
-        if upto > self._flushed:
+    def checkpoint(self, upto: int) -> None:
+        """Record that everything before byte `upto` is durable in the cache. Raises `StorageFull`, `Unavailable`."""
+        if upto > self._checkpointed:
             size = self._append({"at": timestamp(now()), "flushed": upto})
             with self._lock:
-                # What others wrote between the mark and this record is not flushed.
-                self._flushed = self._size if size == upto else upto
-
-    @property
-    def unflushed(self) -> bool:
-        return self._size > self._flushed
+                # What other threads wrote after `upto` and before this record is not checkpointed.
+                self._checkpointed = self._size if size == upto else upto
 
     def sync(self) -> None:
+        """Make everything written before this call durable. Raises `Unavailable`: then it may never be durable."""
         upto = self._size
-        # One at a time: of several at once the kernel tells only one that it failed, and the others yes.
+        # One fsync at a time: the system reports an error to only one of several calls, and success to the others.
         with self._syncing, translate_errors("The log cannot be made durable"):
-            fd, size = self._fd, self._size
-            # A second fsync would say yes while the disk holds the old bytes.
-            if self.spoiled or fd < 0:
+            fd, size = self._file.fd, self._size
+            # A second fsync would report success while the disk holds the old bytes.
+            if self.fsync_failed or fd < 0:
                 raise Unavailable("This part of the log cannot be made durable any more.")
             if self._synced >= upto:
                 return
             try:
                 os.fdatasync(fd)
-                if not self._named:
-                    for directory in (self.path.parent, self.path.parent.parent):
-                        _fsync_directory(directory)
-                    self._named = True
+                if not self._name_is_durable:
+                    for directory in (self._file.path.parent, self._file.path.parent.parent):
+                        fsync_directory(directory)
+                    self._name_is_durable = True
             except OSError:
-                self.spoiled = True
+                self.fsync_failed = True
                 raise
-            # Let go meanwhile: perhaps another file, which had its number by then, was synced.
-            if self._fd != fd:
+            # The segment was released meanwhile: perhaps another file had this number by then, and was synced.
+            if self._file.fd != fd:
                 raise Unavailable("This part of the log was closed.")
             self._synced = size
 
-    def settle(self) -> None:
-        """Nothing in it is of concern any more: give it its final name, and let it go."""
-        if self._size:
-            try:
-                if self.spoiled:
-                    self._copy()
-                # Or its last lines might be lost and its name kept: intents that nobody would ever end.
-                os.fdatasync(self._fd)
-            except OSError as e:
-                log.warning("%s stays as it is: %s", self.path.name, os.strerror(e.errno or 0))
-                self.spoiled = True
-                self.release()
-                return
+    def close(self) -> None:
+        """Give the segment its final name, which says that recovery need not read it, and release it. Never raises.
+
+        It keeps its name when that fails: then recovery reads it again.
+        """
+        path = self._file.path
         try:
-            if self._size:
-                self.path.rename(self.path.with_name(self.path.name.removesuffix(OPEN) + SETTLED))
+            if not self._size:
+                self._file.remove()
             else:
-                self.path.unlink(missing_ok=True)
-        except OSError as e:  # it is looked at again
-            log.warning("%s keeps its name: %s", self.path.name, os.strerror(e.errno or 0))
+                if self.fsync_failed:
+                    self._copy()
+                # Otherwise a power loss could take the last lines and keep the name: intents that nothing would end.
+                os.fdatasync(self._file.fd)
+                path.rename(path.with_name(path.name.removesuffix(OPEN) + CLOSED))
+        except OSError as e:
+            log.warning(
+                "%s keeps its name: recovery will read it again: %s", path.name, os.strerror(e.errno or 0)
+            )
         self.release()
 
     def _copy(self) -> None:
-        """Into another file of this name: of the one that failed, a second fsync would say yes and mean nothing."""
-        copy = self.path.with_suffix(".copy")
-        copy.unlink(missing_ok=True)
-        fd = os.open(copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        """Move the content to another file of this name. In a file whose fsync failed, a second fsync proves nothing."""
+        path = self._file.path
+        copy_path = path.with_suffix(".copy")
+        copy_path.unlink(missing_ok=True)
+        copy = OwnedFile.create(copy_path)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            content = self.path.read_bytes()
-            if os.write(fd, content) < len(content):
+            content = path.read_bytes()
+            if os.write(copy.fd, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            copy.rename(self.path)
+            copy_path.rename(path)
         except OSError:
-            os.close(fd)
-            copy.unlink(missing_ok=True)
+            copy.remove()
             raise
+        copy.path = path
         with self._lock:
-            failed, self._fd, self.spoiled, self._synced = self._fd, fd, False, 0
-        os.close(failed)
+            failed, self._file = self._file, copy
+            self.fsync_failed, self._synced = False, 0
+        failed.close()
 
     def release(self) -> None:
+        """Give the file up as it is: another process may recover it. A second call has no effect."""
         with self._lock:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+            self._file.close()
 
     def _append(self, record: dict[str, Any], opens: str | None = None) -> int:
-        """Where the record begins."""
+        """Append a line and return where it begins. Raises `StorageFull`, `Unavailable`."""
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with self._lock:
-            if self._torn:  # the disk filled up within the line before: end that one first
+            if self._torn:  # the disk was full in the middle of the last line: end that line first
                 line = b"\n" + line
-            begins = self._size
+            offset = self._size
             try:
-                written = os.write(self._fd, line)
+                written = os.write(self._file.fd, line)
                 self._size += written
                 self._torn = written < len(line)
                 if self._torn:
@@ -184,53 +189,45 @@ class Segment:
                 raise Unavailable(f"The log cannot be written: {os.strerror(e.errno or 0)}.") from e
             if opens:
                 self.open.add(opens)
-            return begins
+            return offset
 
 
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def read_segment(path: Path) -> tuple[list[LoggedTransaction], int]:
+    """Return the transactions of a segment, and the byte before which it is checkpointed. Raises `OSError`.
 
-
-def hold(fd: int, path: Path) -> bool:
-    """Whether this process holds the file from now on; False when another does, or it has gone."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return path.stat().st_ino == os.fstat(fd).st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
-
-
-def read(path: Path) -> tuple[list[Written], int]:
-    """The transactions of a segment, and how much of it was flushed."""
-    found: dict[str, Written] = {}
-    flushed = offset = 0
+    A line that a crash tore is skipped.
+    """
+    found: dict[str, LoggedTransaction] = {}
+    checkpointed = offset = 0
     with path.open("rb") as lines:
         for line in lines:
-            here, offset = offset, offset + len(line)
+            begins, offset = offset, offset + len(line)
             try:
                 record = json.loads(line)
                 if "flushed" in record:
-                    flushed = int(record["flushed"])
-                elif record["status"] == "pending":
-                    found[record["tx"]] = Written(
-                        id=record["tx"],
-                        operation=record["op"],
-                        file_id=record.get("file_id"),
-                        key=record.get("key"),
-                        by=record["by"],
-                        status="pending",
-                        started=record["at"],
-                        revision=record.get("revision", 0),
-                        offset=here,
-                    )
-                elif record["status"] in STATUSES and record["tx"] in found:
-                    t = found[record["tx"]]
-                    t.status, t.finished, t.error = record["status"], record["at"], record.get("error")
-                    t.offset = here
-            except (ValueError, KeyError, TypeError):  # torn by a crash
+                    checkpointed = int(record["flushed"])
+                else:
+                    _apply(record, found, begins)
+            except (ValueError, KeyError, TypeError):
                 continue
-    return list(found.values()), flushed
+    return list(found.values()), checkpointed
+
+
+def _apply(record: dict[str, Any], found: dict[str, LoggedTransaction], offset: int) -> None:
+    """Add the transaction that `record` opens to `found`, or end the one that it ends."""
+    tx, status = record["tx"], record["status"]
+    if status == "pending":
+        found[tx] = LoggedTransaction(
+            id=tx,
+            operation=record["op"],
+            file_id=record.get("file_id"),
+            key=record.get("key"),
+            by=record["by"],
+            status="pending",
+            started=record["at"],
+            revision=record.get("revision", 0),
+            offset=offset,
+        )
+    elif status in STATUSES and tx in found:
+        t = found[tx]
+        t.status, t.finished, t.error, t.offset = status, record["at"], record.get("error"), offset

@@ -182,12 +182,12 @@ def the_sidecar_is_rewritten_in_place(patch: Patch) -> None:
 
 @planted("update_old")
 def an_update_leaves_no_durable_trace(patch: Patch) -> None:
-    patch.setattr(log.Intent, "sync", lambda self: None)
+    patch.setattr(log.FileIntent, "sync", lambda self: None)
 
 
 @planted("update_old")
 def the_name_of_the_log_is_not_durable(patch: Patch) -> None:
-    patch.setattr(segment, "_fsync_directory", lambda path: None)
+    patch.setattr(segment, "fsync_directory", lambda path: None)
 
 
 @planted("two_change_one")

@@ -22,18 +22,22 @@ if TYPE_CHECKING:
     from artstore.testing.auth import AuthSuite
     from artstore.testing.backend import BackendSuite
     from artstore.testing.cache import CacheSuite
+    from artstore.testing.log import LogSuite
     from artstore.testing.memory_auth import StaticAuth
     from artstore.testing.memory_backend import MemoryBackend
     from artstore.testing.memory_cache import MemoryCache
     from artstore.testing.naming import NamingSuite
+    from artstore.testing.observer import ObserverSuite
 
 __all__ = [
     "AuthSuite",
     "BackendSuite",
     "CacheSuite",
+    "LogSuite",
     "MemoryBackend",
     "MemoryCache",
     "NamingSuite",
+    "ObserverSuite",
     "StaticAuth",
     "make_attr",
     "make_context",
@@ -43,16 +47,20 @@ _PLACES = {
     "AuthSuite": "auth",
     "BackendSuite": "backend",
     "CacheSuite": "cache",
+    "LogSuite": "log",
     "MemoryBackend": "memory_backend",
     "MemoryCache": "memory_cache",
     "NamingSuite": "naming",
+    "ObserverSuite": "observer",
     "StaticAuth": "memory_auth",
     "make_attr": "attrs",
     "make_context": "attrs",
 }
 
+_SUITES = ("auth", "backend", "cache", "log", "naming", "observer")
+
 # So that a failed `assert` of a suite shows what it compared, in a stranger's project too.
-pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in ("auth", "backend", "cache", "naming")))
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
 
 
 def __getattr__(name: str) -> Any:

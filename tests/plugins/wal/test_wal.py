@@ -1,4 +1,4 @@
-"""The log of intents: what it tells after every kind of end."""
+"""The log in segment files: torn lines, full and failing disks, segments of dead processes, pruning."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 
 from artstore.errors import ArtstoreError, StorageFull, Unavailable
+from artstore.testing import make_context
+from artstore_wal.log import FileLog
 
 WRITER = """
 import sys
 from pathlib import Path
 from artstore.testing import make_context
 from artstore_wal.log import FileLog
-from artstore.testing import make_context
 wal = FileLog(FileLog.Settings(keep_hours=1), make_context(Path(sys.argv[1])))
 for n in range(3):
     wal.begin("upload", by="dead", file_id=f"done-{n}", key=f"k/{n}").commit()
@@ -51,45 +52,7 @@ def segments(wal: FileLog, pattern: str = "*") -> list[Path]:
     return sorted(wal._directory.glob(pattern))
 
 
-def test_each_end_is_told(wal: FileLog) -> None:
-    wal.begin("upload", by="ivanov", file_id="1", key="a/1").commit()
-    wal.begin("upload", by="ivanov", file_id="2", key="a/2").roll_back("the client went away")
-    wal.begin("update", by="petrov", file_id="3", key="a/3", revision=2).fail("x" * 9999)
-    wal.begin("mode", by="petrov", key="ro")
-    told = {t.file_id: t for t in wal.transactions()}
-    assert {i: t.status for i, t in told.items()} == {
-        "1": "committed", "2": "rolled_back", "3": "failed", None: "pending",
-    }  # fmt: skip
-    assert (told["1"].error, told["2"].error) == (None, "the client went away")
-    assert told["3"].error == "x" * 500
-    assert (told["3"].operation, told["3"].by, told["3"].key) == ("update", "petrov", "a/3")
-    assert told["1"].started <= str(told["1"].finished)
-    assert told[None].finished is None
-    wal.close()
-
-
-def test_pages_go_back_through_all_segments(tmp_path: Path) -> None:
-    wal = make(tmp_path / "wal", segment_size=500)
-    for n in range(25):
-        wal.begin("upload", by="ivanov", file_id=str(n)).commit()
-    neighbour = make(tmp_path / "wal")
-    assert len(segments(wal)) > 3
-    everything = wal.transactions(limit=1000)
-    assert len(everything) == 25
-    assert [t.id for t in everything] == sorted((t.id for t in everything), reverse=True)
-    for limit in (1, 7, 25):
-        seen: list[str] = []
-        while page := neighbour.transactions(limit=limit, before=seen[-1] if seen else None):
-            assert len(page) <= limit
-            seen += [t.id for t in page]
-        assert seen == [t.id for t in everything]
-    assert wal.transactions(status="pending") == []
-    assert len(wal.transactions(status="committed", limit=3)) == 3
-    assert wal.transactions(limit=0) == []
-    wal.close()
-
-
-def test_a_torn_line_spoils_no_other(wal: FileLog) -> None:
+def test_a_torn_line_is_skipped(wal: FileLog) -> None:
     wal.begin("upload", by="a", file_id="1").commit()
     path = segments(wal)[0]
     with path.open("ab") as f:
@@ -101,7 +64,9 @@ def test_a_torn_line_spoils_no_other(wal: FileLog) -> None:
     wal.close()
 
 
-def test_a_line_torn_by_a_full_disk_spoils_no_other(wal: FileLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_torn_by_a_full_disk_damages_no_other_line(
+    wal: FileLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     intent = wal.begin("upload", by="a", file_id="1")
     write, room = os.write, [10, 0]
 
@@ -139,12 +104,12 @@ def test_an_end_that_cannot_be_written_leaves_the_intent_open(
     found = list(make(tmp_path / "wal").abandoned())
     assert [[t.file_id for t in a.pending] for a in found] == [["1"]]
     found[0].end(found[0].pending[0], "committed")
-    found[0].segment.settle()
+    found[0].segment.close()
     assert [t.status for t in wal.transactions()] == ["committed"]
 
 
 @pytest.mark.parametrize("later", ["begin", "end", "flush", "close"])
-def test_an_end_that_found_no_room_is_said_when_there_is_some(
+def test_an_end_that_a_full_disk_refused_is_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str
 ) -> None:
     wal = make(tmp_path / "wal")
@@ -172,14 +137,14 @@ def test_an_end_that_found_no_room_is_said_when_there_is_some(
         wal.checkpoint(wal.position())
     if later == "close":
         wal.close()
-    told = {t.file_id: (t.status, t.error) for t in wal.transactions()}
+    found = {t.file_id: (t.status, t.error) for t in wal.transactions()}
     expected = [("committed", None), ("rolled_back", "the client went away"), ("committed", None)]
-    assert [told[str(n)] for n in range(3)] == expected
-    assert told["3"][0] == ("committed" if later == "end" else "pending")
+    assert [found[str(n)] for n in range(3)] == expected
+    assert found["3"][0] == ("committed" if later == "end" else "pending")
     wal.close()
 
 
-def test_a_closed_log_is_settled_and_an_open_intent_is_not(tmp_path: Path) -> None:
+def test_close_closes_segments_without_open_intents_alone(tmp_path: Path) -> None:
     wal = make(tmp_path / "wal")
     wal.begin("upload", by="a", file_id="1").commit()
     wal.checkpoint(wal.position())
@@ -200,19 +165,7 @@ def test_an_empty_segment_leaves_nothing(tmp_path: Path) -> None:
     assert segments(wal) == []
 
 
-def test_what_came_after_the_mark_is_not_flushed(tmp_path: Path) -> None:
-    wal = make(tmp_path / "wal")
-    wal.begin("upload", by="a", file_id="1").commit()
-    marks = wal.position()
-    wal.begin("upload", by="a", file_id="2").commit()
-    wal.checkpoint(marks)
-    wal.close()
-    (found,) = make(tmp_path / "wal").abandoned()
-    assert [t.file_id for t in found.unflushed] == ["2"]
-    found.segment.settle()
-
-
-def test_full_segments_are_settled_after_a_flush(tmp_path: Path) -> None:
+def test_full_segments_are_closed_by_a_checkpoint(tmp_path: Path) -> None:
     wal = make(tmp_path / "wal", segment_size=200)
     first = wal.begin("upload", by="a", file_id="open")
     for n in range(5):
@@ -227,7 +180,7 @@ def test_full_segments_are_settled_after_a_flush(tmp_path: Path) -> None:
     wal.close()
 
 
-def test_segments_are_settled_under_writers(tmp_path: Path) -> None:
+def test_segments_are_closed_beside_writers(tmp_path: Path) -> None:
     wal = make(tmp_path / "wal", segment_size=300, max_size=1 << 30)
     over = threading.Event()
 
@@ -248,21 +201,21 @@ def test_segments_are_settled_under_writers(tmp_path: Path) -> None:
         finally:
             over.set()
         flushing.result()
-    told = wal.transactions(limit=10_000)
-    assert len(told) == 800
-    assert {t.status for t in told} == {"committed"}
+    found = wal.transactions(limit=10_000)
+    assert len(found) == 800
+    assert {t.status for t in found} == {"committed"}
     wal.close()
 
 
-def test_old_and_many_segments_are_pruned(tmp_path: Path) -> None:
+def test_closed_segments_are_removed_by_age_and_size(tmp_path: Path) -> None:
     wal = make(tmp_path / "wal", segment_size=100, max_size=1000)
     for n in range(40):
         wal.begin("upload", by="a", file_id=str(n)).commit()
     wal.checkpoint(wal.position())
     kept = segments(wal, "*.settled.jsonl")
     assert sum(p.stat().st_size for p in kept) <= 1000
-    told = sorted(int(t.file_id or -1) for t in wal.transactions(limit=1000))
-    assert told == list(range(40 - len(told), 40))
+    found = sorted(int(t.file_id or -1) for t in wal.transactions(limit=1000))
+    assert found == list(range(40 - len(found), 40))
     hours_ago = time.time() - 2 * 3600
     for path in kept:
         os.utime(path, (hours_ago, hours_ago))
@@ -274,7 +227,7 @@ def test_old_and_many_segments_are_pruned(tmp_path: Path) -> None:
 
 @pytest.fixture
 def dead(tmp_path: Path) -> Callable[[], None]:
-    """A process that wrote its part of the log; call it to kill that."""
+    """Start a process that writes a segment; return a function that kills it."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path / "wal")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -292,7 +245,7 @@ def dead(tmp_path: Path) -> Callable[[], None]:
     return kill
 
 
-def test_the_segment_of_a_live_process_is_its_own_and_of_a_dead_one_ours(
+def test_a_segment_is_recovered_by_one_process_once_its_own_is_dead(
     tmp_path: Path, dead: Callable[[], None]
 ) -> None:
     wal = make(tmp_path / "wal")
@@ -302,18 +255,18 @@ def test_the_segment_of_a_live_process_is_its_own_and_of_a_dead_one_ours(
     dead()
     (found,) = wal.abandoned()
     assert [t.file_id for t in found.pending] == ["open"]
-    assert [t.file_id for t in found.unflushed] == ["late"]
-    # Held by us now: nobody else settles it at the same time.
+    assert [t.file_id for t in found.uncheckpointed] == ["late"]
+    # This process owns it now: no other recovers it at the same time.
     assert list(make(tmp_path / "wal").abandoned()) == []
     found.end(found.pending[0], "rolled_back", "the process died")
-    found.segment.settle()
+    found.segment.close()
     assert list(wal.abandoned()) == []
     assert {t.file_id for t in wal.transactions(status="pending")} == {"mine"}
     assert json.loads(segments(wal, "*.settled.jsonl")[0].read_bytes().splitlines()[-1])["error"]
     wal.close()
 
 
-def test_what_ends_an_intent_is_not_written_behind_a_torn_line(tmp_path: Path) -> None:
+def test_an_end_is_not_appended_to_a_torn_line(tmp_path: Path) -> None:
     wal = make(tmp_path / "wal")
     wal.begin("upload", by="dead", file_id="1", key="a/1")
     segment = segments(wal)[0]
@@ -322,11 +275,11 @@ def test_what_ends_an_intent_is_not_written_behind_a_torn_line(tmp_path: Path) -
     wal.close()  # its process is gone, and with it the lock
     for found in make(tmp_path / "wal").abandoned():
         found.end(found.pending[0], "rolled_back")
-        found.settle()
+        found.close()
     assert [t.status for t in wal.transactions()] == ["rolled_back"]
 
 
-def test_a_segment_whose_fsync_failed_takes_no_more_intents(
+def test_a_segment_whose_fsync_failed_gets_no_more_intents(
     wal: FileLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = wal.begin("update", by="ivanov", file_id="1", key="a/1")
@@ -345,7 +298,7 @@ def test_a_segment_whose_fsync_failed_takes_no_more_intents(
     assert len(segments(wal, "*.settled.jsonl")) == 2
 
 
-def test_what_a_full_disk_cut_short_is_not_left_behind(
+def test_a_copy_that_a_full_disk_cut_short_is_removed(
     tmp_path: Path, wal: FileLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy of a segment whose fsync failed."""
@@ -355,25 +308,23 @@ def test_what_a_full_disk_cut_short_is_not_left_behind(
         with pytest.raises(Unavailable):
             intent.sync()
     intent.commit()
-    marks = wal.position()
+    position = wal.position()
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda fd, line: write(fd, line[:10]))
-        marks[0][0].settle()
+        position[0][0].close()
     assert list(tmp_path.rglob("*.*")) == segments(wal)
     wal.close()
 
 
-def test_of_two_that_sync_at_once_neither_is_told_what_the_other_alone_was(
-    wal: FileLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel tells of an error once for each open file: a sync beside the one that fails says yes."""
+def test_a_sync_beside_a_failing_one_fails_too(wal: FileLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system reports an error once for each open file: a sync beside the one that fails reports success."""
     first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "12")
     beside = threading.Event()
-    told: list[int] = []
+    found: list[int] = []
 
     def fdatasync(fd: int) -> None:
-        told.append(fd)
-        if len(told) > 1:
+        found.append(fd)
+        if len(found) > 1:
             return beside.set()
         other = pool.submit(second.sync)
         assert not beside.wait(0.2)
@@ -386,38 +337,38 @@ def test_of_two_that_sync_at_once_neither_is_told_what_the_other_alone_was(
             first.sync()
     with pytest.raises(Unavailable):
         second.sync()
-    assert len(told) == 1
+    assert len(found) == 1
     wal.close()
 
 
-def test_many_that_sync_at_once_share_it(wal: FileLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syncs_share_one_fsync(wal: FileLog, monkeypatch: pytest.MonkeyPatch) -> None:
     intents = [wal.begin("update", by="ivanov", file_id=str(i), key=f"a/{i}") for i in range(9)]
-    told: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", told.append)
+    found: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", found.append)
     for intent in intents:
         intent.sync()
-    assert len(told) == 1
+    assert len(found) == 1
     late = wal.begin("update", by="ivanov", file_id="late", key="a/late")
     late.sync()
-    assert len(told) == 2
+    assert len(found) == 2
     wal.close()
 
 
-def test_a_log_that_is_closed_writes_and_syncs_nothing_of_others(
+def test_a_closed_log_neither_writes_nor_syncs_the_file_of_another(
     tmp_path: Path, wal: FileLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wal.begin("update", by="ivanov", file_id="1", key="a/1").commit()
     first, second = (wal.begin("update", by="ivanov", file_id=i, key=f"a/{i}") for i in "23")
-    number, real = wal.position()[0][0]._fd, os.fdatasync
+    number, real = wal.position()[0][0]._file.fd, os.fdatasync
 
-    def closed_meanwhile(fd: int) -> None:
+    def close_meanwhile(fd: int) -> None:
         wal.close()
         with (tmp_path / "another's").open("x") as other:
             assert other.fileno() == fd == number
             real(fd)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", closed_meanwhile)
+        patch.setattr(os, "fdatasync", close_meanwhile)
         with pytest.raises(Unavailable):
             first.sync()
     with (tmp_path / "another's").open("a") as other:
@@ -434,7 +385,7 @@ def test_a_log_that_is_closed_writes_and_syncs_nothing_of_others(
 
 @pytest.mark.parametrize("call", ["open", "flock", "write"])
 @pytest.mark.parametrize(("code", "kind"), [(errno.EIO, Unavailable), (errno.ENOSPC, StorageFull)])
-def test_a_log_that_cannot_be_begun_is_begun_later(
+def test_a_log_that_cannot_be_opened_is_opened_later(
     wal: FileLog, monkeypatch: pytest.MonkeyPatch, call: str, code: int, kind: type[ArtstoreError]
 ) -> None:
     def fail(*_: object) -> int:
@@ -450,9 +401,7 @@ def test_a_log_that_cannot_be_begun_is_begun_later(
     assert len(segments(wal)) == 1
 
 
-def test_a_failed_look_lets_go_of_what_a_dead_process_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segment_that_cannot_be_read_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wal = make(tmp_path / "wal")
     wal.begin("upload", by="a", file_id="1")
     wal.close()
@@ -468,8 +417,8 @@ def test_a_failed_look_lets_go_of_what_a_dead_process_left(
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", broken)
         found.end(found.pending[0], "committed")
-        found.settle()  # keeps its name, and is looked at again
+        found.close()  # it keeps its name, and recovery reads it again
     (found,) = wal.abandoned()
-    assert [t.status for t in found.unflushed] == ["committed"]
-    found.settle()
+    assert [t.status for t in found.uncheckpointed] == ["committed"]
+    found.close()
     assert len(segments(wal, "*.settled.jsonl")) == 1
