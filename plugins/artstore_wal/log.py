@@ -28,7 +28,7 @@ from pydantic import BaseModel, ByteSize, Field
 from artstore.attr import timestamp
 from artstore.ids import FileId, Key, now, uuid7
 from artstore.posix import OwnedFile, translate_errors, translate_startup_errors
-from artstore.spi import API, AbandonedLog, Context, Intent, Log, Status, Transaction
+from artstore.spi import API, AbandonedLog, Context, Intent, Log, Size, Status, Transaction
 from artstore_wal.segment import CLOSED, OPEN, LoggedTransaction, Segment, read_segment
 
 ERROR_LIMIT = 500
@@ -94,7 +94,7 @@ class FileLog(Log):
         """`[wal.files]`: how long closed segments are kept."""
 
         keep_hours: float = Field(default=168, ge=0, description="hours that a closed segment is kept")
-        max_size: ByteSize = Field(
+        max_size: Size = Field(
             default=ByteSize(64 << 20), description="bytes of closed segments that are kept"
         )
 

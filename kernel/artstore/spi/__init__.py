@@ -58,7 +58,7 @@ from artstore.spi.log import (
 )
 from artstore.spi.naming import Name, Naming, Parsed
 from artstore.spi.observer import Change, Observer
-from artstore.spi.provider import API, PIECE, Configurable, Context, NoSettings
+from artstore.spi.provider import API, PIECE, Configurable, Context, NoSettings, Size
 
 __all__ = [
     "API",
@@ -100,6 +100,7 @@ __all__ = [
     "Recovered",
     "Rekeyed",
     "SingleNode",
+    "Size",
     "Sort",
     "Span",
     "Status",

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
+from artstore.limits import Size as Size  # for the settings of providers
+
 API = 1
 """The generation of this contract. A provider names the generation that it was written for."""
 PIECE = 1 << 20
@@ -25,8 +27,8 @@ class Context:
     """Caches, logs, and keys made at the first start. May be deleted while the element is stopped."""
     read_only: bool = False
     """The provider is opened to be inspected, perhaps while the element is being served. Then its constructor creates,
-    recovers and claims nothing, and only methods that change nothing are called. A cache or a log that does not exist
-    yet raises `NotFound`."""
+    recovers and claims nothing, and only methods that change nothing are called. A cache that does not exist yet, or a
+    log in a database, raises `NotFound`."""
     element_id: str = ""
     """Set for observers, which are built after the element id is known."""
     inner: Any = None
