@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ARTSTORE = [sys.executable, "-m", "artstore"]
+ARTSTORE = [sys.executable, "-m", "artstore_cli"]
 
 
 @dataclass(frozen=True)

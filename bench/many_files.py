@@ -115,7 +115,7 @@ def main() -> None:
         print("          after kill -9:                  {:.2f} s ({})".format(*timed_start(home)))
         die_under_way(home)
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "artstore", "recover", "--home", str(home)], check=True)
+        subprocess.run([sys.executable, "-m", "artstore_cli", "recover", "--home", str(home)], check=True)
         print(f"          after kill -9, as a command:    {time.perf_counter() - begun:.2f} s", flush=True)
         shutil.rmtree(home)
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-ARTSTORE = [sys.executable, "-m", "artstore"]
+ARTSTORE = [sys.executable, "-m", "artstore_cli"]
 SORTS = ("uploaded_at", "-uploaded_at", "original_filename", "-original_filename", "size", "-size")
 OF_THE_REQUEST = {"date", "x-request-id", "connection", "server"}
 """Headers that tell nothing of a file."""

@@ -1,1 +1,1 @@
-"""The command line: `artstore`."""
+"""The command line: `artstore`, or `python -m artstore_cli`."""

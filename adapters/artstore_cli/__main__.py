@@ -1,4 +1,4 @@
-"""`python -m artstore` is `artstore`."""
+"""`python -m artstore_cli` is `artstore`."""
 
 import sys
 

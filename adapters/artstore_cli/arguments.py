@@ -1,4 +1,4 @@
-"""What the command line takes, for argparse."""
+"""The types of command-line arguments, for argparse."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A whole number within these bounds."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the type of whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= (most or int(text)):
@@ -21,13 +21,13 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def date(text: str) -> datetime:
-    """A date or a time, in UTC unless it says otherwise; argparse tells of a ValueError."""
+    """Return a date or a time, in UTC unless the text names a zone. argparse reports the `ValueError`."""
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def directory(text: str) -> Path:
-    """A path; an empty one, perhaps a variable that is not set, does not mean this directory."""
+    """Return a path. An empty text is refused: it may be a variable that is not set, and would be this directory."""
     if not text:
         raise argparse.ArgumentTypeError("is empty")
     return Path(text)

@@ -1,4 +1,4 @@
-"""The command line. Heavy modules are imported within the commands that need them: `--help` is instant."""
+"""The commands and their options. A command's modules are imported when it runs, so that `--help` is instant."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import artstore
-from artstore_cli import maintenance
-from artstore_cli.arguments import date, directory, whole
+from artstore.host import exit_codes
+from artstore_cli.arguments import date, directory, whole_number
+from artstore_cli.invocation import existing_home, read_configuration, user_name
+from artstore_granian.adapters import ADAPTERS
 
-if TYPE_CHECKING:
-    from artstore.host.settings import Configuration
+HEALTHCHECK_TIMEOUT = 5
+"""Seconds within which a running element has to answer `artstore healthcheck`."""
 
-OK, FAILED, UNREACHABLE, CONFIGURATION = 0, 1, 7, 78
-
-_EXITS = """\
+_EPILOG = """\
 exit codes: 0 ok, 1 failed, 2 usage, 6 damage found, 7 unreachable, 78 configuration
 environment: ARTSTORE_HOME, ARTSTORE_CONFIG, ARTSTORE_PLUGINS=none, and every setting as ARTSTORE_SECTION__KEY
 """
@@ -28,48 +27,52 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command and return its exit code."""
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
-        print(end="", flush=True)  # here, where a reader that went away is expected
+        print(
+            end="", flush=True
+        )  # a reader that has gone away is noticed here, not at the end of the interpreter
     except KeyboardInterrupt:
-        return 130
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:  # `artstore wal | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return exit_codes.OK
     except Exception as e:
         code = _explain(e)
     return code
 
 
 def _explain(error: Exception) -> int:
-    """One or two lines for a person; a traceback only for what is our own fault."""
+    """Print an error in one or two lines and return the exit code. An error that nobody raised on purpose is raised
+    again: its traceback is needed."""
     from artstore.errors import ArtstoreError, ConfigError, ProviderFault, Unavailable
 
     if not isinstance(error, ArtstoreError | OSError):
         raise error
     print(f"artstore: {error}", file=sys.stderr)
     if isinstance(error, ConfigError):
-        return CONFIGURATION
+        return exit_codes.CONFIGURATION
     unreachable = isinstance(error, Unavailable) and not isinstance(error, ProviderFault)
-    return UNREACHABLE if unreachable else FAILED
+    return exit_codes.UNREACHABLE if unreachable else exit_codes.FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
-    # Before the command or behind it; unset it must not hide what was said before.
+    # These options may stand before the command or behind it. SUPPRESS: an option that is missing behind the command
+    # must not replace the value of the one before it.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument(
-        "--home", type=directory, metavar="DIR", help="where everything lies (./artstore-data)"
+        "--home", type=directory, metavar="DIR", help="directory of the element (./artstore-data)"
     )
-    common.add_argument("--config", type=Path, metavar="FILE", help="artstore.toml (HOME/artstore.toml)")
+    common.add_argument("--config", type=Path, metavar="FILE", help="configuration file (HOME/artstore.toml)")
     as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="for programs")
+    as_json.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser = argparse.ArgumentParser(
         prog="artstore",
         parents=[common],
         description="A storage element: files over HTTP, each beside a small sidecar that is its only truth.",
-        epilog=_EXITS,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"artstore {artstore.__version__}")
@@ -81,10 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     serve = add("serve", _serve, "Serve the element over HTTP.")
-    serve.add_argument("--adapter", choices=["starlette", "falcon"], help="ASGI or WSGI (starlette)")
+    serve.add_argument("--adapter", choices=list(ADAPTERS), help="ASGI or WSGI (starlette)")
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
-    serve.add_argument("--port", type=whole(1, 65_535), help="port to listen on (8010)")
-    serve.add_argument("--workers", type=whole(1, 256), help="processes (1)")
+    serve.add_argument("--port", type=whole_number(1, 65_535), help="port to listen on (8010)")
+    serve.add_argument("--workers", type=whole_number(1, 256), help="processes (1)")
 
     token = add("token", _token, "Print a token, signed with the element's own key.")
     token.add_argument("--user", required=True, help="who the token speaks for")
@@ -93,22 +96,20 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         choices=["reader", "user", "operator", "admin"],
-        help="repeatable",
+        help="what the user may do; repeatable",
     )
     token.add_argument(
-        "--ttl", type=whole(1), default=3600, metavar="SECONDS", help="how long it is valid (3600)"
+        "--ttl", type=whole_number(1), default=3600, metavar="SECONDS", help="how long it is valid (3600)"
     )
 
-    plugins = add(
-        "plugins", _plugins, "List what fills each role and what else could, or tell of one.", as_json
-    )
-    plugins.add_argument("name", nargs="?", metavar="NAME", help="what can be set for this one")
+    plugins = add("plugins", _plugins, "List the providers of each role, or describe one of them.", as_json)
+    plugins.add_argument("name", nargs="?", metavar="NAME", help="show what can be set for this provider")
 
     plugin = add("plugin", _plugin, "Make a plugin of your own, to begin with.")
-    plugin.add_argument("what", choices=["new"], metavar="new", help="in this directory")
+    plugin.add_argument("what", choices=["new"], metavar="new", help="make it in this directory")
     plugin.add_argument("name", metavar="NAME", help="of the provider; the directory is artstore-NAME")
     plugin.add_argument(
-        "--role", required=True, choices=["backend", "auth", "cache", "naming"], help="what it is to be"
+        "--role", required=True, choices=["backend", "auth", "cache", "naming"], help="what it provides"
     )
 
     config = add("config", _config, "Show or check the configuration.", as_json)
@@ -116,35 +117,25 @@ def _parser() -> argparse.ArgumentParser:
         "what", choices=["show", "check"], metavar="show|check", help="print it, or only check it"
     )
 
-    verify = add(
-        "verify", _over(maintenance.verify), "Compare files, sidecars and cache; change nothing.", as_json
-    )
-    verify.add_argument("--digests", action="store_true", help="read all data and compare its sha-256")
-    verify.add_argument("--since", type=date, metavar="DATE", help="only what was uploaded since (UTC)")
+    verify = add("verify", _verify, "Compare files, sidecars and cache; change nothing.", as_json)
+    verify.add_argument("--digests", action="store_true", help="read all data and compare its SHA-256")
+    verify.add_argument("--since", type=date, metavar="DATE", help="only files uploaded since then (UTC)")
 
-    add(
-        "rebuild",
-        _over(maintenance.rebuild),
-        "Bring the cache to what the sidecars say, while it is used.",
-        as_json,
-    )
-
-    add("recover", _over(maintenance.recover), "Settle whatever a crash left, and exit.", as_json)
+    add("rebuild", _rebuild, "Write the cache again from the sidecars, while it is in use.", as_json)
+    add("recover", _recover, "Recover what a crash left, and exit.", as_json)
 
     wal = add("wal", _wal, "List the write-ahead log, newest first.", as_json)
     wal.add_argument(
         "--status", choices=["pending", "committed", "rolled_back", "failed"], help="only these (all)"
     )
-    wal.add_argument("--limit", type=whole(0), metavar="NUMBER", default=50, help="how many (50)")
+    wal.add_argument("--limit", type=whole_number(0), metavar="NUMBER", default=50, help="how many (50)")
 
-    db = add(
-        "db", _db, "Show or move the schema of the cache's database, while the element is stopped.", as_json
-    )
+    db = add("db", _db, "Show or move the schema of the cache, while the element is stopped.", as_json)
     db.add_argument(
         "what",
         choices=["current", "upgrade", "downgrade"],
         metavar="current|upgrade|downgrade",
-        help="say the revision, or move it",
+        help="print the revision, or move to another",
     )
     db.add_argument(
         "revision",
@@ -155,97 +146,86 @@ def _parser() -> argparse.ArgumentParser:
 
     mode = add("mode", _mode, "Show the mode of the element, or change it.", as_json)
     mode.add_argument(
-        "target", nargs="?", choices=["rw", "ro", "ar", "edit"], help="where to; without one, show it"
+        "target",
+        nargs="?",
+        choices=["rw", "ro", "ar", "edit"],
+        help="the new mode; without it, show the mode",
     )
-    mode.add_argument("--confirm", action="store_true", help="needed to go back")
+    mode.add_argument("--confirm", action="store_true", help="needed to go back to an earlier mode")
     mode.add_argument("--reason", default="", help="kept with the mode")
 
-    add(
-        "rekey", _over(maintenance.rekey), "Bring every encrypted file under the present master key.", as_json
-    )
+    add("rekey", _rekey, "Bring every encrypted file under the present master key.", as_json)
     add("openapi", _openapi, "Print the HTTP contract as OpenAPI 3.1.")
     healthcheck = add("healthcheck", _healthcheck, "Ask the running element whether it is ready.")
-    healthcheck.add_argument("--port", type=whole(1, 65_535), help="port at which it listens (8010)")
+    healthcheck.add_argument("--port", type=whole_number(1, 65_535), help="port at which it listens (8010)")
     add("version", _version, "Print the version.", as_json)
     return parser
-
-
-def _configuration(args: argparse.Namespace, overrides: dict[str, Any] | None = None) -> Configuration:
-    from artstore.host.settings import load
-
-    home, config = getattr(args, "home", None), getattr(args, "config", None)
-    return load(home=home, config=config, overrides=overrides)
-
-
-def _standing(args: argparse.Namespace) -> Configuration:
-    """Of a home that is there: only `serve` makes one, so that a slip of the pen makes none."""
-    from artstore.errors import ConfigError
-
-    configuration = _configuration(args)
-    if not configuration.home.is_dir():
-        raise ConfigError(
-            f"There is no home {configuration.home}.",
-            place="--home or ARTSTORE_HOME",
-            cure="Name the home of an element; artstore serve makes a new one.",
-        )
-    return configuration
 
 
 def _serve(args: argparse.Namespace) -> int:
     from artstore_granian.serve import serve
 
-    flags = {"adapter": args.adapter, "host": args.host, "port": args.port, "workers": args.workers}
-    overrides = {f"server.{k}": v for k, v in flags.items() if v is not None}
-    serve(_configuration(args, overrides), overrides)
-    return OK
+    options = {"adapter": args.adapter, "host": args.host, "port": args.port, "workers": args.workers}
+    overrides = {f"server.{key}": value for key, value in options.items() if value is not None}
+    serve(read_configuration(args, overrides), overrides)
+    return exit_codes.OK
 
 
 def _token(args: argparse.Namespace) -> int:
     from artstore.errors import ConfigError
-    from artstore.host.boot import open_auth
+    from artstore.host.offline import open_auth
     from artstore.spi import SupportsIssue
 
-    auth = open_auth(_standing(args))
+    auth = open_auth(existing_home(args))
     try:
         if not isinstance(auth, SupportsIssue):
             raise ConfigError("This auth makes no tokens.", place="auth", cure="Get one where its users do.")
         print(auth.issue(user=args.user, roles=args.role, seconds=args.ttl))
     finally:
         auth.close()
-    return OK
+    return exit_codes.OK
 
 
 def _plugins(args: argparse.Namespace) -> int:
-    from artstore_cli.plugins import listing, one
+    from artstore_cli.plugins import plugins
 
-    configuration = _configuration(args)
-    text, faults = (
-        one(configuration, args.name, as_json=args.json)
-        if args.name
-        else listing(configuration, as_json=args.json)
-    )
-    print(text)
-    for fault in faults:
-        print(f"artstore: {fault}", file=sys.stderr)
-    return FAILED if faults else OK
+    return plugins(args)
 
 
 def _plugin(args: argparse.Namespace) -> int:
-    from artstore_cli.plugins import new
+    from artstore_cli.plugins import new_plugin
 
-    print(new(args.name, args.role))
-    return OK
+    return new_plugin(args)
 
 
 def _config(args: argparse.Namespace) -> int:
     from artstore_cli.config import config
 
-    return config(args, _configuration(args))
+    return config(args)
 
 
-def _over(step: Callable[[argparse.Namespace, Configuration], int]) -> Command:
-    """A command that looks after a whole store."""
-    return lambda args: step(args, _standing(args))
+def _verify(args: argparse.Namespace) -> int:
+    from artstore_cli.maintenance import verify
+
+    return verify(args)
+
+
+def _rebuild(args: argparse.Namespace) -> int:
+    from artstore_cli.maintenance import rebuild
+
+    return rebuild(args)
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from artstore_cli.maintenance import recover
+
+    return recover(args)
+
+
+def _rekey(args: argparse.Namespace) -> int:
+    from artstore_cli.maintenance import rekey
+
+    return rekey(args)
 
 
 def _db(args: argparse.Namespace) -> int:
@@ -265,32 +245,32 @@ def _mode(args: argparse.Namespace) -> int:
     from artstore.modes import Mode
     from artstore.spi import ROLES, Principal
 
-    node = open_node(_standing(args))
+    node = open_node(existing_home(args))
     try:
         record = node.kernel.element.record()
         if args.target is not None:
-            by = Principal(id="cli", name=os.environ.get("USER") or "cli", scopes=ROLES["admin"])
+            by = Principal(id="cli", name=user_name(), scopes=ROLES["admin"])
             record = node.kernel.transition(by, Mode(args.target), confirm=args.confirm, reason=args.reason)
     finally:
         node.close()
     print(record.model_dump_json() if args.json else record.mode.value)
-    return OK
+    return exit_codes.OK
 
 
 def _openapi(args: argparse.Namespace) -> int:
-    from importlib import import_module
+    from artstore_http.openapi import document
 
-    print(json.dumps(import_module("artstore_http.openapi").document(), indent=2, ensure_ascii=False))
-    return OK
+    print(json.dumps(document(), indent=2, ensure_ascii=False))
+    return exit_codes.OK
 
 
 def _healthcheck(args: argparse.Namespace) -> int:
     import http.client
 
     overrides = {} if args.port is None else {"server.port": args.port}
-    server = _configuration(args, overrides).settings.server
+    server = read_configuration(args, overrides).settings.server
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
-    connection = http.client.HTTPConnection(host, server.port, timeout=5)
+    connection = http.client.HTTPConnection(host, server.port, timeout=HEALTHCHECK_TIMEOUT)
     try:
         connection.request("GET", "/health/ready")
         answer = connection.getresponse()
@@ -300,12 +280,12 @@ def _healthcheck(args: argparse.Namespace) -> int:
             f"artstore: nothing answers at {host}:{server.port}: {getattr(e, 'strerror', None) or e}.",
             file=sys.stderr,
         )
-        return UNREACHABLE
+        return exit_codes.UNREACHABLE
     finally:
         connection.close()
-    return OK if answer.status == 200 else FAILED
+    return exit_codes.OK if answer.status == 200 else exit_codes.FAILED
 
 
 def _version(args: argparse.Namespace) -> int:
     print(json.dumps({"version": artstore.__version__}) if args.json else artstore.__version__)
-    return OK
+    return exit_codes.OK

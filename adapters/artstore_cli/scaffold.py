@@ -1,6 +1,6 @@
-"""A distribution to begin with: a provider in memory that passes the suite of its role.
+"""Makes a first plugin: a distribution with a provider in memory that passes the suite of its role.
 
-The provider is the one that ships with the suites, or our own naming: what a newcomer reads is tested code.
+The provider is a copy of the one that ships with the suites, or of our own naming: a newcomer reads tested code.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from importlib.resources import files
 from pathlib import Path
 
 from artstore.errors import Conflict, InvalidField
+from artstore.roles import ROLES
 
 NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
-LONGEST = 40
+NAME_LIMIT = 40
+"""Characters of the name of a provider."""
 
-# The module to begin with, and what its classes begin with. `artstore.testing` is read here, not imported: it needs
-# pytest, which a plain installation has not got.
 SOURCES = {
     "backend": ("artstore", "testing/memory_backend.py", "Memory"),
     "cache": ("artstore", "testing/memory_cache.py", "Memory"),
     "auth": ("artstore", "testing/memory_auth.py", "Static"),
     "naming": ("artstore_naming", "dated.py", "Dated"),
 }
+"""Role -> package and file of the provider that is copied, and the word that its class names begin with. The file is
+read and not imported: `artstore.testing` needs pytest, which a plain installation does not have."""
 
 PYPROJECT = """\
 [build-system]
@@ -61,8 +63,8 @@ from artstore.hookspecs import Provider, hookimpl
 
 
 @hookimpl
-def artstore_{role}s() -> list[Provider]:
-    return [Provider(name="{name}", target="{module}.{role}:{kind}", summary="Say here what it is")]
+def {hook}() -> list[Provider]:
+    return [Provider(name="{name}", target="{module}.{role}:{kind}", summary="Write here what it is")]
 '''
 
 README = """\
@@ -74,7 +76,7 @@ The {role} `{name}` for artstore. To choose it, in `artstore.toml`:
 {role} = "{name}"
 ```
 
-`src/{module}/{role}.py` is yours to rewrite; `pytest` says whether it keeps the contract of its role, which stands in
+`src/{module}/{role}.py` is yours to rewrite. `pytest` shows whether it keeps the contract of its role, which is in
 `artstore.spi`.
 """
 
@@ -133,14 +135,15 @@ class Test{kind}({Role}Suite):
 
 
 def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = None) -> Path:
-    """The directory of a new distribution below `place`. `taken`: names on offer already -> who offers them.
+    """Make a distribution in a new directory below `place`, and return that directory.
 
-    Raises `InvalidField` for a name that cannot be one, `Conflict` for one in use, `OSError`.
+    `taken`: the names that are offered already -> the plugins that offer them. Raises `InvalidField` for an impossible
+    name, `Conflict` for a name or a directory that is in use, `OSError`.
     """
-    if not NAME.fullmatch(name) or len(name) > LONGEST:
+    if not NAME.fullmatch(name) or len(name) > NAME_LIMIT:
         raise InvalidField(
             "NAME",
-            f"'{name}' cannot be a name: a-z, 0-9 and single '-' between, at most {LONGEST} characters.",
+            f"'{name}' cannot be a name: a-z, 0-9 and single '-' between, at most {NAME_LIMIT} characters.",
         )
     if taken and name in taken:
         raise Conflict(f"The {role} '{name}' is offered by {taken[name]} already.")
@@ -150,7 +153,7 @@ def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = No
     package, source, old = SOURCES[role]
     new = "".join(part.capitalize() for part in name.split("-"))
     fill = {
-        "name": name, "role": role, "Role": role.capitalize(), "Name": new,
+        "name": name, "role": role, "hook": ROLES[role].hook, "Role": role.capitalize(), "Name": new,
         "module": f"artstore_{name.replace('-', '_')}", "kind": f"{new}{role.capitalize()}",
     }  # fmt: skip
     code = (files(package) / source).read_text(encoding="utf-8")
@@ -171,7 +174,7 @@ def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = No
 
 
 def _write(directory: Path, path: str, text: str, fill: Mapping[str, str]) -> None:
-    for mark, value in fill.items():
-        path, text = path.replace(f"{{{mark}}}", value), text.replace(f"{{{mark}}}", value)
+    for name, value in fill.items():
+        path, text = path.replace(f"{{{name}}}", value), text.replace(f"{{{name}}}", value)
     (directory / path).parent.mkdir(parents=True, exist_ok=True)
     (directory / path).write_text(text, encoding="utf-8")

@@ -1,1 +1,1 @@
-"""`artstore serve`: granian in front of one of the two adapters."""
+"""`artstore serve`: the server granian in front of one of the two adapters."""

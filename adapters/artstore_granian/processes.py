@@ -1,5 +1,6 @@
-"""Children of the process that serves: forked, so that what was imported is shared by all of them, and one that dies is
-soon replaced. That process itself opens nothing: no lock, thread or connection is there for a child to inherit.
+"""Processes that the serving process forks, so that they share what it imported, and start soon after one died.
+
+The serving process itself opens nothing: a child inherits no lock, thread or connection from it.
 """
 
 from __future__ import annotations
@@ -18,26 +19,33 @@ from artstore.errors import ArtstoreError, ConfigError, Unavailable
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The option of prctl(2) that asks for a signal when the parent dies."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def die_with_parent(death: signal.Signals) -> bool:
-    """Have this child get the signal `death` when its parent dies; False when that has died already."""
+    """Let this child receive the signal `death` when its parent dies. Return False when the parent is dead already."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death)
     parent = multiprocessing.parent_process()
     return parent is None or parent.pid == os.getppid()
 
 
-def end_as_usual() -> None:
-    """Have this child run what it registers for its end (`atexit`), as processes do that were not forked; what its
-    parent registered is its parent's."""
+def run_exit_handlers_of_a_fork() -> None:
+    """Let this child run at its end what it registers with `atexit`.
+
+    multiprocessing ends a forked child without the handlers of `atexit`. Those that the parent registered before the
+    fork are the parent's: they are forgotten here.
+    """
     atexit._clear()
     multiprocessing.util.Finalize(None, atexit._run_exitfuncs, exitpriority=0)
 
 
-def in_a_child(function: Callable[[], T]) -> T:
-    """What `function` returns, run in a child that ends with it. Raises the `ArtstoreError` or `OSError` that it
-    raises, and `Unavailable` when the child was killed."""
+def run_in_child(function: Callable[[], T]) -> T:
+    """Run `function` in a child process that ends with it, and return what it returns.
+
+    Raises the `ArtstoreError` or `OSError` that it raises, and `Unavailable` when the child was killed. Any other
+    exception is printed by the child and ends this process with code 1.
+    """
     receiving, sending = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.Process(target=_run, args=(function, sending))
     child.start()
@@ -46,7 +54,7 @@ def in_a_child(function: Callable[[], T]) -> T:
         returned, raised = receiving.recv()
     except EOFError:
         child.join()
-        if child.exitcode == 1:  # a fault of ours: it has said all that there is to say
+        if child.exitcode == 1:  # the child has printed the traceback
             raise SystemExit(1) from None
         raise Unavailable(f"The process that recovers was killed (exit code {child.exitcode}).") from None
     finally:
@@ -61,38 +69,47 @@ def in_a_child(function: Callable[[], T]) -> T:
 def _run(function: Callable[[], Any], sending: Connection) -> None:
     if not die_with_parent(signal.SIGKILL):
         os._exit(1)
-    end_as_usual()
+    run_exit_handlers_of_a_fork()
     try:
         sending.send((function(), None))
-    except ConfigError as e:  # a stranger's might have a shape of its own, in which it does not come through
-        sending.send((None, ConfigError(e.detail, place=e.place, cure=e.cure)))
-    except ArtstoreError as e:
-        ours = (c for c in type(e).__mro__ if c.__module__ == ArtstoreError.__module__)
-        plain = next(c for c in ours if c is ArtstoreError or "__init__" not in vars(c))
-        sending.send((None, plain(e.detail)))
-    except OSError as e:
-        sending.send((None, OSError(e.errno, e.strerror, e.filename)))
-    except KeyboardInterrupt:  # the parent has heard it as well
+    except (ArtstoreError, OSError) as e:
+        sending.send((None, _make_picklable(e)))
+    except KeyboardInterrupt:  # the terminal has sent it to the parent as well
         os._exit(1)
 
 
-def stop_as_usual() -> None:
-    """Have children begin with the usual effect of the signals that stop: what this process does about them is lost in
-    a child, and nobody would stop it."""
+def _make_picklable(error: ArtstoreError | OSError) -> ArtstoreError | OSError:
+    """Return an error of our own class: an error of a plugin may have a constructor that pickle cannot call."""
+    if isinstance(error, ConfigError):
+        return ConfigError(error.detail, place=error.place, cure=error.cure)
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, error.filename)
+    ours = (c for c in type(error).__mro__ if c.__module__ == ArtstoreError.__module__)
+    plain = next(c for c in ours if c is ArtstoreError or "__init__" not in vars(c))
+    made: ArtstoreError = plain(error.detail)
+    return made
+
+
+def reset_stop_signals_in_children() -> None:
+    """Let every child that is forked from here on begin with the default effect of the signals that stop it.
+
+    The handlers of this process have no effect in a child, so nothing would stop the child until it installs its own.
+    The signals are blocked during the fork, so that none is lost in between.
+    """
     parent = os.getpid()
 
     def before() -> None:
         if os.getpid() == parent:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
 
     def in_parent() -> None:
         if os.getpid() == parent:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     def in_child() -> None:
         if os.getppid() == parent:
-            for number in _STOPS:
+            for number in _STOP_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

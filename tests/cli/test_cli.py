@@ -118,7 +118,9 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 def test_a_standard_output_that_is_closed() -> None:
     ended = subprocess.run(
-        ["sh", "-c", 'exec "$0" -m artstore version >&-', sys.executable], capture_output=True, check=False
+        ["sh", "-c", 'exec "$0" -m artstore_cli version >&-', sys.executable],
+        capture_output=True,
+        check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
 
@@ -130,7 +132,7 @@ def test_version(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert (ended.value.code, capsys.readouterr().out) == (0, f"artstore {artstore.__version__}\n")
     ran = subprocess.run(
-        [sys.executable, "-m", "artstore", "version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "artstore_cli", "version"], capture_output=True, text=True, check=True
     )
     assert ran.stdout == f"{artstore.__version__}\n"
 
@@ -146,7 +148,7 @@ def test_token_prints_the_token_alone(cli: Cli, home: Path) -> None:
 def test_plugins(cli: Cli) -> None:
     rows = cli.json("plugins")
     chosen = {(r["role"], r["name"]): r["status"] for r in rows if r["chosen"]}
-    filled = [("backend", "local"), ("naming", "dated"), ("cache", "sql"), ("auth", "jwt")]
+    filled = [("backend", "local"), ("naming", "dated"), ("cache", "sql"), ("wal", "files"), ("auth", "jwt")]
     assert chosen == dict.fromkeys(filled, "ok")
     code, out, err = cli("plugins")
     assert (code, err) == (0, "")
@@ -199,6 +201,7 @@ def test_config(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"server.port = 1234  # {home / 'artstore.toml'}" in out
     assert 'server.host = "::1"  # ARTSTORE_SERVER__HOST' in out
     assert "server.workers = 1  # default" in out
+    assert 'server.adapter = "starlette"  # default' in out
     assert "# limits.capacity is not set" in out
 
 
@@ -237,6 +240,14 @@ def test_what_is_missing_is_named(command: str, capsys: pytest.CaptureFixture[st
         main([command])
     assert usage.value.code == 2
     assert re.search("required: (show|current|new)", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", [["config", "check"], ["config", "show"], ["mode"]])
+def test_an_adapter_that_does_not_exist_is_78(cli: Cli, home: Path, command: list[str]) -> None:
+    (home / "artstore.toml").write_text("[server]\nadapter = 'django'\n")
+    place = f"{home / 'artstore.toml'}: server.adapter"
+    told = f"artstore: {place}: must be 'starlette' or 'falcon' (it is 'django').\n  See docs/configuration.md.\n"
+    assert cli(*command) == (78, "", told)
 
 
 @pytest.mark.parametrize("toml", [
@@ -313,7 +324,7 @@ def test_healthcheck_of_nobody_is_7(cli: Cli, monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_a_reader_that_goes_away_is_no_fault(home: Path) -> None:
-    command = f"{sys.executable} -W error -m artstore openapi --home {home} | head -c 1"
+    command = f"{sys.executable} -W error -m artstore_cli openapi --home {home} | head -c 1"
     ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("{", "")
 

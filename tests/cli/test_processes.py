@@ -11,7 +11,7 @@ import pytest
 
 CODE = """
 import atexit, json, multiprocessing, os, signal, sys
-from artstore_granian.processes import in_a_child
+from artstore_granian.processes import run_in_child
 from artstore.errors import ArtstoreError, ConfigError, InvalidField, NotFound, StorageFull
 
 class OddConfig(ConfigError):
@@ -43,7 +43,7 @@ WHAT = {
 multiprocessing.set_start_method("fork")
 atexit.register(print, "the parent's end", flush=True)
 try:
-    told = in_a_child(WHAT[sys.argv[2]])
+    told = run_in_child(WHAT[sys.argv[2]])
 except (ArtstoreError, OSError) as e:
     told = [type(e).__name__, str(e)]
 print(json.dumps(told))

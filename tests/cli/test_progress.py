@@ -33,7 +33,7 @@ def test_the_line(files: int, total: int | None, size: int, seconds: float, told
 
 
 def test_it_is_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artstore_cli.progress._EVERY", 0)
+    monkeypatch.setattr("artstore_cli.progress._INTERVAL", 0)
     master, slave = os.openpty()
     with open(slave, "w") as terminal:
         bar = Bar(terminal)

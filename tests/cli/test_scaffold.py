@@ -65,7 +65,10 @@ def test_nothing_is_overwritten_and_no_name_taken_twice(
 @pytest.mark.parametrize("role", SOURCES)
 def test_a_plain_installation_is_enough(tmp_path: Path, role: str) -> None:
     """Without the extra `testing` there is no pytest."""
-    without = "import sys; sys.modules['pytest'] = None; from artstore_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    without = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "from artstore_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", without, "plugin", "new", "tape", "--role", role]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (run.returncode, run.stderr) == (0, "")

@@ -96,7 +96,7 @@ def test_a_worker_paused_past_its_lease_publishes_nothing(tmp_path: Path, postgr
         "WAL__SQL__LEASE": "2",
         "WAL__SQL__URL": postgres.url(),
         "WAL__SQL__TABLE_PREFIX": "paused_",
-        "LIMITS__IDLE_BODY": "600",  # on a busy machine the pause alone may last longer than a body may stand still
+        "LIMITS__BODY_TIMEOUT": "600",  # on a busy machine the pause alone may last longer than a body may stand still
     }
     told = "SELECT status FROM paused_wal WHERE op = 'upload'"
     with servers.serving("starlette", tmp_path / "home", workers=2, settings=settings) as element:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from artstore.errors import ConfigError, PluginError
-from artstore.host.boot import build
-from artstore.host.plugins import Registry, plugin_rows
+from artstore.host.plugin_list import plugin_rows, used_providers
+from artstore.host.plugins import Registry
+from artstore.host.providers import build
 from artstore.host.settings import Configuration, Settings
-from artstore.testing import make_attr, make_context
+from artstore.testing import make_context
 
 OFFER = """
     from artstore.hookspecs import Provider, hookimpl
@@ -105,7 +106,7 @@ def test_what_is_installed_here_is_found() -> None:
     ("def artstore_backends(): return ['local']", "must give Provider records, not 'local'"),
     ("def artstore_backends(): return [{'name': 'x'}]", "must give Provider records"),
     ("from artstore.hookspecs import hookimpl\n@hookimpl\ndef artstore_comitted(op): ...", "artstore_comitted"),
-    ("from artstore.hookspecs import hookimpl\n@hookimpl\ndef artstore_committed(oops): ...", "oops"),
+    ("from artstore.hookspecs import hookimpl\n@hookimpl\ndef artstore_backends(oops): ...", "oops"),
 ])  # fmt: skip
 def test_a_broken_plugin_is_told_and_stays_alone(
     place: Path, install: Install, code: str, says: str, caplog: pytest.LogCaptureFixture
@@ -206,32 +207,6 @@ def test_blocking_what_is_not_there_is_an_error(place: Path, install: Install) -
     assert unknown.value.cure == "Did you mean 'acme:x'?"
 
 
-def test_every_listener_hears_whatever_the_others_do(
-    place: Path, install: Install, caplog: pytest.LogCaptureFixture
-) -> None:
-    listener = """
-        from artstore.hookspecs import hookimpl
-        heard = []
-        @hookimpl
-        def artstore_committed({arguments}):
-            heard.append(({arguments}))
-            {then}
-    """
-    install("a", listener, arguments="op, attr", then="1 / 0")
-    install("b", listener, arguments="attr", then="pass")
-    install("c", listener, arguments="", then="pass")
-    registry = load(place)
-    assert registry.has_listeners
-    attr = make_attr()
-    registry.announce("upload", attr)
-    assert [sys.modules[f"{n}_module"].heard for n in "abc"] == [[("upload", attr)], [attr], [()]]
-    assert "plugin a:x failed to hear of upload" in caplog.text
-
-
-def test_nobody_listens_here() -> None:
-    assert not Registry().has_listeners
-
-
 WRAPPERS = """
     from artstore.hookspecs import Provider, hookimpl
     from pydantic import BaseModel
@@ -302,13 +277,13 @@ def test_what_is_wrapped_counts_as_chosen(place: Path, install: Install) -> None
     install("acme", WRAPPERS)
     registry = load(place)
     settings = Settings.model_validate({"backend": {"use": "twin", "twin": {"inner": "outer"}}})
-    assert registry.used("backend", settings.backend) == ["twin", "outer", "core"]
+    assert used_providers(registry, "backend", settings.backend) == ["twin", "outer", "core"]
     chosen = {r["name"] for r in plugin_rows(registry, settings) if r["role"] == "backend" and r["chosen"]}
     assert chosen == {"twin", "outer", "core"}
     circle = Settings.model_validate({"backend": {"use": "outer", "outer": {"inner": "outer"}}})
-    assert registry.used("backend", circle.backend) == ["outer"]
+    assert used_providers(registry, "backend", circle.backend) == ["outer"]
     astray = Settings.model_validate({"backend": {"use": "outer", "outer": {"inner": "tape"}}})
-    assert registry.used("backend", astray.backend) == ["outer", "tape"]
+    assert used_providers(registry, "backend", astray.backend) == ["outer", "tape"]
 
 
 def test_what_was_to_be_wrapped_is_closed_when_its_wrapper_fails(wrap: Callable[..., Any]) -> None:

@@ -139,7 +139,7 @@ def test_room_that_runs_out_within_a_body(
 
 def test_a_body_that_stands_still(start: Start) -> None:
     """ASGI alone: a WSGI server gives no way to stop waiting for a body."""
-    element = start("starlette", settings={"LIMITS__IDLE_BODY": "0.2"})
+    element = start("starlette", settings={"LIMITS__BODY_TIMEOUT": "0.2"})
     with element.unchanged():
         for length in (10, 5_000_000):
             head = element.head("POST", "/api/v1/files?filename=a", [("Content-Length", str(length))])
@@ -150,7 +150,7 @@ def test_a_body_that_stands_still(start: Start) -> None:
 
 def test_a_body_that_drips(start: Start) -> None:
     """Never quite still, and too slow all the same: 1 KiB/s is the least."""
-    element = start("starlette", settings={"LIMITS__IDLE_BODY": "0.3"})
+    element = start("starlette", settings={"LIMITS__BODY_TIMEOUT": "0.3"})
     with element.unchanged():
         head = element.head("POST", "/api/v1/files?filename=a", [("Content-Length", "100000")])
         with element.connect() as connection:

@@ -15,7 +15,7 @@ from artstore.attr import Attr
 from artstore.backlog import Backlog
 from artstore.element import Element
 from artstore.errors import ConfigError, Unavailable
-from artstore.host.boot import build_observers, open_registry
+from artstore.host.providers import build_observers, open_registry
 from artstore.host.settings import Configuration, Settings
 from artstore.ids import now
 from artstore.kernel import Kernel

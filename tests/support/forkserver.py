@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 AHEAD = """
-granian.server.mp uvloop artstore_granian.serve artstore_starlette.app artstore_falcon.app artstore_local.backend
+granian.server.mp uvloop artstore_granian.serve artstore_granian.worker artstore_starlette.app artstore_falcon.app artstore_local.backend
 artstore_naming.dated artstore_sql.sqlite.cache artstore_sql.postgres.cache artstore_sql.postgres.log artstore_jwt.auth
 artstore_s3.backend artstore_crypt.backend
 """

@@ -19,10 +19,10 @@ import pytest
 from pydantic import BaseModel
 
 from artstore import hookspecs, spi
-from artstore.host.boot import open_registry
-from artstore.host.settings import ROLES, Settings
+from artstore.host import exit_codes
+from artstore.host.providers import open_registry
+from artstore.host.settings import DEFAULTS, Settings
 from artstore_cli import main as cli
-from artstore_cli import maintenance
 from artstore_http.problems import PROBLEMS
 from artstore_http.routes import ROUTES
 
@@ -346,7 +346,7 @@ def test_commands_are_told() -> None:
 
 
 def test_exit_codes_are_told() -> None:
-    codes = {cli.OK, cli.FAILED, maintenance.DAMAGE, cli.UNREACHABLE, cli.CONFIGURATION, 2}
+    codes = {code for name, code in vars(exit_codes).items() if name.isupper()}
     assert untold("configuration.md", [f"| {code} |" for code in codes]) == []
 
 
@@ -354,7 +354,7 @@ def _fields() -> Iterator[tuple[list[str], str]]:
     """Each setting as its path and the heading it stands under."""
     for name, field in Settings.model_fields.items():
         annotation = field.annotation
-        if name in ROLES:
+        if name in DEFAULTS:
             yield [name], "### Top level"
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             for below in annotation.model_fields:

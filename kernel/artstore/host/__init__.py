@@ -1,1 +1,1 @@
-"""The host: settings, plugins and providers, joined to one running element."""
+"""What turns settings and plugins into one running element: settings, plugins, providers, boot."""

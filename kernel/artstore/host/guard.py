@@ -91,7 +91,7 @@ RETURNS: dict[str, Classes | Each] = {
 
 def wrap(provider: Any, role: str, owner: str) -> Any:
     """Return `provider`, guarded. `owner` names it in messages. Raises `ProviderFault` when methods are missing."""
-    return Guard(provider, owner, (PROTOCOLS[role], *optional_protocols(type(provider), role)))
+    return Guard(provider, owner, (PROTOCOLS[role], *optional_protocols(type(provider), role)))  # type: ignore[arg-type]
 
 
 @cache

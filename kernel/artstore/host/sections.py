@@ -1,4 +1,4 @@
-"""The sections of the settings that are the kernel's and the server's own; those of the providers are their own."""
+"""The sections of the settings that no plugin brings: `[server]`, `[limits]`, `[log]`, `[plugins]`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from artstore import limits
 from artstore.limits import Size
 
 
-def _listed(value: object) -> object:
+def _split_list(value: object) -> object:
+    """Return a text as the list that it names, with commas between: a variable can only be a text."""
     return [x.strip() for x in value.split(",") if x.strip()] if isinstance(value, str) else value
 
 
 class Server(BaseModel, extra="forbid"):
-    """`[server]`: who listens where."""
+    """`[server]`: where `artstore serve` listens, and with how many processes and threads."""
 
-    adapter: Literal["starlette", "falcon"] = "starlette"
+    adapter: str | None = Field(default=None, description="who speaks HTTP; the server knows which exist")
     host: str = "127.0.0.1"
     port: int = Field(default=8010, ge=1, le=65535)
     workers: int = Field(default=1, ge=1, le=256, description="processes")
     threads: int = Field(default=32, ge=1, le=1024, description="transfers at a time in one process")
-    drain: float = Field(default=30, gt=0, le=86_400, description="seconds for transfers after SIGTERM")
+    shutdown_timeout: float = Field(
+        default=30, gt=0, le=86_400, description="seconds for transfers after SIGTERM"
+    )
 
 
 class Limits(limits.Limits):
@@ -42,5 +45,5 @@ class Log(BaseModel, extra="forbid"):
 class Plugins(BaseModel, extra="forbid"):
     """`[plugins]`: entry points, as `<distribution>:<name>`."""
 
-    block: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="switched off")
+    block: Annotated[list[str], BeforeValidator(_split_list)] = Field(default=[], description="switched off")
     strict: bool = Field(default=False, description="a broken plugin is fatal also when nobody chose it")

@@ -33,10 +33,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_new_plugin_passes_its_suite(python: str, tmp_path: Path, role: str) -> None:
-    run([python, "-m", "artstore", "plugin", "new", f"tape-{role}", "--role", role], tmp_path)
+    run([python, "-m", "artstore_cli", "plugin", "new", f"tape-{role}", "--role", role], tmp_path)
     made = tmp_path / f"artstore-tape-{role}"
     pip = [sys.executable, "-m", "pip", "--python", python]
     run([*pip, "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "."], made)
     assert " passed" in run([python, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"], made)
-    (row,) = json.loads(run([python, "-m", "artstore", "plugins", f"tape-{role}", "--json"], tmp_path))
+    (row,) = json.loads(run([python, "-m", "artstore_cli", "plugins", f"tape-{role}", "--json"], tmp_path))
     assert (row["role"], row["status"], row["distribution"]) == (role, "ok", f"artstore-tape-{role}")

@@ -1,0 +1,136 @@
+"""One worker process: it opens the element, and makes the app that granian serves."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import fcntl
+import gc
+import importlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from artstore.errors import ConfigError, StorageFull, Unavailable
+from artstore.host import exit_codes
+from artstore.host.boot import open_node
+from artstore.host.settings import Configuration, load
+from artstore_granian.adapters import choose_adapter
+from artstore_granian.processes import die_with_parent, run_exit_handlers_of_a_fork
+
+RETRY_PAUSE = 6
+"""Seconds that a worker waits before it exits when its store does not answer. granian treats a worker that exits
+within 5.5 seconds as broken, and stops the server."""
+SIGNAL_DELAY = 0.05
+"""Seconds between the start of the app and the moment at which signals are unblocked. By then the loop runs for good."""
+STARTUP_GC_THRESHOLD = 200_000
+"""New objects after which the garbage collector runs while a process starts. A start makes 130,000 objects that
+stay; with the usual threshold of 700 the collector took a seventh of the time of a start."""
+
+log = logging.getLogger("artstore.server")
+
+
+def worker_app() -> Any:
+    """Open the element in this worker process and return its app. It is called by granian, once in each worker.
+
+    The worker ends with the serving process, which is its parent. It exits by itself when it cannot open the element.
+    """
+    if not die_with_parent(signal.SIGTERM):
+        raise SystemExit(exit_codes.FAILED)
+    run_exit_handlers_of_a_fork()
+    faulthandler.enable(2)
+    with fewer_collections():
+        return _open_app()
+
+
+def _open_app() -> Any:
+    blocked: set[signal.Signals] = set()
+    try:
+        configuration = load()
+        adapter = choose_adapter(configuration)
+        if adapter.interface == "asgi":
+            blocked = block_signals_until_uvloop_runs()
+        pin_to_a_processor(configuration)
+        node = open_node(configuration)
+    except ConfigError as e:
+        log.error("a worker cannot start: %s", e)  # all was well when the element started
+        raise SystemExit(exit_codes.CONFIGURATION) from None
+    except (StorageFull, Unavailable) as e:
+        log.error("a worker waits: %s", e)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+        exit_slowly_enough_for_granian()
+    app = importlib.import_module(adapter.module).create_app(node)
+    return unblock_signals_once_uvloop_runs(app, blocked) if blocked else app
+
+
+@contextmanager
+def fewer_collections() -> Iterator[None]:
+    """Let the garbage collector run seldom during a start, and never again over what the start has made: it stays to
+    the end of the process."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(STARTUP_GC_THRESHOLD)
+    yield
+    gc.freeze()
+    gc.set_threshold(*threshold)
+
+
+def exit_slowly_enough_for_granian() -> NoReturn:
+    """Exit after a pause, so that granian replaces this worker. After an exit at once, granian would end, and with it
+    the other workers, which may still serve."""
+    time.sleep(RETRY_PAUSE)
+    raise SystemExit(exit_codes.UNREACHABLE)
+
+
+def block_signals_until_uvloop_runs() -> set[signal.Signals]:
+    """Block the signals that stop a worker, and return them.
+
+    uvloop loses a signal that arrives before its loop runs: the worker would then be killed when the shutdown timeout
+    is over. Call this before the first thread starts, because a thread that does not block the signal would receive
+    it.
+    """
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    return signals
+
+
+def unblock_signals_once_uvloop_runs(app: Any, blocked: set[signal.Signals]) -> Any:
+    """Return an app that does what `app` does, and unblocks the signals soon after it was started."""
+
+    async def app_with_signals(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":  # granian stops the loop once more after this has begun
+            loop = asyncio.get_running_loop()
+            loop.call_later(SIGNAL_DELAY, signal.pthread_sigmask, signal.SIG_UNBLOCK, blocked)
+        await app(scope, receive, send)
+
+    return app_with_signals
+
+
+def pin_to_a_processor(configuration: Configuration) -> None:
+    """Where there is a worker for each processor, keep this one to a processor of its own.
+
+    Threads of one interpreter that run on different processors hand its lock to each other, which halves what they do
+    (measured: 540 and 1,270 uploads a second). The worker holds a lock file until it ends; its successor then takes the
+    same processor.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    workers = configuration.settings.server.workers
+    if workers < len(processors):
+        return
+    directory = configuration.home / "state" / "locks"
+    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for number in range(workers):
+        try:
+            slot = os.open(directory / f"worker-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError:  # a full disk: pinning is not needed to serve
+            return
+        try:
+            fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(slot)
+        else:
+            os.sched_setaffinity(0, {processors[number % len(processors)]})
+            return

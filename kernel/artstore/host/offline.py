@@ -1,0 +1,92 @@
+"""Parts of an element for a command that does not need the whole: nothing is recovered here.
+
+Each function raises `ConfigError`, `PluginError` and `Unavailable`. The caller closes what it opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+
+from artstore.element import RECORD, recognise
+from artstore.errors import ConfigError, NotFound, Unavailable
+from artstore.host.providers import build, make_context, open_registry, provider_settings, read_only_context
+from artstore.host.settings import Configuration
+from artstore.maintenance.verify import Survey
+from artstore.spi import Auth, Cache, Log, Naming, RecoverableBackend, SupportsMigration
+
+
+def open_log(configuration: Configuration) -> Log:
+    """Open the log, to read it. Raises `NotFound` when there is none yet."""
+    context = read_only_context(configuration)
+    log: Log = build("wal", configuration, open_registry(configuration.settings), context)
+    return log
+
+
+def open_auth(configuration: Configuration) -> Auth:
+    """Open the auth, for `artstore token`. It may make its keys."""
+    auth: Auth = build(
+        "auth", configuration, open_registry(configuration.settings), make_context(configuration)
+    )
+    return auth
+
+
+def open_backend(configuration: Configuration) -> RecoverableBackend:
+    """Open the backend, for `artstore rekey`."""
+    registry = open_registry(configuration.settings)
+    backend: RecoverableBackend = build("backend", configuration, registry, make_context(configuration))
+    return backend
+
+
+def migrate(configuration: Configuration, target: str | None) -> str | None:
+    """Move the schema of the cache to the revision `target`, and return its revision then. None changes nothing."""
+    registry, name = open_registry(configuration.settings), configuration.settings.cache.use
+    provider = registry.choose("cache", name)
+    if not isinstance(provider, SupportsMigration):
+        raise ConfigError(f"The cache '{name}' has no schema to move.", place="cache")
+    settings = provider_settings("cache", configuration, registry)[name]
+    return provider.migrate(settings, make_context(configuration), target)
+
+
+@contextmanager
+def open_survey(
+    configuration: Configuration, *, since: datetime | None = None, digests: bool = False
+) -> Iterator[Survey]:
+    """Open a survey of the store as it is now, for `artstore verify`: nothing is made, recovered or claimed.
+
+    The element may be served meanwhile. A cache or a log that does not exist or does not answer is left out.
+    """
+    settings = configuration.settings
+    registry = open_registry(settings)
+    context = read_only_context(configuration)
+    with ExitStack() as opened:
+        backend: RecoverableBackend = build("backend", configuration, registry, context)
+        opened.callback(backend.close)
+        naming: Naming = build("naming", configuration, registry, context)
+        document = backend.read_document(RECORD)
+        if document is not None:
+            recognise(document, element_id=settings.element_id, naming=settings.naming.use)
+        survey = Survey(
+            backend=backend,
+            naming=naming,
+            cache=None,
+            since="" if since is None else naming.directory_at(since),
+            digests=digests,
+            tolerant=True,
+        )
+        if not backend.capabilities.lists_uploads and context.state.is_dir():
+            with suppress(NotFound):  # without a log, no upload was begun
+                log: Log = build("wal", configuration, registry, context)
+                opened.callback(log.close)
+                survey.log = log
+        try:
+            cache: Cache = build("cache", configuration, registry, context)
+        except NotFound:
+            survey.compared = "there is none yet"
+        except Unavailable as e:
+            survey.compared, survey.unreachable = e.detail.removesuffix("."), True
+        else:
+            opened.callback(cache.close)
+            survey.cache = cache
+        yield survey
