@@ -287,7 +287,7 @@ def test_a_mistyped_home_is_told_and_not_made(cli: Cli, home: Path, command: lis
 def test_recover_wal_and_mode(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARTSTORE_MODE", "rw")
     assert cli("recover")[:2] == (0, "Recovered: nothing to do.\n")
-    assert cli.json("recover")["rows_written"] == 0
+    assert cli.json("recover")["entries_written"] == 0
     assert cli("mode") == (0, "rw\n", "")
     assert cli("mode", "ro", "--reason", "full") == (0, "ro\n", "")
     assert cli.json("mode")["reason"] == "full"
