@@ -1,4 +1,4 @@
-"""The auth `jwt`: which tokens it takes, and what it makes of their claims."""
+"""The auth `jwt`: which tokens it accepts, and what their claims mean."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def b64(raw):
 
 
 def signed(payload, header=None, key=KEY, alg="RS256"):
-    """A token with exactly these bytes in it, whatever they are."""
+    """Return a token with exactly these bytes, also when they are no JSON."""
     head = b64({"alg": "RS256"} if header is None else header)
     text = f"{head}.{b64(payload)}".encode()
     algorithm = jws.JWSRegistry.algorithms[alg]
@@ -94,12 +94,12 @@ def refused(auth, token, *words):
 # --- form and algorithm -----------------------------------------------------------------------------------
 
 
-def test_takes_a_sound_token(auth):
+def test_accepts_a_valid_token(auth):
     who = auth.authenticate(signed(claims(name="Ivanov", role="user")))
     assert (who.id, who.name, who.scopes) == ("u-1", "Ivanov", ROLES["user"])
 
 
-def test_refuses_none(auth):
+def test_refuses_the_algorithm_none(auth):
     for alg in ("none", "None", "NONE", "nOnE"):
         refused(auth, f"{b64({'alg': alg})}.{b64(claims(role='admin'))}.", "algorithm")
         refused(auth, f"{b64({'alg': alg})}.{b64(claims(role='admin'))}.AAAA", "algorithm")
@@ -125,7 +125,7 @@ def test_refuses_elliptic_curves(auth):
 
 
 @pytest.mark.parametrize("alg", [..., None, 1, [], ["RS256"], {"a": 1}, "", "rs256", "RS256 "])
-def test_refuses_algorithms_that_are_none(auth, alg):
+def test_refuses_unknown_algorithms(auth, alg):
     refused(auth, signed(claims(), {} if alg is ... else {"alg": alg}), "algorithm")
 
 
@@ -143,12 +143,12 @@ def test_refuses_a_signature_of_another_key_or_text(auth):
     refused(auth, ".".join((*mine[:2], mine[2][:-4])), "signature")
 
 
-def test_a_token_is_written_one_way_only(auth):
+def test_refuses_another_encoding_of_the_same_token(auth):
     token = signed(claims())
     auth.authenticate(token)
     head, body, signature = token.split(".")
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    for bits in range(1, 16):  # the last letter of 256 bytes has four bits that mean nothing
+    for bits in range(1, 16):  # the last letter of 256 encoded bytes has four unused bits
         twin = letters[letters.index(signature[-1]) ^ bits]
         refused(auth, f"{head}.{body}.{signature[:-1]}{twin}", "signature")
     for text in (token + "=", token + "\n", " " + token, token.replace(".", ". "), token + "."):
@@ -165,16 +165,16 @@ def test_refuses_critical_extensions(auth, extra):
 @pytest.mark.parametrize(
     "typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+jwt"]
 )
-def test_takes_these_types(auth, typ):
+def test_accepts_types_of_access_tokens(auth, typ):
     assert auth.authenticate(signed(claims(), {"alg": "RS256", "typ": typ})).id == "u-1"
 
 
 @pytest.mark.parametrize("typ", ["refresh", "rt+jwt", "logout+jwt", "dpop+jwt", "JOSE", "", None, 1, ["JWT"]])
-def test_refuses_these_types(auth, typ):
+def test_refuses_other_types(auth, typ):
     refused(auth, signed(claims(), {"alg": "RS256", "typ": typ}), "type")
 
 
-def test_header_fields_of_others_do_no_harm(auth):
+def test_ignores_unknown_header_fields(auth):
     header = {"alg": "RS256", "x5t": "abc", "nonce": "n", "x5c": ["A" * 1200], "kid": "theirs"}
     assert auth.authenticate(signed(claims(), header)).id == "u-1"
     refused(auth, signed(claims(), {"alg": "RS256", "kid": 7}), "kid")
@@ -188,7 +188,7 @@ def test_header_fields_of_others_do_no_harm(auth):
         b'{"sub":"a","exp":' + b"9" * 5000 + b"}", '{"sub":"a","exp":1900000000}'.encode("utf-16"),
     ],
 )  # fmt: skip
-def test_refuses_payloads_that_are_no_sound_object(auth, payload):
+def test_refuses_payloads_that_are_no_strict_json_object(auth, payload):
     if payload:
         refused(auth, signed(payload), "not a JWT")
     else:
@@ -198,7 +198,7 @@ def test_refuses_payloads_that_are_no_sound_object(auth, payload):
 @pytest.mark.parametrize(
     "header", [b"null", b"[]", b"[" * 4000, b'{"alg":"none","alg":"RS256"}', b"\xff", b"{"]
 )
-def test_refuses_headers_that_are_no_sound_object(auth, header):
+def test_refuses_headers_that_are_no_strict_json_object(auth, header):
     refused(auth, signed(claims(), header), "not a JWT")
 
 
@@ -211,7 +211,7 @@ def test_refuses_long_tokens_before_any_work(auth):
 # --- time and audience ------------------------------------------------------------------------------------
 
 
-def test_exp_is_exact(auth, clock):
+def test_exp_has_no_leeway(auth, clock):
     token = signed(claims(exp=NOW + 10.5))
     clock.now = NOW + 10.4
     auth.authenticate(token)
@@ -224,11 +224,11 @@ def test_exp_is_exact(auth, clock):
 @pytest.mark.parametrize(
     "exp", [..., None, True, False, "1900000000", [], {}, -1, NOW * 1000, 10**400, -(10**400), 1e308]
 )
-def test_exp_is_required_and_a_time(auth, exp):
+def test_exp_is_required_and_has_to_be_a_time(auth, exp):
     refused(auth, signed(claims(exp=exp)), "exp")
 
 
-def test_exp_too_large_for_a_float(auth):
+def test_refuses_an_exp_too_large_for_a_float(auth):
     refused(auth, signed(b'{"sub":"a","exp":1e999}'), "exp")
     refused(auth, signed(b'{"sub":"a","exp":-1e999}'), "exp")
 
@@ -246,7 +246,7 @@ def test_nbf_is_honoured_with_leeway(build, clock):
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
 @pytest.mark.parametrize("value", [None, True, "1", [], -1, 10**400])
-def test_other_times_are_times(auth, claim, value):
+def test_nbf_and_iat_have_to_be_times(auth, claim, value):
     refused(auth, signed(claims(**{claim: value})), claim)
 
 
@@ -255,14 +255,14 @@ def test_iat_in_the_far_future_is_refused(auth):
     refused(auth, signed(claims(iat=NOW + 66)), "iat")
 
 
-def test_issuer(build):
+def test_refuses_another_issuer(build):
     auth = build(issuer="https://id.example.org/")
     auth.authenticate(signed(claims(iss="https://id.example.org/")))
     for iss in (..., None, "https://id.example.org", ["https://id.example.org/"], 1, ""):
         refused(auth, signed(claims(iss=iss)), "issuer")
 
 
-def test_audience(build):
+def test_refuses_another_audience(build):
     auth = build(audience="store")
     auth.authenticate(signed(claims(aud="store")))
     auth.authenticate(signed(claims(aud=["account", "store"])))
@@ -270,18 +270,18 @@ def test_audience(build):
         refused(auth, signed(claims(aud=aud)), "audience")
 
 
-def test_issuer_and_audience_are_free_when_not_configured(auth):
+def test_any_issuer_and_audience_without_a_setting(auth):
     auth.authenticate(signed(claims(iss=1, aud={"what": "ever"})))
 
 
-# --- who and what -----------------------------------------------------------------------------------------
+# --- caller and scopes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "sub",
     [..., None, "", " ", 1, True, ["a"], {"a": 1}, "a\nb", "a\x00", "a\x7f", "\x85", "\ud800", "x" * 256],
 )
-def test_sub_is_required_and_clean(auth, sub):
+def test_sub_is_required_and_has_no_control_characters(auth, sub):
     refused(auth, signed(claims(sub=sub)), "sub")
 
 
@@ -299,7 +299,7 @@ def test_sub_is_required_and_clean(auth, sub):
         ({"name": "Иван Петров"}, "Иван Петров"),
     ],
 )
-def test_the_uploaders_name(auth, given_names, expected):
+def test_the_name_of_the_caller(auth, given_names, expected):
     who = auth.authenticate(signed(claims(**given_names)))
     assert (who.id, who.name) == ("u-1", expected)
 
@@ -325,13 +325,13 @@ def test_the_uploaders_name(auth, given_names, expected):
         ({"realm_access": {"roles": ["admin"]}, "groups": ["admin"]}, set()),
     ],
 )  # fmt: skip
-def test_rights(auth, rights, scopes):
+def test_scopes_follow_from_roles_and_scopes(auth, rights, scopes):
     assert auth.authenticate(signed(claims(**rights))).scopes == scopes
 
 
 @pytest.mark.parametrize("claim", ["role", "roles", "scope", "scopes"])
 @pytest.mark.parametrize("value", [None, 1, True, {"admin": True}, [1], [["admin"]], [None]])
-def test_rights_of_a_wrong_type_are_refused(auth, claim, value):
+def test_refuses_roles_and_scopes_of_a_wrong_type(auth, claim, value):
     refused(auth, signed(claims(**{claim: value})), claim)
 
 
@@ -343,7 +343,7 @@ def test_rights_of_a_wrong_type_are_refused(auth, claim, value):
         {"type": "refresh"}, {"type": "id_token"},
     ],
 )  # fmt: skip
-def test_tokens_for_other_uses_are_refused(auth, use):
+def test_refuses_tokens_for_other_uses(auth, use):
     refused(auth, signed(claims(role="admin", **use)), "type")
 
 
@@ -351,19 +351,19 @@ def test_tokens_for_other_uses_are_refused(auth, use):
     "use",
     [{"typ": "Bearer"}, {"token_type": "access"}, {"token_use": "access"}, {"type": "service"}, {"type": 1}],
 )
-def test_access_tokens_by_other_words(auth, use):
+def test_accepts_other_words_for_an_access_token(auth, use):
     auth.authenticate(signed(claims(azp="app", session_state="s", acr="1", **use)))
 
 
-# --- memory -----------------------------------------------------------------------------------------------
+# --- remembered tokens -----------------------------------------------------------------------------------------------
 
 
-def test_what_was_checked_is_not_checked_again(auth):
+def test_a_verified_token_is_not_verified_again(auth):
     token = signed(claims())
     assert auth.authenticate(token) is auth.authenticate(token)
 
 
-def test_memory_ends_with_the_token(auth, clock):
+def test_a_remembered_token_expires(auth, clock):
     token = signed(claims(exp=NOW + 5))
     auth.authenticate(token)
     clock.now = NOW + 5
@@ -371,14 +371,14 @@ def test_memory_ends_with_the_token(auth, clock):
     refused(auth, token, "expired")
 
 
-def test_memory_ends_with_the_key(auth, public):
+def test_a_remembered_token_is_refused_after_a_change_of_keys(auth, public):
     token = signed(claims())
     auth.authenticate(token)
     public.write_bytes(OTHER.as_pem(private=False))
     refused(auth, token, "signature")
 
 
-def test_memory_is_bounded(auth, monkeypatch):
+def test_the_number_of_remembered_tokens_is_limited(auth, monkeypatch):
     monkeypatch.setattr("artstore_jwt.auth.VERIFIED_LIMIT", 3)
     tokens = [signed(claims(jti=n)) for n in range(5)]
     first = [auth.authenticate(t) for t in tokens]
@@ -405,7 +405,7 @@ names = st.sampled_from(words.split(" "))
     payload=st.dictionaries(names, values),
     header=st.dictionaries(st.sampled_from(["alg", "typ", "kid", "crit", "x5c", "b64"]), values),
 )
-def test_signed_nonsense_is_refused_or_sound(auth, payload, header):
+def test_signed_random_claims_are_refused_or_valid(auth, payload, header):
     for head, body in (
         (header, claims()),
         ({"alg": "RS256"}, claims() | payload),
@@ -421,14 +421,14 @@ def test_signed_nonsense_is_refused_or_sound(auth, payload, header):
 
 @shared
 @given(head=st.binary(max_size=60), body=st.binary(max_size=60))
-def test_signed_bytes_are_refused(auth, head, body):
+def test_signed_random_bytes_are_refused(auth, head, body):
     refused(auth, signed(body))
     refused(auth, signed(claims(), head))
 
 
 @shared
 @given(parts=st.lists(st.binary(max_size=40).map(b64), max_size=5))
-def test_dotted_bytes_are_refused(auth, parts):
+def test_random_text_with_dots_is_refused(auth, parts):
     with pytest.raises(Unauthorized):
         auth.authenticate(".".join(parts))
 
@@ -436,7 +436,7 @@ def test_dotted_bytes_are_refused(auth, parts):
 # --- issuing ----------------------------------------------------------------------------------------------
 
 
-def test_issued_tokens_say_what_the_element_wants_to_hear(build, tmp_path):
+def test_issued_tokens_are_accepted(build, tmp_path):
     private = tmp_path / "private.pem"
     private.write_bytes(KEY.as_pem(private=True))
     auth = build(private_key_file=private, issuer="me", audience="store")
@@ -459,7 +459,7 @@ def test_issued_tokens_say_what_the_element_wants_to_hear(build, tmp_path):
     }  # fmt: skip
 
 
-def test_the_shortest_token_lives_its_second(build, tmp_path, clock):
+def test_a_token_for_one_second_is_valid_for_one_second(build, tmp_path, clock):
     private = tmp_path / "private.pem"
     private.write_bytes(KEY.as_pem(private=True))
     auth = build(private_key_file=private)
@@ -471,7 +471,7 @@ def test_the_shortest_token_lives_its_second(build, tmp_path, clock):
     refused(auth, token, "expired")
 
 
-def test_what_cannot_be_issued(build, tmp_path):
+def test_refuses_to_issue_for_invalid_users_roles_and_times(build, tmp_path):
     private = tmp_path / "private.pem"
     private.write_bytes(KEY.as_pem(private=True))
     auth = build(private_key_file=private)
@@ -485,12 +485,12 @@ def test_what_cannot_be_issued(build, tmp_path):
         auth.issue(user="a", roles=["\ud800"], seconds=1)
 
 
-def test_only_the_verifying_half_cannot_issue(auth):
+def test_cannot_issue_without_a_private_key(auth):
     with pytest.raises(ConfigError, match="private_key_file"):
         auth.issue(user="a", roles=[], seconds=1)
 
 
-def test_a_private_key_of_another_pair_does_not_issue(build, tmp_path):
+def test_cannot_issue_with_the_private_key_of_another_pair(build, tmp_path):
     private = tmp_path / "private.pem"
     auth = build(private_key_file=private)
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -500,7 +500,7 @@ def test_a_private_key_of_another_pair_does_not_issue(build, tmp_path):
         auth.issue(user="a", roles=[], seconds=1)
 
 
-def test_the_real_clock(public, context, tmp_path):
+def test_expiry_by_the_real_clock(public, context, tmp_path):
     private = tmp_path / "private.pem"
     private.write_bytes(KEY.as_pem(private=True))
     auth = JwtAuth(JwtAuth.Settings(private_key_file=private), context)

@@ -40,7 +40,7 @@ class Clock:
 
 
 class Provider:
-    """An identity provider on localhost: answers what `body`, `status` and `location` say, and counts."""
+    """An identity provider on localhost. It answers with `body`, `status` and `location`, and counts the requests."""
 
     def __init__(self):
         self.body, self.status, self.location, self.asked = b"{}", 200, None, 0
@@ -148,19 +148,19 @@ def pem(native):
         {"secret": "x"},
     ],
 )
-def test_settings_that_cannot_be(given):
+def test_invalid_settings_are_refused(given):
     with pytest.raises(ValidationError):
         JwtAuth.Settings(**given)
 
 
-# --- the pair of its own ----------------------------------------------------------------------------------
+# --- the key pair of the element ----------------------------------------------------------------------------------
 
 
 def mode(path):
     return path.stat().st_mode & 0o777
 
 
-def test_the_first_start_makes_a_pair_and_no_other_does(build, context):
+def test_only_the_first_start_makes_a_key_pair(build, context):
     first = build()
     keys = context.state / "keys"
     assert first.generated
@@ -186,7 +186,7 @@ print(auth.generated, auth.issue(user="a", roles=[], seconds=600))
 """
 
 
-def test_processes_that_start_at_once_agree_on_one_pair(context):
+def test_processes_that_start_at_once_share_one_key_pair(context):
     command = [sys.executable, "-c", START, str(context.state)]
     processes = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(3)]
     for p in processes:
@@ -201,7 +201,7 @@ def test_processes_that_start_at_once_agree_on_one_pair(context):
     assert sorted(os.listdir(context.state / "keys")) == ["private.pem", "public.pem"]
 
 
-def test_without_the_private_half_it_only_verifies(build, context):
+def test_without_the_private_key_it_only_verifies(build, context):
     issued = build().issue(user="a", roles=[], seconds=60)
     (context.state / "keys" / "private.pem").unlink()
     auth = build()
@@ -213,7 +213,7 @@ def test_without_the_private_half_it_only_verifies(build, context):
     assert not (context.state / "keys" / "private.pem").exists()
 
 
-def test_a_public_half_that_was_lost_is_made_again(build, context):
+def test_a_lost_public_key_is_derived_again(build, context):
     issued = build().issue(user="a", roles=[], seconds=60)
     (context.state / "keys" / "public.pem").unlink()
     auth = build()
@@ -221,7 +221,7 @@ def test_a_public_half_that_was_lost_is_made_again(build, context):
     assert auth.authenticate(issued).id == "a"
 
 
-def test_a_broken_pair_is_said_and_kept(build, context):
+def test_a_broken_private_key_is_reported_and_kept(build, context):
     keys = context.state / "keys"
     keys.mkdir(parents=True)
     (keys / "private.pem").write_text("torn")
@@ -231,7 +231,7 @@ def test_a_broken_pair_is_said_and_kept(build, context):
     assert (keys / "private.pem").read_text() == "torn"
 
 
-def test_a_place_where_no_pair_can_be_made(build, context):
+def test_a_directory_where_no_key_pair_can_be_made(build, context):
     context.state.write_text("a file where a directory should be")
     with pytest.raises(ConfigError) as e:
         build()
@@ -241,7 +241,7 @@ def test_a_place_where_no_pair_can_be_made(build, context):
 # --- PEM --------------------------------------------------------------------------------------------------
 
 
-def test_a_certificate_will_do(build, tmp_path):
+def test_accepts_a_certificate_as_the_public_key(build, tmp_path):
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "idp")])
     start = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     certificate = (
@@ -277,7 +277,7 @@ def _small():
         (b"x" * (1 << 20) + b"y", "larger than 1 MiB"),
     ],
 )
-def test_no_usable_key_no_start(build, tmp_path, content, words):
+def test_no_start_without_a_usable_key(build, tmp_path, content, words):
     path = tmp_path / "key.pem"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=words) as e:
@@ -285,14 +285,14 @@ def test_no_usable_key_no_start(build, tmp_path, content, words):
     assert (e.value.place, bool(e.value.cure)) == ("auth.jwt.public_key_file", True)
 
 
-def test_no_file_no_start(build, tmp_path):
+def test_no_start_without_the_file(build, tmp_path):
     for setting in ("public_key_file", "private_key_file", "jwks_file"):
         with pytest.raises(ConfigError, match="cannot be read") as e:
             build(**{setting: tmp_path / "absent"})
         assert e.value.place == f"auth.jwt.{setting}"
 
 
-def test_a_new_file_is_noticed_a_broken_one_is_not_believed(build, tmp_path, caplog):
+def test_a_new_key_file_is_used_and_a_broken_one_is_not(build, tmp_path, caplog):
     path = tmp_path / "public.pem"
     path.write_bytes(KEY.as_pem(private=False))
     auth = build(public_key_file=path)
@@ -317,14 +317,14 @@ def test_a_new_file_is_noticed_a_broken_one_is_not_believed(build, tmp_path, cap
     assert auth.authenticate(token()).id == "u-1"
 
 
-def test_an_old_file_is_not_read_again(build, tmp_path):
+def test_an_unchanged_key_file_is_not_read_again(build, tmp_path):
     path = tmp_path / "public.pem"
     path.write_bytes(KEY.as_pem(private=False))
     os.utime(path, (1, 1))
     auth = build(public_key_file=path)
     first = auth.authenticate(token())
     assert auth.authenticate(token()) is not None
-    os.utime(path, (2, 2))  # looks new, holds the same: what was checked stays checked
+    os.utime(path, (2, 2))  # another stat, the same keys: verified tokens stay verified
     again = token()
     assert auth.authenticate(again) is auth.authenticate(again)
     assert auth.authenticate(token()) == first
@@ -367,7 +367,7 @@ def test_a_jwks_file_is_read_again(build, tmp_path):
         jwks(RSAKey.import_key(rsa.generate_private_key(65537, 2048)).as_dict(private=False) | {"n": "_" * 340}),
     ],
 )  # fmt: skip
-def test_a_jwk_set_without_a_usable_key(build, tmp_path, content):
+def test_no_start_with_a_jwk_set_without_a_usable_key(build, tmp_path, content):
     path = tmp_path / "jwks.json"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as e:
@@ -375,13 +375,13 @@ def test_a_jwk_set_without_a_usable_key(build, tmp_path, content):
     assert e.value.place == "auth.jwt.jwks_file"
 
 
-def test_a_private_jwk_counts_as_its_public_half(build, tmp_path):
+def test_a_private_jwk_counts_as_its_public_key(build, tmp_path):
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(KEY.as_dict(private=True), {"kty": "quantum"}))
     build(jwks_file=path).authenticate(token())
 
 
-def test_how_a_key_is_found(build, tmp_path):
+def test_a_key_is_found_by_its_kid(build, tmp_path):
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(jwk(KEY, "a", use="sig", alg="RS256"), jwk(OTHER, "b")))
     auth = build(jwks_file=path)
@@ -395,7 +395,7 @@ def test_how_a_key_is_found(build, tmp_path):
     auth.authenticate(token(KEY, "any"))
 
 
-def test_trying_keys_is_bounded(build, tmp_path):
+def test_the_number_of_keys_tried_is_limited(build, tmp_path):
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks(*[jwk(OTHER, f"k{n}") for n in range(16)], jwk(KEY, "a")))
     auth = build(jwks_file=path)
@@ -426,7 +426,7 @@ def test_keys_are_fetched_once_and_again_when_old(build, idp, ticks):
     auth.authenticate(token(KEY, "a"))
     assert idp.asked == 1
     ticks.now += 1
-    assert auth.authenticate(kept) is principal  # the same keys: what was checked stays checked
+    assert auth.authenticate(kept) is principal  # the same keys: verified tokens stay verified
     assert idp.asked == 2
     idp.body = jwks(jwk(OTHER, "b"))
     ticks.now += 300
@@ -435,7 +435,7 @@ def test_keys_are_fetched_once_and_again_when_old(build, idp, ticks):
     auth.authenticate(token(OTHER, "b"))
 
 
-def test_an_unknown_kid_asks_at_most_once_in_ten_seconds(build, idp, ticks):
+def test_an_unknown_kid_causes_at_most_one_fetch_in_ten_seconds(build, idp, ticks):
     idp.body = jwks(jwk(KEY, "a"))
     auth = build(jwks_url=idp.url)
     for n in range(50):
@@ -450,7 +450,7 @@ def test_an_unknown_kid_asks_at_most_once_in_ten_seconds(build, idp, ticks):
     assert idp.asked == 3
 
 
-def test_rotation_is_noticed_at_once(build, idp):
+def test_a_rotation_of_keys_is_noticed_at_once(build, idp):
     idp.body = jwks(jwk(KEY, "a"))
     auth = build(jwks_url=idp.url)
     idp.body = jwks(jwk(OTHER, "b"))
@@ -460,7 +460,7 @@ def test_rotation_is_noticed_at_once(build, idp):
 
 
 @pytest.mark.parametrize("trouble", ["down", "500", "empty", "torn", "huge", "cut", "no-content"])
-def test_old_keys_serve_on_while_the_provider_is_in_trouble(build, idp, ticks, caplog, trouble):
+def test_old_keys_stay_in_use_while_the_provider_fails(build, idp, ticks, caplog, trouble):
     idp.body = jwks(jwk(KEY, "a"))
     auth = build(jwks_url=idp.url, jwks_cache=60)
     if trouble == "down":
@@ -488,26 +488,26 @@ def test_old_keys_serve_on_while_the_provider_is_in_trouble(build, idp, ticks, c
 
 
 @pytest.mark.parametrize("status", [404, 500, 301])
-def test_a_provider_without_keys_no_start(build, idp, status):
+def test_no_start_when_the_provider_has_no_keys(build, idp, status):
     idp.status = status
     with pytest.raises(Unavailable, match=f"^auth.jwt.jwks_url: .* {status} "):
         build(jwks_url=idp.url)
 
 
-def test_what_is_no_jwk_set_no_start(build, idp):
+def test_no_start_when_the_document_is_no_jwk_set(build, idp):
     idp.body = b"<html>"
     with pytest.raises(ConfigError) as e:
         build(jwks_url=idp.url)
     assert (e.value.place, bool(e.value.cure)) == ("auth.jwt.jwks_url", True)
 
 
-def test_a_provider_that_is_down_no_start(build, idp):
+def test_no_start_when_the_provider_is_down(build, idp):
     idp.stop()
     with pytest.raises(Unavailable, match="cannot be fetched"):
         build(jwks_url=idp.url)
 
 
-def test_a_provider_that_hangs_no_start(build, idp):
+def test_no_start_when_the_provider_hangs(build, idp):
     idp.gate.clear()
     with pytest.raises(Unavailable, match="timed out"):
         build(jwks_url=idp.url, timeout=0.2)
@@ -530,7 +530,7 @@ def test_redirects_keep_the_scheme(build, idp, tmp_path):
         target.stop()
 
 
-def test_one_thread_fetches_while_the_others_go_on(build, idp, ticks):
+def test_one_thread_fetches_while_the_others_use_the_old_keys(build, idp, ticks):
     idp.body = jwks(jwk(KEY, "a"))
     auth = build(jwks_url=idp.url, jwks_cache=60)
     idp.gate.clear()

@@ -1,4 +1,4 @@
-"""What is particular to a local disk: links, strange files, full and failing disks, dead and live owners."""
+"""What a local disk has of its own: links, strange files, full and failing disks, staging of dead and live owners."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.errors import ConfigError, Conflict, Damaged, NotFound, StorageFull, Unavailable
+from artstore.posix import OwnedFile
 from artstore.spi import Context
 from artstore.testing import make_context
 from artstore.testing.backend import DATA, HOUR, KEY, SIDECAR, entries, get, key, put
@@ -67,7 +68,7 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A tree that no link may lead to."""
+    """A directory outside of the store, which no link may lead to."""
     path = tmp_path / "outside"
     (path / "11" / "15").mkdir(parents=True)
     (path / "secret").write_bytes(b"secret")
@@ -79,7 +80,7 @@ def beside(path: Path) -> Path:
 
 
 def staged(files: Path) -> list[str]:
-    """What is staged, by any owner."""
+    """Return the names of all staged files, of all processes."""
     place = files / ".artstore" / "staging"
     return sorted(p.name for p in place.rglob("*") if p.is_file() and p.name != "lock")
 
@@ -146,7 +147,7 @@ def test_a_link_in_place_of_a_directory_is_not_followed(
 @pytest.mark.parametrize("make", [
     os.mkfifo, os.mkdir, lambda path: os.symlink("/no/such/place", path), lambda path: os.symlink(path, path),
 ])  # fmt: skip
-def test_what_is_no_plain_file_is_damaged(
+def test_something_other_than_a_plain_file_in_its_place_is_damaged(
     backend: LocalBackend, files: Path, make: Callable[[Path], None]
 ) -> None:
     put(backend)
@@ -176,7 +177,7 @@ def test_a_directory_removed_between_two_uploads_is_made_again(backend: LocalBac
     shutil.rmtree(files / "2025")
     try:
         put(backend, key(1))
-    except Unavailable:  # found out too late for this one
+    except Unavailable:  # noticed too late for this upload
         assert staged(files) == []
         put(backend, key(1))
     assert entries(backend) == {key(1): (True, True)}
@@ -193,7 +194,7 @@ def test_a_directory_removed_during_an_upload_fails_that_one_only(backend: Local
     assert get(backend) == DATA
 
 
-def test_a_tree_restored_under_us_is_seen_as_it_is(
+def test_a_tree_restored_while_the_store_is_open_is_read_as_it_is(
     backend: LocalBackend, files: Path, tmp_path: Path
 ) -> None:
     put(backend)
@@ -205,11 +206,11 @@ def test_a_tree_restored_under_us_is_seen_as_it_is(
     assert get(backend) == DATA
 
 
-# --- dead owners ---
+# --- dead processes ---
 
 
 def leave(files: Path, *states: str) -> Path:
-    """The staging directory of a dead process that had got so far with KEY."""
+    """Make the staging directory of a dead process that had brought KEY into these states, and return it."""
     shard = files / ".artstore" / "staging" / "1-dead" / "3"
     shard.mkdir(parents=True)
     (shard.parent / "lock").touch()
@@ -236,12 +237,12 @@ def leave(files: Path, *states: str) -> Path:
     (["data in place", "sidecar in place", "data staged", "sidecar staged"], "undone", True),
     ([], None, False),
 ])  # fmt: skip
-def test_what_a_dead_owner_left_ends_whole_or_gone(
+def test_an_upload_of_a_dead_process_is_finished_or_undone(
     backend: LocalBackend, files: Path, states: list[str], outcome: str | None, whole: bool
 ) -> None:
     owner = leave(files, *states)
-    settled = list(backend.recover())
-    assert [(s.key, s.outcome) for s in settled] == ([(KEY, outcome)] if outcome else [])
+    recovered = list(backend.recover())
+    assert [(s.key, s.outcome) for s in recovered] == ([(KEY, outcome)] if outcome else [])
     assert not owner.exists()
     assert staged(files) == []
     assert entries(backend) == ({KEY: (True, True)} if whole else {})
@@ -252,7 +253,7 @@ def test_what_a_dead_owner_left_ends_whole_or_gone(
 
 
 @pytest.mark.parametrize("half", ["data", "sidecar"])
-def test_half_a_file_that_a_power_cut_left_is_settled_into_quarantine(
+def test_resolve_moves_half_a_file_that_a_power_cut_left_to_quarantine(
     backend: LocalBackend, files: Path, half: str
 ) -> None:
     leave(files, f"{half} in place")
@@ -265,7 +266,9 @@ def test_half_a_file_that_a_power_cut_left_is_settled_into_quarantine(
     assert not backend.resolve(KEY)
 
 
-def test_a_token_that_a_dead_reaper_had_taken_is_taken_again(backend: LocalBackend, files: Path) -> None:
+def test_recovery_undoes_what_a_dead_recovering_process_left_half_done(
+    backend: LocalBackend, files: Path
+) -> None:
     owner = leave(files, "data staged", "sidecar staged")
     reaper = owner.with_name("2-reaper") / "0"
     reaper.mkdir(parents=True)
@@ -276,7 +279,9 @@ def test_a_token_that_a_dead_reaper_had_taken_is_taken_again(backend: LocalBacke
     assert entries(backend) == {}
 
 
-def test_the_data_of_a_live_upload_is_not_taken_for_a_dead_one_s(backend: LocalBackend, files: Path) -> None:
+def test_recovery_leaves_the_data_of_a_live_upload_of_the_same_key(
+    backend: LocalBackend, files: Path
+) -> None:
     leave(files, "data staged", "sidecar staged")
     # Between its two renames a live process has its data in place and its token not yet.
     (files / KEY).write_bytes(b"a live one's")
@@ -285,7 +290,7 @@ def test_the_data_of_a_live_upload_is_not_taken_for_a_dead_one_s(backend: LocalB
     assert staged(files) == []
 
 
-def test_strange_things_in_a_dead_owner_s_directory_stop_nobody(
+def test_foreign_files_in_a_staging_directory_do_not_stop_recovery(
     backend: LocalBackend, files: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     owner = leave(files, "data staged", "sidecar staged")
@@ -302,13 +307,36 @@ def test_strange_things_in_a_dead_owner_s_directory_stop_nobody(
     assert list(backend.recover()) == []
 
 
-def test_an_owner_that_is_being_born_meets_a_reaper(open_: Open, files: Path) -> None:
+def test_recovery_removes_an_owner_directory_without_a_lock(open_: Open, files: Path) -> None:
     backend = open_()
     newborn = files / ".artstore" / "staging" / "9-newborn"
     newborn.mkdir()
-    # Its lock is not there yet: it is nobody's, and who comes to take it finds it held or the directory gone.
     assert list(backend.recover()) == []
     assert not newborn.exists()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_process_makes_another_directory_when_recovery_takes_its_new_one(
+    open_: Open, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Recovery comes between the new directory and its lock."""
+    create, taken = OwnedFile.create, []
+
+    def late(path: Path, mode: int = 0o640) -> OwnedFile:
+        if not taken:
+            taken.append(OwnedFile.acquire(path))
+            if ended:
+                taken[0].close()
+                assert list(backend.recover()) == []
+        return create(path, mode)
+
+    monkeypatch.setattr(OwnedFile, "create", late)
+    other = open_()
+    assert other._staging.owner != taken[0].path.parent.name
+    put(other)
+    taken[0].close()
+    assert list(backend.recover()) == []
+    assert [p.name for p in backend._staging.other_owners()] == [other._staging.owner]
 
 
 @pytest.mark.parametrize("name", ["2025/01/11/15/a.txt", "a, b,,c/d,/e,,f", "100%/~update~/x~y", "ü/%2C/%"])
@@ -318,7 +346,7 @@ def test_a_staged_name_carries_its_key(name: str) -> None:
     assert "/" not in staged_name(name)
 
 
-# --- live owners ---
+# --- live processes ---
 
 
 @pytest.fixture
@@ -342,7 +370,7 @@ def go_on(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def test_a_live_owner_is_never_touched(
+def test_recovery_never_touches_a_live_process(
     backend: LocalBackend, files: Path, owner: subprocess.Popen[str]
 ) -> None:
     for stop in (signal.SIGCONT, signal.SIGSTOP):
@@ -356,7 +384,9 @@ def test_a_live_owner_is_never_touched(
     assert backend.read_sidecar(KEY) == SIDECAR
 
 
-def test_a_killed_owner_is_reaped(backend: LocalBackend, files: Path, owner: subprocess.Popen[str]) -> None:
+def test_recovery_undoes_the_upload_of_a_killed_process(
+    backend: LocalBackend, files: Path, owner: subprocess.Popen[str]
+) -> None:
     owner.kill()
     owner.wait()
     assert [(s.key, s.outcome) for s in backend.recover()] == [(KEY, "undone")]
@@ -365,7 +395,9 @@ def test_a_killed_owner_is_reaped(backend: LocalBackend, files: Path, owner: sub
     put(backend)
 
 
-def test_what_a_killed_owner_published_stays(backend: LocalBackend, owner: subprocess.Popen[str]) -> None:
+def test_a_file_that_a_killed_process_published_stays(
+    backend: LocalBackend, owner: subprocess.Popen[str]
+) -> None:
     assert go_on(owner) == "published\n"
     owner.kill()
     owner.wait()
@@ -389,7 +421,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Down to the last page: then not even a name finds room."""
+    """Fill the volume to the last page: then there is not even space for a name."""
     with path.open("wb", buffering=0) as filler:
         try:
             while True:
@@ -398,7 +430,7 @@ def fill(path: Path) -> None:
             assert e.errno == errno.ENOSPC  # noqa: PT017 - the loop ends by it
 
 
-def test_a_full_disk_takes_nothing_keeps_everything_and_deletes(small: Path, open_: Open) -> None:
+def test_a_full_disk_refuses_uploads_keeps_files_and_deletes_them(small: Path, open_: Open) -> None:
     backend = open_(small)
 
     def fits(n: int) -> bool:
@@ -509,7 +541,9 @@ def test_one_erofs_closes_the_store_for_writing(
         put(backend)
 
 
-def test_a_full_disk_is_not_a_failing_one(backend: LocalBackend, failing: Callable[[int, int], None]) -> None:
+def test_a_full_disk_does_not_close_the_store_for_writing(
+    backend: LocalBackend, failing: Callable[[int, int], None]
+) -> None:
     for n in range(3):
         failing(1, errno.ENOSPC)
         with pytest.raises(StorageFull):
@@ -517,7 +551,7 @@ def test_a_full_disk_is_not_a_failing_one(backend: LocalBackend, failing: Callab
     put(backend)
 
 
-def test_a_file_system_without_noreplace(
+def test_a_file_system_without_rename_noreplace_never_replaces_data(
     backend: LocalBackend, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk, "_renameat2", None)
@@ -542,10 +576,10 @@ def test_a_clean_end_leaves_no_staging(backend: LocalBackend, files: Path) -> No
     assert list((files / ".artstore" / "staging").iterdir()) == []
 
 
-def test_a_batch_that_was_given_up_acknowledges_nobody(
+def test_when_the_leader_of_a_batch_fails_no_upload_of_it_is_acknowledged(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for a leader that failed in a way nobody foresaw must not take that for success."""
+    """An upload that waits for a leader must not take an unforeseen failure of the leader for success."""
     gathered, ask = threading.Event(), backend._committer._waiting
     real, calls = os.fsync, itertools.count()
 
@@ -555,7 +589,7 @@ def test_a_batch_that_was_given_up_acknowledges_nobody(
         if next(calls) == 0:  # the first leader waits until all others have queued up behind it
             assert gathered.wait(30)
             return real(fd)
-        raise RuntimeError("nobody foresaw this")
+        raise RuntimeError("unforeseen")
 
     writers = [backend.create(key(n)) for n in range(8)]
     monkeypatch.setattr(disk.os, "fsync", fsync)
@@ -580,11 +614,11 @@ def test_a_batch_that_was_given_up_acknowledges_nobody(
     assert not [e for e in backend.list(HOUR) if e.sidecar]
 
 
-# --- looking only ---
+# --- read-only ---
 
 
 def contents(root: Path) -> dict[str, tuple[int, int, bytes]]:
-    """All that lies below `root`, with times and bytes."""
+    """Return everything below `root`, with inode, time and bytes."""
     found = {}
     for path in sorted(root.rglob("*")):
         seen = path.lstat()
@@ -592,12 +626,12 @@ def contents(root: Path) -> dict[str, tuple[int, int, bytes]]:
     return found
 
 
-def looking(home: Path) -> LocalBackend:
+def open_read_only(home: Path) -> LocalBackend:
     context = Context(home=home, files=home / "files", state=home / "state", read_only=True)
     return LocalBackend(LocalBackend.Settings(), context)
 
 
-def test_looking_changes_nothing(tmp_path: Path, open_: Open) -> None:
+def test_a_read_only_backend_changes_nothing(tmp_path: Path, open_: Open) -> None:
     backend = open_()
     put(backend, key(1))
     put(backend, key(2))
@@ -605,44 +639,44 @@ def test_looking_changes_nothing(tmp_path: Path, open_: Open) -> None:
     writer = backend.create(key(3))
     backend.write_document("element.json", b"{}")
     before = contents(tmp_path)
-    looker = looking(tmp_path)
-    assert entries(looker) == {key(1): (True, True), key(2): (True, False)}
-    assert (list(looker.list_tombstones()), list(looker.in_progress())) == ([key(2)], [key(3)])
-    assert (looker.read_document("element.json"), looker.read_sidecar(key(1)), get(looker, key(1))) == (
+    reader = open_read_only(tmp_path)
+    assert entries(reader) == {key(1): (True, True), key(2): (True, False)}
+    assert (list(reader.list_tombstones()), list(reader.in_progress())) == ([key(2)], [key(3)])
+    assert (reader.read_document("element.json"), reader.read_sidecar(key(1)), get(reader, key(1))) == (
         b"{}",
         SIDECAR,
         DATA,
     )
-    looker.close()
+    reader.close()
     assert contents(tmp_path) == before
     writer.publish(SIDECAR)
 
 
-def test_looking_at_a_copy_without_its_empty_directories(
+def test_a_read_only_backend_opens_a_copy_without_empty_directories(
     tmp_path: Path, files: Path, backend: LocalBackend
 ) -> None:
     put(backend)
     backend.close()
     shutil.rmtree(files / ".artstore")
-    looker = looking(tmp_path)
-    assert list(looker.list_directories()) == [HOUR]
+    reader = open_read_only(tmp_path)
+    assert list(reader.list_directories()) == [HOUR]
     assert (
-        looker.read_document("element.json"),
-        list(looker.list_tombstones()),
-        list(looker.in_progress()),
+        reader.read_document("element.json"),
+        list(reader.list_tombstones()),
+        list(reader.in_progress()),
     ) == (
         None,
         [],
         [],
     )
-    looker.close()
+    reader.close()
     with pytest.raises(ConfigError, match="cannot be used"):
-        looking(tmp_path / "nowhere")
+        open_read_only(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_store_that_cannot_be_opened_is_let_go_of(tmp_path: Path) -> None:
-    """A worker tries again and again, and would be out of descriptors."""
+def test_a_store_that_cannot_be_opened_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    """A worker tries again and again, and would run out of descriptors."""
     context = make_context(tmp_path)
     (context.files / ".artstore/reserve").mkdir(parents=True)
     before = os.listdir("/proc/self/fd")
@@ -651,8 +685,8 @@ def test_a_store_that_cannot_be_opened_is_let_go_of(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_names_at_the_root_are_strays(backend: LocalBackend, files: Path) -> None:
-    (files / "README").write_text("ours is not")
+def test_names_in_the_root_are_listed_as_foreign(backend: LocalBackend, files: Path) -> None:
+    (files / "README").write_text("not ours")
     (files / "2025").symlink_to("/etc")
     (files / "empty").mkdir()
     assert sorted(entry.key for entry in backend.list("")) == ["2025", "README"]
@@ -660,7 +694,7 @@ def test_names_at_the_root_are_strays(backend: LocalBackend, files: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", ["", SIDECAR_SUFFIX])
-def test_a_directory_in_place_of_one_half_is_that_half(
+def test_a_directory_in_place_of_data_or_sidecar_counts_as_it(
     backend: LocalBackend, files: Path, suffix: str
 ) -> None:
     put(backend)

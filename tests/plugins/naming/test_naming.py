@@ -1,4 +1,4 @@
-"""The naming `dated`: what it decides beyond the contract of every naming."""
+"""The naming `dated`: its decisions beyond the contract of every naming."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(filename: str) -> Parsed:
     return parsed
 
 
-def test_the_example_comes_out_exactly():
+def test_the_name_of_the_example():
     name = naming.name(file_id=ID, original_filename="report.pdf", username="ivanov", at=AT)
     assert name.filename == "report_ivanov_20250111T153045_a1b2c3d4.pdf"
     assert name.directory == "2025/01/11/15"
@@ -71,7 +71,7 @@ def test_the_example_comes_out_exactly():
         ("отчёт.pdf", f"отчёт_ivanov{TAIL}.pdf"),
     ],
 )
-def test_odd_originals(original, expected):
+def test_odd_originals_become_safe_stems(original, expected):
     assert make(original) == expected
 
 
@@ -88,7 +88,7 @@ def test_odd_originals(original, expected):
         ("u" * 300, "u" * 45 + "..."),
     ],
 )
-def test_users(user, expected):
+def test_users_become_safe_parts_of_a_name(user, expected):
     name = make("a_b.txt", user)
     assert name == f"a_b_{expected}{TAIL}.txt"
     assert read(name).user == expected
@@ -104,7 +104,7 @@ def test_the_longest_names_fit_and_end_in_an_ellipsis():
     assert read(wide).ext == "文" * 13
 
 
-def test_what_just_fits_is_not_cut():
+def test_a_name_of_exactly_200_characters_is_not_cut():
     room = 200 - len(f"_ivanov{TAIL}.pdf")
     assert read(make("x" * room + ".pdf")).stem == "x" * room
     assert read(make("x" * (room + 1) + ".pdf")).stem == "x" * (room - 3) + "..."
@@ -118,7 +118,7 @@ def test_a_suffix_too_long_for_an_extension_stays_in_the_stem():
 
 @pytest.mark.parametrize("cluster", ["e\u0323\u0301", "👩🏽\u200d🚀", "नि", "✌\ufe0f"])
 @pytest.mark.parametrize("shift", range(12))
-def test_a_cut_falls_between_characters_people_see(cluster, shift):
+def test_a_cut_never_splits_a_visible_character(cluster, shift):
     cluster = unicodedata.normalize("NFC", cluster)
     stem = read(make("x" * shift + cluster * 200)).stem
     assert stem.endswith("...")
@@ -126,25 +126,25 @@ def test_a_cut_falls_between_characters_people_see(cluster, shift):
     assert kept == cluster * (len(kept) // len(cluster))
 
 
-def test_one_endless_cluster_is_cut_all_the_same():
+def test_one_endless_cluster_of_combining_characters_is_cut():
     assert read(make("a" + "\u0301" * 999)).stem.endswith("...")
     assert read(make("\u200d" * 999)).stem == "_..."
 
 
-def test_a_cut_makes_no_device():
+def test_a_cut_stem_is_no_device_name():
     assert read(make("con" + " " * 300 + "x")).stem == "con_..."
 
 
 @given(
     original=st.text(st.characters(exclude_categories=())), user=st.text(st.characters(exclude_categories=()))
 )
-def test_what_was_made_is_read_back_part_by_part(original, user):
+def test_every_name_parses_into_its_parts(original, user):
     name = make(original, user)
     parsed = read(name)
     assert (parsed.timestamp, parsed.uuid) == ("20250111T153045", "a1b2c3d4")
     dot = "." if parsed.ext else ""
     assert f"{parsed.stem}_{parsed.user}{TAIL}{dot}{parsed.ext}" == name
-    # Reading does not depend on the stem, so a user that comes back unharmed with one comes back with all.
+    # Parsing does not depend on the stem: a user that parses with one stem parses with every stem.
     assert parsed.user == read(make("x", user)).user
     assert parsed.stem == read(make(original, "x")).stem or parsed.stem.endswith("...")
     assert parsed.ext == read(make(original, "x")).ext
@@ -179,7 +179,7 @@ def test_the_second_attempt_is_numbered():
     assert name.filename == f"report-2_ivanov{TAIL}.pdf"
 
 
-def test_a_name_of_ours_as_the_original():
+def test_a_stored_name_as_the_original_filename_parses():
     once = make("report.pdf")
     twice = read(make(once))
     assert twice.stem == once.removesuffix(".pdf")
@@ -212,27 +212,27 @@ def test_a_name_of_ours_as_the_original():
         f"{'x' * 180}_ivanov{TAIL}",
     ],
 )
-def test_not_ours(name):
+def test_a_foreign_filename_does_not_parse(name):
     assert naming.parse(name) is None
 
 
-def test_the_id_tells_the_hour():
+def test_the_directory_follows_from_the_id():
     assert naming.directory_of(ID) == naming.directory_at(datetime(2025, 1, 11, 13, tzinfo=UTC))
     assert naming.directory_of(ID.upper()) == naming.directory_of(ID)
     assert naming.directory_of("00000000-0000-7000-8000-000000000000") == "1970/01/01/00"
 
 
-def test_early_years_have_four_digits():
+def test_years_have_four_digits():
     assert naming.directory_at(datetime(33, 4, 3, 15, tzinfo=UTC)) == "0033/04/03/15"
 
 
-def test_time_is_told_in_utc():
+def test_names_are_in_utc():
     moscow = AT.astimezone(timezone(timedelta(hours=3)))
     name = naming.name(file_id=ID, original_filename="a", username="b", at=moscow)
     assert name.key == f"2025/01/11/15/a_b{TAIL}"
 
 
-def test_carries():
+def test_carries_compares_the_uuid_part_alone():
     name = make("report.pdf")
     assert naming.carries(name, ID)
     assert naming.carries(name, ID.upper())

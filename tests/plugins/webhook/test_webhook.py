@@ -1,4 +1,4 @@
-"""The observer `webhook`: what it sends, when it tries again, when it gives up, and where it does not go."""
+"""The observer `webhook`: what it sends, when it tries again, when it gives up, and which addresses it refuses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def open_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Opens observers that wait little, and closes them."""
+    """Opens observers with short pauses, and closes them."""
     for name, value in {
         "ORDER_TIMEOUT": 0.0,
         "POLL_INTERVAL": 0.01,
@@ -85,7 +85,7 @@ def test_an_event_is_a_signed_cloudevent(open_webhook: Open, receiver: Receiver)
     assert "." not in event["id"]
 
 
-def test_what_was_delivered_is_not_sent_again_when_it_is_told_again(
+def test_a_change_that_is_reported_again_is_not_sent_again(
     open_webhook: Open, receiver: Receiver, tmp_path: Path
 ) -> None:
     webhook = open_webhook(receiver.url)
@@ -98,13 +98,13 @@ def test_what_was_delivered_is_not_sent_again_when_it_is_told_again(
     assert receiver.taken[1]["data"] == {
         "file_id": attr.file_id, "storage_path": attr.storage_path, "storage_filename": attr.storage_filename,
     }  # fmt: skip
-    tell(webhook, "delete", attr)  # with all that was known: the same event
+    tell(webhook, "delete", attr)  # now with the attr: the same event
     until(lambda: not names(tmp_path, "new"), "nothing waits")
     assert len(receiver.posts) == 2
 
 
 def hang(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.recv(1)  # until the sender goes
+    handler.connection.recv(1)  # until the sender closes
 
 
 def drip(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
@@ -126,7 +126,7 @@ def babble(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("trouble", [500, 503, 429, 408, 425, hang, drip, slam, babble])
-def test_what_a_receiver_cannot_take_now_is_tried_again_in_order(
+def test_events_are_retried_in_order_while_the_receiver_fails(
     open_webhook: Open, receiver: Receiver, trouble: Any
 ) -> None:
     receiver.answers = lambda n: trouble if n < 2 else 204
@@ -138,7 +138,7 @@ def test_what_a_receiver_cannot_take_now_is_tried_again_in_order(
     assert len(receiver.posts) == 5
 
 
-def test_a_receiver_that_is_not_there_yet(open_webhook: Open, receiver: Receiver) -> None:
+def test_events_wait_for_a_receiver_that_is_down(open_webhook: Open, receiver: Receiver) -> None:
     port, url = receiver.server_address[1], receiver.url
     receiver.stop()
     webhook = open_webhook(url)
@@ -154,7 +154,7 @@ def test_a_receiver_that_is_not_there_yet(open_webhook: Open, receiver: Receiver
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 400, 401, 404, 410, 422])
-def test_what_a_receiver_refuses_is_laid_aside_and_the_next_goes_on(
+def test_an_event_that_the_receiver_refuses_is_given_up_and_the_next_is_sent(
     open_webhook: Open, receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
     receiver.answers = lambda n: status if n == 0 else 204
@@ -166,7 +166,7 @@ def test_what_a_receiver_refuses_is_laid_aside_and_the_next_goes_on(
     (dead,) = names(tmp_path, "dead")
     assert dead.startswith(refused.file_id)
     assert f"is given up: it answered {status}" in caplog.text
-    # Told again it stays aside; moved back by hand it is tried again.
+    # A change that is reported again stays given up. An event that is moved back by hand is tried again.
     tell(webhook, attr=refused)
     webhook.close()
     caplog.clear()
@@ -174,12 +174,12 @@ def test_what_a_receiver_refuses_is_laid_aside_and_the_next_goes_on(
     assert "1 event(s) were given up" in caplog.text
     place = tmp_path / "state" / "webhook"
     shutil.move(place / "dead" / dead, place / "new" / dead)
-    # The other may come once more: its answer may have been cut off by the close.
+    # The other event may come once more: the close may have interrupted its answer.
     until(lambda: receiver.steps(refused.file_id), "it is taken")
     again.close()
 
 
-def test_what_is_too_old_is_given_up(
+def test_an_event_is_given_up_after_retry_for_hours(
     open_webhook: Open, receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.answers = lambda n: 500
@@ -190,7 +190,7 @@ def test_what_is_too_old_is_given_up(
     assert "is given up after" in caplog.text
 
 
-def test_a_receiver_says_when(
+def test_retry_after_is_honoured_up_to_the_longest_pause(
     open_webhook: Open, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     def later(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
@@ -206,7 +206,9 @@ def test_a_receiver_says_when(
         until(lambda: "accepts events again" in caplog.text, "that is told")
 
 
-def test_the_events_of_a_file_go_in_its_order(open_webhook: Open, receiver: Receiver) -> None:
+def test_the_events_of_a_file_are_sent_in_the_order_of_its_changes(
+    open_webhook: Open, receiver: Receiver
+) -> None:
     gate = threading.Event()
 
     def wait(receiver: Receiver, handler: BaseHTTPRequestHandler) -> None:
@@ -217,7 +219,7 @@ def test_the_events_of_a_file_go_in_its_order(open_webhook: Open, receiver: Rece
     tell(webhook)
     until(lambda: receiver.posts, "the line is held up")
     one, two = make_attr(), make_attr()
-    # As several processes put them, that do not wait for each other.
+    # As several processes put them, which do not wait for each other.
     tell(webhook, "delete", one.model_copy(update={"revision": 12}))
     for revision in (12, 2, 1, 9):
         for attr in (two, one):
@@ -229,7 +231,7 @@ def test_the_events_of_a_file_go_in_its_order(open_webhook: Open, receiver: Rece
     assert receiver.steps(one.file_id) == [*receiver.steps(two.file_id), ("deleted", 12)]
 
 
-def test_an_event_waits_for_the_one_before_it_and_holds_up_no_other_file(
+def test_an_event_waits_for_its_predecessor_and_holds_up_no_other_file(
     open_webhook: Open, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observer, "ORDER_TIMEOUT", 600.0)
@@ -246,7 +248,7 @@ def test_an_event_waits_for_the_one_before_it_and_holds_up_no_other_file(
     tell(webhook, "upload", one)
     until(lambda: len(receiver.taken) == 7, "now all are told")
     assert receiver.steps(one.file_id) == [("uploaded", 1), ("updated", 2), ("updated", 3), ("deleted", 3)]
-    # What is known to be gone before is not waited for, nor what nobody can know.
+    # An event does not wait for a predecessor that was sent, nor for one that cannot be known.
     two, three = make_attr(), make_attr(revision=4)
     tell(webhook, "upload", two)
     until(lambda: receiver.steps(two.file_id), "it is sent")
@@ -259,7 +261,9 @@ def test_an_event_waits_for_the_one_before_it_and_holds_up_no_other_file(
     until(lambda: receiver.steps(three.file_id)[1:], "until it is time")
 
 
-def test_one_of_several_delivers_and_another_takes_its_place(open_webhook: Open, receiver: Receiver) -> None:
+def test_one_process_delivers_and_another_takes_over_after_it_closed(
+    open_webhook: Open, receiver: Receiver
+) -> None:
     several = [open_webhook(receiver.url) for _ in range(3)]
     for n in range(30):
         tell(several[n % 3])
@@ -298,7 +302,7 @@ def test_an_event_outlives_the_process(open_webhook: Open, receiver: Receiver, t
 
 
 @pytest.mark.parametrize("torn", [b"", bytes(700), b'{"specversion": "1.0", "id'])
-def test_an_event_torn_by_a_power_cut_is_taken_anew(
+def test_an_event_torn_by_a_power_cut_is_replaced_by_the_next_report(
     open_webhook: Open, receiver: Receiver, tmp_path: Path, torn: bytes
 ) -> None:
     attr = make_attr()
@@ -309,7 +313,9 @@ def test_an_event_torn_by_a_power_cut_is_taken_anew(
     assert len(receiver.posts) == 1
 
 
-def test_what_was_sent_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_removes_old_sent_events_and_half_written_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     box = Outbox(tmp_path)
     for name in ("a", "b"):
         box.put(name, b"{}")
@@ -323,7 +329,7 @@ def test_what_was_sent_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.
     assert os.listdir(tmp_path / "new") == ["b.json"]
 
 
-def test_an_outbox_without_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outbox_without_space_raises_storage_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     box = Outbox(tmp_path)
 
     def full(self: Path, data: bytes) -> int:
@@ -338,7 +344,7 @@ def test_an_outbox_without_room_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     assert box.list_due(0) == ["a"]
 
 
-# --- where it does not go ---
+# --- addresses that get no request ---
 
 PRIVATE = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
@@ -371,14 +377,14 @@ def test_which_addresses_are_public(addresses: list[str], public: bool) -> None:
         "http://10.0.0.1/",
     ],
 )
-def test_an_address_that_is_surely_private_is_a_wrong_setting(open_webhook: Open, url: str) -> None:
+def test_a_url_with_a_private_address_is_a_configuration_error(open_webhook: Open, url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_webhook(url, allow_private=False)
     assert caught.value.place == "observer.webhook.url"
     assert "allow_private = true" in str(caught.value)
 
 
-def test_a_name_that_leads_to_a_private_address_is_not_visited(
+def test_a_name_that_resolves_to_a_private_address_gets_no_request(
     open_webhook: Open, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = receiver.server_address[1]
@@ -391,10 +397,10 @@ def test_a_name_that_leads_to_a_private_address_is_not_visited(
     assert receiver.posts == []
 
 
-def test_the_address_that_was_looked_at_is_the_one_that_is_visited(
+def test_the_connection_goes_to_the_address_that_was_checked(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that is public first and private when it is asked again."""
+    """A name that resolves to a public address at first, and to a private one the second time."""
     port = receiver.server_address[1]
     asked: list[str] = []
 
@@ -418,12 +424,12 @@ def test_the_address_that_was_looked_at_is_the_one_that_is_visited(
     assert dialled == ["192.0.2.1"]
 
 
-def test_a_certificate_that_nobody_knows_is_refused(
+def test_an_https_url_never_gets_a_request_in_plain_text(
     open_webhook: Open, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     webhook = open_webhook(receiver.url.replace("http://", "https://"))
     tell(webhook)
-    until(lambda: "SSL" in caplog.text, "it does not speak plainly where TLS was asked for")
+    until(lambda: "SSL" in caplog.text, "the handshake fails")
     assert receiver.posts == []
 
 
@@ -443,7 +449,7 @@ def test_a_certificate_that_nobody_knows_is_refused(
         ({"retries": 3}, "not permitted"),
     ],
 )
-def test_wrong_settings(changes: dict[str, Any], told: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], told: str) -> None:
     sound = {"url": "https://example.org/hook", "secret": SECRET}
     WebhookObserver.Settings(**sound)
     with pytest.raises(ValueError, match=told):
