@@ -1,4 +1,4 @@
-"""Every command, as a person and as a program calls it."""
+"""Every command, as a person and as a program call it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [n for n in os.environ if n.startswith("ARTSTORE_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    # `serve` says where its own log lines go; that is for a process of its own.
+    # `serve` configures the log of its whole process, which is here the process of the tests.
     monkeypatch.setattr("logging.config.dictConfig", lambda _: None)
 
 
@@ -116,7 +116,7 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert err.startswith("usage: artstore")
 
 
-def test_a_standard_output_that_is_closed() -> None:
+def test_a_closed_standard_output_is_no_error() -> None:
     ended = subprocess.run(
         ["sh", "-c", 'exec "$0" -m artstore_cli version >&-', sys.executable],
         capture_output=True,
@@ -176,7 +176,9 @@ def test_one_plugin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Did you mean 'local'?" in err
 
 
-def test_plugins_tells_of_a_choice_that_cannot_be(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_reports_a_chosen_provider_that_does_not_exist(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ARTSTORE_BACKEND", "locla")
     code, out, err = cli("plugins")
     assert code == 1
@@ -205,14 +207,14 @@ def test_config(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "# limits.capacity is not set" in out
 
 
-def test_a_home_that_cannot_be_looked_into(cli: Cli) -> None:
+def test_a_home_that_cannot_be_read_is_78(cli: Cli) -> None:
     cli.home = cli.home / ("x" * 300)
     for command in (["config", "check"], ["serve"], ["token", "--user", "x", "--role", "user"]):
         code, _, err = cli(*command)
         assert (code, "It cannot be read: File name too long.\n  Let this user" in err) == (78, True)
 
 
-def test_an_address_where_nothing_can_listen(cli: Cli) -> None:
+def test_an_address_where_nothing_can_listen_is_78(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, _, err = cli("serve", "--port", str(taken.getsockname()[1]))
     assert (code, "Address already in use.\n  Stop what listens there" in err) == (78, True)
@@ -220,7 +222,7 @@ def test_an_address_where_nothing_can_listen(cli: Cli) -> None:
     assert (code, "Name an address of this machine" in err) == (78, True)
 
 
-def test_a_secret_out_of_a_file_has_a_source(
+def test_a_secret_from_a_file_is_shown_with_its_source_only(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "url").write_text("sqlite:////secret.db\n")
@@ -235,7 +237,7 @@ def test_a_secret_out_of_a_file_has_a_source(
 
 
 @pytest.mark.parametrize("command", ["config", "db", "plugin"])
-def test_what_is_missing_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_argument_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as usage:
         main([command])
     assert usage.value.code == 2
@@ -246,8 +248,8 @@ def test_what_is_missing_is_named(command: str, capsys: pytest.CaptureFixture[st
 def test_an_adapter_that_does_not_exist_is_78(cli: Cli, home: Path, command: list[str]) -> None:
     (home / "artstore.toml").write_text("[server]\nadapter = 'django'\n")
     place = f"{home / 'artstore.toml'}: server.adapter"
-    told = f"artstore: {place}: must be 'starlette' or 'falcon' (it is 'django').\n  See docs/configuration.md.\n"
-    assert cli(*command) == (78, "", told)
+    message = f"artstore: {place}: must be 'starlette' or 'falcon' (it is 'django').\n  See docs/configuration.md.\n"
+    assert cli(*command) == (78, "", message)
 
 
 @pytest.mark.parametrize("toml", [
@@ -263,7 +265,7 @@ def test_a_wrong_configuration_is_78(cli: Cli, home: Path, toml: str, command: l
     assert "Traceback" not in err
 
 
-def test_a_home_that_cannot_be_is_78(cli: Cli, home: Path) -> None:
+def test_a_home_that_is_a_file_is_78(cli: Cli, home: Path) -> None:
     home.rmdir()
     home.write_text("a file")
     code, _, err = cli("recover")
@@ -276,7 +278,7 @@ def test_a_home_that_cannot_be_is_78(cli: Cli, home: Path) -> None:
     [["token", "--user", "a", "--role", "user"], ["verify"], ["rebuild"], ["recover"], ["wal"], ["mode"],
      ["mode", "ro"], ["db", "current"], ["db", "upgrade"], ["rekey"]],
 )  # fmt: skip
-def test_a_mistyped_home_is_told_and_not_made(cli: Cli, home: Path, command: list[str]) -> None:
+def test_a_mistyped_home_is_reported_and_not_made(cli: Cli, home: Path, command: list[str]) -> None:
     home.rmdir()
     code, out, err = cli(*command)
     assert (code, out) == (78, "")
@@ -296,8 +298,13 @@ def test_recover_wal_and_mode(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     assert "confirm" in err
     assert cli("mode", "edit")[0] == 1
     assert cli("mode", "rw", "--confirm")[:2] == (0, "rw\n")
-    told = cli.json("wal")
-    assert sorted(t["status"] for t in told) == ["committed", "committed", "rolled_back", "rolled_back"]
+    transactions = cli.json("wal")
+    assert sorted(t["status"] for t in transactions) == [
+        "committed",
+        "committed",
+        "rolled_back",
+        "rolled_back",
+    ]
     assert len(cli.json("wal", "--status", "committed")) == 2
     assert len(cli.json("wal", "--limit", "1")) == 1
     assert cli.json("wal", "--limit", "0") == []
@@ -313,17 +320,17 @@ def test_openapi(cli: Cli) -> None:
     assert json.loads(out)["openapi"].startswith("3.1")
 
 
-@pytest.mark.parametrize("said", ["by the environment", "by a flag"])
-def test_healthcheck_of_nobody_is_7(cli: Cli, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+@pytest.mark.parametrize("source", ["environment", "option"])
+def test_healthcheck_without_an_element_is_7(cli: Cli, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     port = str(free_port())
-    if said == "by the environment":
+    if source == "environment":
         monkeypatch.setenv("ARTSTORE_SERVER__PORT", port)
-    code, out, err = cli("healthcheck", *(["--port", port] if said == "by a flag" else []))
+    code, out, err = cli("healthcheck", *(["--port", port] if source == "option" else []))
     assert (code, out) == (7, "")
     assert err.endswith(f":{port}: Connection refused.\n")
 
 
-def test_a_reader_that_goes_away_is_no_fault(home: Path) -> None:
+def test_a_closed_pipe_is_no_error(home: Path) -> None:
     command = f"{sys.executable} -W error -m artstore_cli openapi --home {home} | head -c 1"
     ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("{", "")

@@ -1,4 +1,4 @@
-"""Children of the process that serves: what they return, raise, and do at their end."""
+"""Children of the serving process: what they return, raise, and do at their end."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ WHAT = {
 multiprocessing.set_start_method("fork")
 atexit.register(print, "the parent's end", flush=True)
 try:
-    told = run_in_child(WHAT[sys.argv[2]])
+    result = run_in_child(WHAT[sys.argv[2]])
 except (ArtstoreError, OSError) as e:
-    told = [type(e).__name__, str(e)]
-print(json.dumps(told))
+    result = [type(e).__name__, str(e)]
+print(json.dumps(result))
 """
 
 
@@ -57,7 +57,7 @@ def run(what: str, place: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "told"), [
+@pytest.mark.parametrize(("what", "reported"), [
     ("returns", 7),
     ("config", ["ConfigError", "here: wrong\n  cure"]),
     ("full", ["StorageFull", "no space"]),
@@ -65,19 +65,21 @@ def run(what: str, place: Path) -> subprocess.CompletedProcess[str]:
     ("system", ["PermissionError", "[Errno 13] Permission denied: '/there'"]),
     ("killed", ["Unavailable", "The process that recovers was killed (exit code -9)."]),
 ])  # fmt: skip
-def test_what_a_child_returns_or_raises_reaches_its_parent(what: str, told: object, tmp_path: Path) -> None:
+def test_what_a_child_returns_or_raises_reaches_its_parent(
+    what: str, reported: object, tmp_path: Path
+) -> None:
     done = run(what, tmp_path)
     answer, _, end = done.stdout.partition("\n")
-    assert (done.returncode, json.loads(answer), done.stderr) == (0, told, "")
+    assert (done.returncode, json.loads(answer), done.stderr) == (0, reported, "")
     assert end == "the parent's end\n"
 
 
-def test_a_child_runs_what_was_registered_for_its_end(tmp_path: Path) -> None:
+def test_a_child_runs_its_exit_handlers(tmp_path: Path) -> None:
     run("returns", tmp_path)
     assert (tmp_path / "ended").exists()
 
 
-def test_a_fault_of_ours_is_told_once(tmp_path: Path) -> None:
+def test_a_bug_in_a_child_is_printed_once(tmp_path: Path) -> None:
     done = run("fault", tmp_path)
     assert (done.returncode, done.stdout) == (1, "the parent's end\n")
     assert done.stderr.count("ZeroDivisionError: division by zero") == 1

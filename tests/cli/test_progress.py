@@ -1,4 +1,4 @@
-"""The bar of long work."""
+"""The progress bar of long work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from artstore_cli.progress import Bar, line
 
 
 @pytest.mark.parametrize(
-    ("files", "total", "size", "seconds", "told"),
+    ("files", "total", "size", "seconds", "shown"),
     [
         (0, None, 0, 0.0, "0 files  0/s"),
         (500, None, 0, 10.0, "500 files  50/s"),
@@ -28,11 +28,13 @@ from artstore_cli.progress import Bar, line
         (3, 0, 0, 1.0, "3 files  3/s"),
     ],
 )
-def test_the_line(files: int, total: int | None, size: int, seconds: float, told: str) -> None:
-    assert line(files, total, size, seconds) == told
+def test_the_line_shows_rate_and_time_left(
+    files: int, total: int | None, size: int, seconds: float, shown: str
+) -> None:
+    assert line(files, total, size, seconds) == shown
 
 
-def test_it_is_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_is_drawn_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("artstore_cli.progress._INTERVAL", 0)
     master, slave = os.openpty()
     with open(slave, "w") as terminal:
@@ -40,7 +42,9 @@ def test_it_is_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         bar.draw(5, 10)
         bar.clear()
         drawn = ""
-        while "5 of 10 files" not in drawn or not drawn.endswith("\r\x1b[K"):  # it comes in pieces
+        while "5 of 10 files" not in drawn or not drawn.endswith(
+            "\r\x1b[K"
+        ):  # a terminal delivers it in pieces
             drawn += os.read(master, 4096).decode()
     os.close(master)
     pipe = io.StringIO()

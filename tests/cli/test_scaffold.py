@@ -1,4 +1,4 @@
-"""A beginning for a plugin: what is written, and what is refused. `tests/example_plugin` installs and tests it."""
+"""`artstore plugin new`: what it makes, and what it refuses. `tests/example_plugin` installs and tests the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from artstore_cli.scaffold import SOURCES, make
 
 
 @pytest.mark.parametrize("role", SOURCES)
-def test_what_is_made_is_python_and_offers_what_it_is_called(tmp_path: Path, role: str) -> None:
+def test_a_new_plugin_is_valid_python_and_offers_its_name(tmp_path: Path, role: str) -> None:
     made = make("tape-2", role, tmp_path)
     assert made.name == "artstore-tape-2"
     project = tomllib.loads((made / "pyproject.toml").read_text())["project"]
@@ -42,7 +42,7 @@ def test_a_bad_name_is_refused(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten_and_no_name_taken_twice(
+def test_nothing_is_overwritten_and_no_name_is_used_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_nothing_is_overwritten_and_no_name_taken_twice(
 
 @pytest.mark.parametrize("role", SOURCES)
 def test_a_plain_installation_is_enough(tmp_path: Path, role: str) -> None:
-    """Without the extra `testing` there is no pytest."""
+    """Without the extra `testing`, pytest is not installed."""
     without = (
         "import sys; sys.modules['pytest'] = None\n"
         "from artstore_cli.main import main; sys.exit(main(sys.argv[1:]))"

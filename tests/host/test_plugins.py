@@ -1,4 +1,4 @@
-"""The loader: a fault in one plugin is told, and stays with that one. Real distributions on `sys.path`."""
+"""The loader: a broken plugin is reported and disturbs no other. Real distributions on `sys.path`."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def install(place: Path) -> Install:
     def install(distribution: str, code: str = OFFER, **fill: object) -> str:
         module = f"{distribution.replace('-', '_')}_module"
         fill = {"name": distribution, "module": module, "extra": None, "api": 1} | fill
-        for mark, value in fill.items():
-            code = code.replace(f"{{{mark}}}", str(value)).replace(f"{{{mark}!r}}", repr(value))
+        for name, value in fill.items():
+            code = code.replace(f"{{{name}}}", str(value)).replace(f"{{{name}!r}}", repr(value))
         (place / f"{module}.py").write_text(textwrap.dedent(code))
         information = place / f"{distribution}-1.2.dist-info"
         information.mkdir()
@@ -72,7 +72,7 @@ def load(place: Path, **options: object) -> Registry:
     return registry
 
 
-def test_an_offer_is_found_and_imported_when_it_is_chosen(place: Path, install: Install) -> None:
+def test_a_provider_is_imported_only_when_it_is_chosen(place: Path, install: Install) -> None:
     module = install("acme", OFFER.replace("{module}", "{module}_late"))
     (place / f"{module}_late.py").write_text((place / f"{module}.py").read_text())
     registry = load(place)
@@ -87,7 +87,7 @@ def test_an_offer_is_found_and_imported_when_it_is_chosen(place: Path, install: 
     assert registry.choose("backend", "acme").__name__ == "Mine"
 
 
-def test_what_is_installed_here_is_found() -> None:
+def test_our_own_plugins_are_found() -> None:
     registry = Registry()
     registry.load()
     found = {(o.role, o.provider.name): o.distribution for o in registry.offers}
@@ -96,7 +96,7 @@ def test_what_is_installed_here_is_found() -> None:
         assert registry.choose(role, name).API == 1
 
 
-@pytest.mark.parametrize(("code", "says"), [
+@pytest.mark.parametrize(("code", "problem"), [
     ("import no_such_library", "No module named 'no_such_library'"),
     ("1 / 0", "ZeroDivisionError"),
     ("raise SystemExit(3)", "SystemExit"),
@@ -108,8 +108,8 @@ def test_what_is_installed_here_is_found() -> None:
     ("from artstore.hookspecs import hookimpl\n@hookimpl\ndef artstore_comitted(op): ...", "artstore_comitted"),
     ("from artstore.hookspecs import hookimpl\n@hookimpl\ndef artstore_backends(oops): ...", "oops"),
 ])  # fmt: skip
-def test_a_broken_plugin_is_told_and_stays_alone(
-    place: Path, install: Install, code: str, says: str, caplog: pytest.LogCaptureFixture
+def test_a_broken_plugin_is_reported_and_disturbs_no_other(
+    place: Path, install: Install, code: str, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     install("a-good")
     install("b-broken", code)
@@ -121,7 +121,7 @@ def test_a_broken_plugin_is_told_and_stays_alone(
         "b-broken:x": "broken",
         "c-good:x": "ok",
     }
-    assert says in registry.plugins[1].problem
+    assert problem in registry.plugins[1].problem
     assert "b-broken:x is broken" in caplog.text
     assert {o.provider.name for o in registry.offers} == {"a-good", "c-good"}
     with pytest.raises(PluginError, match="b-broken:x is broken"):
@@ -129,7 +129,7 @@ def test_a_broken_plugin_is_told_and_stays_alone(
     with pytest.raises(PluginError) as strict:
         load(place, strict=True)
     assert 'block = ["b-broken:x"]' in strict.value.cure
-    assert says in str(strict.value)
+    assert problem in str(strict.value)
     assert {p.status for p in load(place, strict=True, block=["b-broken:x"]).plugins} == {"ok", "blocked"}
 
 
@@ -150,7 +150,7 @@ def test_two_offers_of_one_name_are_an_error_that_names_both(place: Path, instal
     assert load(place, block=["one:x"]).choose("backend", "store").__module__ == "two_module"
 
 
-def test_an_unknown_name_says_what_was_meant(place: Path, install: Install) -> None:
+def test_an_unknown_provider_is_refused_with_a_suggestion(place: Path, install: Install) -> None:
     install("acme")
     registry = load(place)
     with pytest.raises(PluginError, match="Nothing offers a backend 'amce'") as unknown:
@@ -162,7 +162,7 @@ def test_an_unknown_name_says_what_was_meant(place: Path, install: Install) -> N
 
 
 @pytest.mark.parametrize("api", [0, 2, None, "'1'"])
-def test_a_wrong_api_is_told(place: Path, install: Install, api: object) -> None:
+def test_a_provider_for_another_api_is_refused(place: Path, install: Install, api: object) -> None:
     install("acme", api=api)
     registry = load(place)
     with pytest.raises(PluginError, match="API") as wrong:
@@ -171,7 +171,7 @@ def test_a_wrong_api_is_told(place: Path, install: Install, api: object) -> None
     assert registry.offers[0].status == "wrong API"
 
 
-def test_a_missing_extra_says_how_to_get_it(place: Path, install: Install) -> None:
+def test_a_missing_extra_is_refused_with_the_command_that_installs_it(place: Path, install: Install) -> None:
     module = install("acme", OFFER.replace("{module}", "{module}_late"), extra="fast")
     (place / f"{module}_late.py").write_text("import no_such_library")
     registry = load(place)
@@ -182,14 +182,14 @@ def test_a_missing_extra_says_how_to_get_it(place: Path, install: Install) -> No
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "raise SystemExit", "", "class Mine: API = 1", "Mine = 5"])
-def test_a_provider_that_cannot_be_used_is_told(place: Path, install: Install, code: str) -> None:
+def test_a_provider_without_a_usable_class_is_refused(place: Path, install: Install, code: str) -> None:
     module = install("acme", OFFER.replace("{module}", "{module}_late"))
     (place / f"{module}_late.py").write_text(code)
     with pytest.raises(PluginError, match="acme"):
         load(place).choose("backend", "acme")
 
 
-def test_strangers_can_be_switched_off(
+def test_plugins_of_other_distributions_can_be_switched_off(
     place: Path, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("acme", "1 / 0")
@@ -200,7 +200,7 @@ def test_strangers_can_be_switched_off(
     assert [p.status for p in registry.plugins if p.distribution == "acme"] == ["blocked"]
 
 
-def test_blocking_what_is_not_there_is_an_error(place: Path, install: Install) -> None:
+def test_blocking_an_unknown_plugin_is_an_error(place: Path, install: Install) -> None:
     install("acme")
     with pytest.raises(PluginError) as unknown:
         load(place, block=["acme:y"])
@@ -246,7 +246,7 @@ def wrap(place: Path, install: Install) -> Callable[..., Any]:
     return wrap
 
 
-def test_a_wrapper_is_given_what_it_wraps(wrap: Callable[..., Any]) -> None:
+def test_a_wrapper_receives_the_provider_that_it_wraps(wrap: Callable[..., Any]) -> None:
     built = wrap({"use": "twin", "twin": {"inner": "outer"}, "core": {"root": "there"}})
     assert (built.settings.inner, built.inner.settings.inner) == ("outer", "core")
     assert built.inner.inner.settings.root == "there"
@@ -254,7 +254,7 @@ def test_a_wrapper_is_given_what_it_wraps(wrap: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "at", "told"),
+    ("settings", "at", "reported"),
     [
         ({"use": "outer", "outer": {"inner": "outer"}}, "backend.outer.inner", "outer -> outer"),
         ({"use": "outer", "outer": {"inner": "twin"}, "twin": {"inner": "outer"}},
@@ -264,16 +264,16 @@ def test_a_wrapper_is_given_what_it_wraps(wrap: Callable[..., Any]) -> None:
         ({"use": "outer", "outer": {"iner": "x"}}, "backend.outer.iner", "Did you mean 'inner'?"),
     ],
 )  # fmt: skip
-def test_a_wrapper_that_wraps_nothing_sound_is_refused(
-    wrap: Callable[..., Any], settings: dict[str, Any], at: str, told: str
+def test_a_wrapper_around_itself_or_nothing_is_refused(
+    wrap: Callable[..., Any], settings: dict[str, Any], at: str, reported: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         wrap(settings)
     assert caught.value.place == at
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
-def test_what_is_wrapped_counts_as_chosen(place: Path, install: Install) -> None:
+def test_a_wrapped_provider_counts_as_chosen(place: Path, install: Install) -> None:
     install("acme", WRAPPERS)
     registry = load(place)
     settings = Settings.model_validate({"backend": {"use": "twin", "twin": {"inner": "outer"}}})
@@ -286,13 +286,13 @@ def test_what_is_wrapped_counts_as_chosen(place: Path, install: Install) -> None
     assert used_providers(registry, "backend", astray.backend) == ["outer", "tape"]
 
 
-def test_what_was_to_be_wrapped_is_closed_when_its_wrapper_fails(wrap: Callable[..., Any]) -> None:
+def test_a_wrapped_provider_is_closed_when_its_wrapper_fails(wrap: Callable[..., Any]) -> None:
     with pytest.raises(PluginError, match="ValueError: no"):
         wrap({"use": "stiff"})
     assert sys.modules["acme_module"].closed == ["core"]
 
 
-def test_an_extra_that_is_not_installed_is_told_before_anybody_chose(place: Path, install: Install) -> None:
+def test_a_missing_extra_is_noticed_without_an_import(place: Path, install: Install) -> None:
     module = install("acme", OFFER.replace("{module}", "{module}_late"), extra="fast")
     (place / f"{module}_late.py").write_text("import no_such_library")
     with (place / "acme-1.2.dist-info" / "METADATA").open("a") as metadata:
@@ -304,5 +304,5 @@ def test_an_extra_that_is_not_installed_is_told_before_anybody_chose(place: Path
     assert f"{module}_late" not in sys.modules
     (place / f"{module}_late.py").write_text((place / f"{module}.py").read_text())
     registry = load(place)
-    assert registry.choose("backend", "acme")  # it came in another way
+    assert registry.choose("backend", "acme")  # its libraries were installed in another way
     assert registry.offers[0].status == "ok"

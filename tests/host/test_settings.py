@@ -1,4 +1,4 @@
-"""Where settings come from, which one wins, and what is said of those that are wrong."""
+"""Where settings come from, which source wins, and how wrong settings are refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 from artstore.errors import ConfigError
 from artstore.host.settings import Configuration, Settings, load, validate
 from artstore.modes import Mode
+from artstore.roles import ROLES
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def fails(home: Path, toml: str = "", environ: Mapping[str, str] | None = None, 
     return str(refused.value)
 
 
-def test_without_anything_there_are_defaults(home: Path) -> None:
+def test_an_empty_configuration_has_defaults(home: Path) -> None:
     found = load(home=home, environ={})
     assert found.settings == Settings()
     assert (found.home, found.file) == (home, None)
@@ -55,7 +56,7 @@ def test_command_line_before_environment_before_file_before_default(home: Path) 
     assert sources["server.workers"] == str(home / "artstore.toml")
 
 
-def test_the_file_is_looked_for_in_order(home: Path, tmp_path: Path) -> None:
+def test_the_file_is_searched_for_in_order(home: Path, tmp_path: Path) -> None:
     for name in ("flag", "env"):
         (tmp_path / f"{name}.toml").write_text(f'display_name = "{name}"')
     (home / "artstore.toml").write_text('display_name = "home"')
@@ -68,7 +69,7 @@ def test_the_file_is_looked_for_in_order(home: Path, tmp_path: Path) -> None:
             load(**missing)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("toml", "says"), [
+@pytest.mark.parametrize(("toml", "parts"), [
     ("mod = 'rw'", ["artstore.toml: mod", "no setting 'mod'", "Did you mean 'mode'?"]),
     ("[sever]\nport = 1", ["artstore.toml: sever", "Did you mean 'server'?"]),
     ("[server]\nprot = 1", ["artstore.toml: server.prot", "Did you mean 'port'?"]),
@@ -90,15 +91,15 @@ def test_the_file_is_looked_for_in_order(home: Path, tmp_path: Path) -> None:
     ("[limits]\ncapacity = '1,000 GB'", ["limits.capacity: must be"]),
     ("[limits]\nmin_free = '5 GB of it'", ["limits.min_free: must be"]),
 ])  # fmt: skip
-def test_what_is_wrong_in_the_file(home: Path, toml: str, says: list[str]) -> None:
+def test_a_wrong_file_is_refused_with_its_place(home: Path, toml: str, parts: list[str]) -> None:
     (home / "artstore.toml").write_bytes(toml.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigError) as refused:
         load(home=home, environ={})
-    for part in says:
+    for part in parts:
         assert part in str(refused.value)
 
 
-@pytest.mark.parametrize(("name", "value", "says"), [
+@pytest.mark.parametrize(("name", "value", "part"), [
     ("ARTSTORE_MOD", "rw", "Did you mean 'ARTSTORE_MODE'?"),
     ("ARTSTORE_SERVER__PRT", "1", "Did you mean 'port'?"),
     ("ARTSTORE_SEVER__PORT", "1", "Did you mean 'ARTSTORE_SERVER'?"),
@@ -110,13 +111,13 @@ def test_what_is_wrong_in_the_file(home: Path, toml: str, says: list[str]) -> No
     ("ARTSTORE_ELEMENT_ID_FILE", "/no/such/file", "/no/such/file cannot be read: No such file or directory."),
     ("ARTSTORE_PLUGINS", "off", "It can only be 'none'."),
 ])  # fmt: skip
-def test_what_is_wrong_in_the_environment(home: Path, name: str, value: str, says: str) -> None:
+def test_a_wrong_variable_is_refused_by_its_name(home: Path, name: str, value: str, part: str) -> None:
     message = fails(home, environ={name: value})
     assert message.startswith(name)
-    assert says in message
+    assert part in message
 
 
-def test_other_variables_are_no_concern_of_ours(home: Path) -> None:
+def test_other_variables_are_ignored(home: Path) -> None:
     environ = {"PATH": "x", "ARTS": "y", "ARTSTORE_PLUGINS": "none", "ARTSTORE_HOME": "z", "artstore_x": "1"}
     assert read(home, environ=environ).settings == Settings()
 
@@ -153,12 +154,12 @@ def test_a_role_in_the_environment(home: Path) -> None:
     assert settings.backend.table("s3") == {"bucket": "docs", "prefix": "p"}
 
 
-def test_words_that_only_look_like_a_role_are_left_alone(home: Path) -> None:
+def test_a_text_that_only_looks_like_a_role_is_not_rewritten(home: Path) -> None:
     settings = read(home, 'display_name = "x"\n# backend = "s3"\n[plugins]\nblock = ["a:b"]\n').settings
     assert (settings.backend.use, settings.plugins.block) == ("local", ["a:b"])
 
 
-def test_a_home_has_one_name(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_has_one_path(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to(home)
     monkeypatch.chdir(home)
     for name in (home, tmp_path / "link", home / ".." / home.name, Path("."), Path("..") / home.name):
@@ -179,14 +180,14 @@ def test_sizes_may_have_units(home: Path, text: str, size: int) -> None:
     assert read(home, environ=environ).settings.limits.capacity == size
 
 
-def test_lists_in_the_environment(home: Path) -> None:
+def test_a_list_in_a_variable_has_commas(home: Path) -> None:
     environ = {"ARTSTORE_PLUGINS__BLOCK": "a:b, c:d,", "ARTSTORE_PLUGINS__STRICT": "true"}
     plugins = read(home, environ=environ).settings.plugins
     assert (plugins.block, plugins.strict) == (["a:b", "c:d"], True)
 
 
 class Provider(BaseModel, extra="forbid"):
-    """As a provider has them."""
+    """Settings such as a provider has."""
 
     url: SecretStr | None = None
     key_file: Path | None = None
@@ -216,7 +217,7 @@ def test_secrets_come_from_files(home: Path, tmp_path: Path) -> None:
         assert "pass" not in repr(made)
 
 
-def test_a_value_and_a_file_follow_the_same_order(home: Path, tmp_path: Path) -> None:
+def test_a_value_and_a_file_obey_the_same_order(home: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("from the file")
     found = read(
@@ -239,14 +240,21 @@ def test_a_wrong_secret_is_not_shown(home: Path) -> None:
     assert "backend.x.secret_key" in str(refused.value)
 
 
-def test_an_unknown_setting_of_a_provider(home: Path) -> None:
+def test_an_unknown_setting_of_a_provider_is_refused(home: Path) -> None:
     found = read(home, "backend = 'x'\n[backend.x]\nulr = 'y'")
     with pytest.raises(ConfigError, match="Did you mean 'url'") as refused:
         provider(found)
     assert refused.value.place == f"{home / 'artstore.toml'}: backend.x.ulr"
 
 
-def test_a_setting_of_a_section_out_of_a_file(tmp_path: Path) -> None:
+def test_a_setting_of_a_section_is_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "port").write_text("8123\n", encoding="utf-8")
     loaded = load(home=tmp_path, environ={"ARTSTORE_SERVER__PORT_FILE": str(tmp_path / "port")})
     assert loaded.settings.server.port == 8123
+
+
+def test_every_role_has_a_section() -> None:
+    assert set(ROLES) <= set(Settings.model_fields)
+    assert {role: getattr(Settings(), role).chosen() for role in ROLES} == {
+        name: [role.default] if role.default else [] for name, role in ROLES.items()
+    }
