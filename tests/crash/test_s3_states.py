@@ -47,7 +47,7 @@ class Zygote:
     """Where writers come from."""
 
     def __init__(self) -> None:
-        script = Path(__file__).parents[1] / "late.py"
+        script = Path(__file__).parents[1] / "support" / "late_writers.py"
         self._process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -23,7 +23,7 @@ from support.audit import audit, open_intents
 from support.ports import free_port
 from support.servers import Element, until
 
-MORTAL = Path(__file__).with_name("crash") / "mortal.py"
+MORTAL = Path(__file__).parents[1] / "crash" / "mortal.py"
 FULL = bool(os.environ.get("CRASH_FULL"))
 LOST = (OSError, http.client.HTTPException)
 SMALL = b"whole " * 100

@@ -24,8 +24,8 @@ from urllib.parse import quote
 from joserfc import jws
 from joserfc.jwk import RSAKey
 
-if __name__ == "__main__":  # `python -m tests.servers`
-    sys.path.insert(0, os.path.dirname(__file__))
+if __name__ == "__main__":  # `python -m tests.support.servers`
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.forkserver import Born, Mother
 from support.ports import free_port
 
@@ -467,6 +467,6 @@ def sha256_header(body: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
 
 
-# `python -m tests.servers postgres`: a server until Ctrl-C, its address on the first line.
+# `python -m tests.support.servers postgres`: a server until Ctrl-C, its address on the first line.
 if __name__ == "__main__":
     importlib.import_module(sys.argv[1]).run(*sys.argv[2:])
