@@ -152,8 +152,8 @@ class LocalBackend(Backend, Recoverable):
         tombstone = staged_name(key) + SIDECAR_SUFFIX
         with self._lock_sidecar(key, if_match) as (fd, name):
             self._reserve.rename(name, tombstone, src_dir_fd=fd, dst_dir_fd=self._tombstones)
-            # The tombstone becomes durable first. If only the removal of the sidecar were durable, nothing would tell
-            # recovery of the data.
+            # The tombstone becomes durable first. If only the removal of the sidecar were durable, recovery
+            # would not learn of the data.
             try:
                 self._syncer.fsync(self._tombstones)
             except OSError:
@@ -208,7 +208,7 @@ class LocalBackend(Backend, Recoverable):
             return None
         try:
             with disk.translate_errors(name):
-                # The kernel asks before every change: one stat tells that the document is what it was.
+                # The kernel asks before every change: one stat shows whether the document has changed.
                 stat = os.stat(name, dir_fd=self._internal, follow_symlinks=False)
                 identity = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
                 known = self._documents.get(name)

@@ -20,8 +20,8 @@ FAILURE_WINDOW = 600.0
 class Syncer:
     """Makes files and directories of one store durable. Used by many threads.
 
-    The kernel drops the pages of a failed fsync and reports the error once, so after a failure nobody knows what is
-    on the disk. The second failure within ten minutes, or one EROFS, closes the store for writing until a restart.
+    Linux drops the pages of a failed fsync and reports the error once, so after a failure it is unknown what is on the
+    disk. The second failure within ten minutes, or one EROFS, closes the store for writing until a restart.
     """
 
     def __init__(self) -> None:
@@ -53,4 +53,4 @@ class Syncer:
     def require_writable(self) -> None:
         """Raise `Unavailable` when the store is closed for writing."""
         if self._closed:
-            raise Unavailable(f"This store takes no writes until a restart: {self._closed}.")
+            raise Unavailable(f"This store accepts no writes until a restart: {self._closed}.")

@@ -99,9 +99,9 @@ class Recovery:
                     disk.unlink(data, shard.fd)
 
     def _undo(self, token: str, key: Key, shard: _Shard) -> bool:
-        """Undo an upload whose sidecar was not published: take its token, then remove the data, staged or in place.
+        """Undo an upload whose sidecar was not published: move its token away, then remove the data, staged or in place.
 
-        Returns False, and does nothing, when another process has taken the token first.
+        Returns False, and does nothing, when another process has moved the token away first.
         """
         data = token.removesuffix(SIDECAR_SUFFIX)
         with self._place_for_tokens(shard) as place:

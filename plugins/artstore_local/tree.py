@@ -75,7 +75,7 @@ class Tree:
         self._made.discard(directory)
 
     def list(self, directory: str) -> Iterator[Entry]:
-        """Yield what lies in `directory`, by key and in no order. One that does not exist holds nothing."""
+        """Yield what `directory` holds, by key and in no order. A directory that does not exist holds nothing."""
         try:
             with self.open(directory) as fd, os.scandir(fd) as entries:
                 is_directory = {e.name: e.is_dir(follow_symlinks=False) for e in entries}
@@ -103,7 +103,7 @@ class Tree:
             fd = os.open(directory or ".", disk.DIRECTORY, dir_fd=self.root)
         except OSError as e:
             # One that was removed meanwhile, and a link, hold no files of ours. One that cannot be read may hold some:
-            # to pass over it would be to take its files for lost.
+            # without an error here its files would count as lost.
             if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) or directory == _FSCK:
                 return
             raise disk.translate(e, directory) from e
@@ -119,7 +119,7 @@ class Tree:
                 yield from self._below(f"{directory}/{name}" if directory else name, since)
 
     def list_root(self) -> Iterator[Entry]:
-        """Yield what lies in the root and is no directory. No key leads there."""
+        """Yield what is in the root and is no directory. No key leads there."""
         with os.scandir(self.root) as found:
             names = sorted(e.name for e in found if not e.is_dir(follow_symlinks=False))
         yield from (Entry(key=Key(name), data=True, sidecar=False) for name in names)

@@ -13,7 +13,7 @@ _PREFIX = "whsec_"
 class WebhookSettings(BaseModel, extra="forbid", frozen=True):
     """The observer is on when this table exists."""
 
-    url: str = Field(description="http(s) URL that takes a POST for each change.")
+    url: str = Field(description="http(s) URL that gets a POST for each change.")
     secret: SecretStr = Field(description="whsec_ and 24 to 64 bytes in base64; signs every event.")
     timeout: float = Field(
         10, gt=0, le=60, allow_inf_nan=False, description="Seconds that one POST may take."
