@@ -1,4 +1,4 @@
-"""The suite for backends tells a liar: the honest example, spoilt in one place, fails where it should."""
+"""The backend suite finds liars: the example plugin with one defect fails in the tests that are about it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import artstore_boxes.backend
 import pytest
 
 SOURCE = Path(artstore_boxes.backend.__file__).read_text(encoding="utf-8")
-CUT = "test_a_power_cut_leaves_all_or_nothing_and_takes_back_nothing"
+CUT = "test_a_power_cut_leaves_a_change_whole_or_undone"
 
-# What is spoilt, and the tests that must see it.
+# What is replaced in the example, and the tests that must fail then.
 LIARS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "SyncsNothing": ([("os.fsync(", "len([]), (")], [f"{CUT}[{c}]" for c in ("publish", "delete", "write_document")]),
     "SyncsNoDirectory": (
@@ -30,25 +30,25 @@ LIARS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     ),
     "WritesInPlace": (
         [("    new.replace(path)", "    path.write_bytes(content)\n    sync(path)")],
-        ["test_at_no_step_of_a_replacement_half_a_sidecar_is_seen", f"{CUT}[replace_sidecar]"],
+        ["test_no_step_of_a_replacement_shows_half_a_sidecar", f"{CUT}[replace_sidecar]"],
     ),
     "LetsErrorsOut": (
         [("raise translated(e) from e", "raise")],
-        ["test_a_call_that_fails_is_told_in_our_words_and_leaves_nothing[5]", "test_a_sidecar_that_is_not_there"],
+        ["test_a_failed_system_call_is_translated_and_leaves_nothing[5]", "test_a_missing_sidecar_is_not_found"],
     ),
     "BlamesTheCaller": (
         [('return Unavailable(f"The disk', 'return Conflict(f"The disk')],
-        ["test_a_call_that_fails_is_told_in_our_words_and_leaves_nothing[5]"],
+        ["test_a_failed_system_call_is_translated_and_leaves_nothing[5]"],
     ),
     "LeavesHalf": (
         [("        shutil.rmtree(self._box, ignore_errors=True)\n\n\n", "        self._box.rename(self._place)\n\n\n")],
-        ["test_abort_leaves_nothing", "test_a_source_that_breaks_half_way_leaves_nothing"],
+        ["test_abort_leaves_nothing", "test_an_upload_that_breaks_off_leaves_nothing"],
     ),
-    "ClaimsToBeShared": ([("shared=False", "shared=True")], ["test_a_shared_store_has_neighbours"]),
+    "ClaimsToBeShared": ([("shared=False", "shared=True")], ["test_a_shared_store_can_be_opened_twice"]),
     "ShowsNothing": ([("def reopen", "def reopens")], [f"{CUT}[publish]"]),
 }  # fmt: skip
-HONEST = ["test_what_was_published_is_there", f"{CUT}[publish]", f"{CUT}[replace_sidecar]",
-          "test_at_no_step_of_a_replacement_half_a_sidecar_is_seen"]  # fmt: skip
+HONEST = ["test_a_published_file_can_be_read", f"{CUT}[publish]", f"{CUT}[replace_sidecar]",
+          "test_no_step_of_a_replacement_shows_half_a_sidecar"]  # fmt: skip
 
 TEST = """
 import pytest
@@ -79,7 +79,7 @@ class Test{name}(BackendSuite):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str], str]:
-    """What failed, what passed (`class::test`), and all that pytest said: the liars and the honest one together."""
+    """Run the suite on all liars and on the honest example: what failed, what passed (`class::test`), the output."""
     place = tmp_path_factory.mktemp("liars")
     chosen: list[str] = []
     for name, (changes, tests) in {**LIARS, "Honest": ([], HONEST)}.items():
@@ -104,20 +104,20 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[st
 
 
 @pytest.mark.parametrize("liar", LIARS)
-def test_a_liar_is_told(outcomes: tuple[set[str], set[str], str], liar: str) -> None:
-    failed, _, said = outcomes
-    assert {f"{liar}::{test}" for test in LIARS[liar][1]} <= failed, said[-5000:]
+def test_a_liar_is_found(outcomes: tuple[set[str], set[str], str], liar: str) -> None:
+    failed, _, output = outcomes
+    assert {f"{liar}::{test}" for test in LIARS[liar][1]} <= failed, output[-5000:]
 
 
 def test_the_honest_one_passes(outcomes: tuple[set[str], set[str], str]) -> None:
-    _, passed, said = outcomes
-    assert passed == {f"Honest::{test}" for test in HONEST}, said[-5000:]
+    _, passed, output = outcomes
+    assert passed == {f"Honest::{test}" for test in HONEST}, output[-5000:]
 
 
 def test_a_failed_assertion_shows_what_it_compared(outcomes: tuple[set[str], set[str], str]) -> None:
-    """In a stranger's project, whose pytest knows nothing of ours: the suites register themselves."""
-    said = outcomes[2]
-    assert "assert False, f" not in said
-    assert re.search(r"^E +AssertionError: cut \d+ of \d+, left by the power cut", said, flags=re.MULTILINE)
-    assert re.search(r"^E +assert \(b'.*', .*\) in \[", said, flags=re.MULTILINE)
-    assert "it claims `shared`: override `neighbour`" in said
+    """In a foreign project, whose pytest does not know this one: the suites register themselves."""
+    output = outcomes[2]
+    assert "assert False, f" not in output
+    assert re.search(r"^E +AssertionError: cut \d+ of \d+, left by the power cut", output, flags=re.MULTILINE)
+    assert re.search(r"^E +assert \(b'.*', .*\) in \[", output, flags=re.MULTILINE)
+    assert "it claims `shared`: override `open_second`" in output

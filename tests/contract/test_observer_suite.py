@@ -29,7 +29,12 @@ class TestWebhook(ObserverSuite):
     def opened(
         self, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[Callable[[], Observer]]:
-        for name, value in {"ORDER_TIMEOUT": 0.0, "POLL_INTERVAL": 0.01, "RETRY_MIN": 0.01, "RETRY_MAX": 0.05}.items():
+        for name, value in {
+            "ORDER_TIMEOUT": 0.0,
+            "POLL_INTERVAL": 0.01,
+            "RETRY_MIN": 0.01,
+            "RETRY_MAX": 0.05,
+        }.items():
             monkeypatch.setattr(module, name, value)
         settings = {"url": receiver.url, "secret": SECRET, "allow_private": True}
         with opening(

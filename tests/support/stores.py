@@ -76,7 +76,7 @@ class Store:
         return reopen
 
     @pytest.fixture
-    def neighbour(self, opened: Callable[[], Backend]) -> Callable[[], Backend]:
+    def open_second(self, opened: Callable[[], Backend]) -> Callable[[], Backend]:
         return opened
 
 

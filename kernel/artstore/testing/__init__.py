@@ -1,4 +1,4 @@
-"""For whoever writes a provider: the suites that hold it to its contract, and providers in memory.
+"""For authors of providers: suites that hold a provider to its contract, and providers in memory.
 
     from artstore.testing import BackendSuite, make_context
 
@@ -57,14 +57,17 @@ _PLACES = {
     "make_context": "attrs",
 }
 
-_SUITES = ("auth", "backend", "cache", "log", "naming", "observer")
+_SUITES = (
+    *("auth", "backend", "backend_changes", "backend_durability", "backend_recovery", "backend_store"),
+    *("cache", "cache_search", "log", "naming", "observer"),
+)
 
-# So that a failed `assert` of a suite shows what it compared, in a stranger's project too.
+# A failed `assert` of a suite then shows what it compared, in a foreign project too.
 pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: who tests a backend need not have what the suite for namings needs.
+    # On demand: a test of a backend does not need what the suite for namings imports.
     if name in _PLACES:
         return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from artstore.attr import Attr
 from artstore.errors import InvalidField, Unavailable
 from artstore.ids import FileId, Key
-from artstore.spi import Cache, Context, NoSettings, Page, Cursor, Query, Sort, Totals
+from artstore.spi import Cache, Context, Cursor, NoSettings, Page, Query, Sort, Totals
 
 
 class MemoryCache(Cache):

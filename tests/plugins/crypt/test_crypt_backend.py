@@ -65,7 +65,7 @@ class TestCryptOverS3(OverS3):
     """What is particular: data in requests of its own, and sidecars replaced by their marks."""
 
     def test_data_sidecars_and_keys(
-        self, backend: CryptBackend, neighbour: Callable[[], Backend], s3_server: s3.Seaweed, bucket: str
+        self, backend: CryptBackend, open_second: Callable[[], Backend], s3_server: s3.Seaweed, bucket: str
     ) -> None:
         data = plain(3 * PIECE + 77)
         put(backend, data=data, sidecar=sidecar(size=len(data)))
@@ -73,7 +73,7 @@ class TestCryptOverS3(OverS3):
         lies = client.get_object(Bucket=bucket, Key=f"se-01/{KEY}")["Body"].read()
         assert len(lies) == sealed_size(len(data))
         assert data[:64] not in lies
-        other = neighbour()
+        other = open_second()
         assert get(other) == data
         assert get(other, span=Span(FRAME - 1, PIECE)) == data[FRAME - 1 : FRAME - 1 + PIECE]
         other.replace_sidecar(KEY, sidecar(size=len(data)), sidecar(size=len(data), revision=2))
