@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from artstore.attr import Attr
-from artstore.spi import Cache, Context, Position, Query, Sort
+from artstore.spi import Cache, Context, Cursor, Query, Sort
 from artstore_sql.provider import Sql
 from artstore_sql.sqlite.cache import SqlSettings
 
@@ -141,9 +141,9 @@ def fill(cache: Cache, count: int) -> float:
     return time.perf_counter() - begun
 
 
-def deep(cache: Cache, pages: int) -> Position | None:
+def deep(cache: Cache, pages: int) -> Cursor | None:
     """Where page number `pages` begins."""
-    after: Position | None = None
+    after: Cursor | None = None
     while pages > 1:
         step = min(pages - 1, 10)
         after = cache.search(Query(limit=PAGE * step, after=after)).next

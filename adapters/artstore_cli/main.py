@@ -259,8 +259,9 @@ def _mode(args: argparse.Namespace) -> int:
 
 def _openapi(args: argparse.Namespace) -> int:
     from artstore_http.openapi import document
+    from artstore_http.routes import ROUTES
 
-    print(json.dumps(document(), indent=2, ensure_ascii=False))
+    print(json.dumps(document(ROUTES), indent=2, ensure_ascii=False))
     return exit_codes.OK
 
 

@@ -20,8 +20,8 @@ from artstore_http.message import Request, Stream
 class Endpoint:
     """Translates between the WSGI environment and exchanges."""
 
-    def __init__(self, node: Node) -> None:
-        self._app = App(node, "falcon")
+    def __init__(self, app: App) -> None:
+        self._app = app
 
     def __call__(self, req: falcon.Request, resp: falcon.Response, **_: object) -> None:
         request = _request(req.env)
@@ -98,8 +98,8 @@ def _request(env: dict[str, Any]) -> Request:
 
 def create_app(node: Node | None = None) -> falcon.App:  # type: ignore[type-arg]
     """The app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
-    node = node or open_default()
+    served = App(node or open_default(), "falcon")
     app = falcon.App(media_type="application/json")
-    app.add_sink(Endpoint(node), prefix=re.compile(""))  # also OPTIONS *
-    atexit.register(node.close)
+    app.add_sink(Endpoint(served), prefix=re.compile(""))  # also OPTIONS *
+    atexit.register(served.close)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -12,8 +13,11 @@ from artstore.host.boot import Node
 from artstore_http import matching
 from artstore_http.call import Call
 from artstore_http.message import Receiver, Request, Response
+from artstore_http.metrics import Metrics
+from artstore_http.openapi import document
 from artstore_http.problems import BadFraming, HeaderFieldsTooLarge, NoToken, UriTooLong, problem
-from artstore_http.prometheus import counted
+from artstore_http.prometheus import count
+from artstore_http.routes import ROUTES
 
 log = logging.getLogger("artstore.http")
 access = logging.getLogger("artstore.access")
@@ -33,11 +37,24 @@ class App:
     def __init__(self, node: Node, adapter: str) -> None:
         self.node = node
         self.adapter = adapter
+        self._openapi: bytes | None = None
         self.access = node.settings.log.access
+        self.metrics = Metrics(node.configuration.home / "state" / "metrics")
 
     def begin(self, request: Request) -> Exchange:
         """Take the head of a request. Blocks unless `instant(request)`. Never raises."""
         return Exchange(self, request)
+
+    def close(self) -> None:
+        """Close the node, and leave the counters to the other processes. A second call has no effect."""
+        self.node.close()
+        self.metrics.close()
+
+    def openapi(self) -> bytes:
+        """Return the OpenAPI document as JSON."""
+        if self._openapi is None:
+            self._openapi = json.dumps(document(ROUTES), ensure_ascii=False).encode()
+        return self._openapi
 
     @staticmethod
     def instant(request: Request) -> bool:
@@ -81,6 +98,8 @@ class Exchange:
             adapter=self._app.adapter,
             request=request,
             path=found.path,
+            metrics=self._app.metrics,
+            openapi=self._app.openapi,
             allowed=frozenset(found.route.parameters),
         )
         if found.route.scope is not None:
@@ -89,7 +108,7 @@ class Exchange:
             if found.route.scope not in call.by.scopes:
                 raise Forbidden(f"This needs the scope {found.route.scope}.")
         call.check_parameters()
-        return found.operation(call)
+        return found.route.operation(call)
 
     def feed(self, piece: bytes) -> Response | None:
         """Take a piece of the body; an answer ends the exchange before the body ended."""
@@ -166,9 +185,9 @@ class Exchange:
             )  # fmt: skip
 
     def _count(self, response: Response, took: float) -> None:
-        add = self._app.node.metrics.add
+        add = self._app.metrics.add
         method = self._request.method if self._request.method in _METHODS else "-"
-        for name, amount in counted(method, self._route, response.status, took):
+        for name, amount in count(method, self._route, response.status, took):
             add(name, amount)
         if self._received:
             add("artstore_received_bytes_total", self._received)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -11,7 +9,7 @@ from pydantic import BaseModel
 
 import artstore
 from artstore.errors import ArtstoreError, InvalidField
-from artstore.modes import ALLOWED, Operation
+from artstore.modes import Operation
 from artstore.spi import STATUSES, Status
 from artstore_http.call import Call, json_response
 from artstore_http.files import json_body
@@ -30,7 +28,6 @@ from artstore_http.models import (
     Transition,
     TransitionRequest,
 )
-from artstore_http.openapi import document
 
 _WARNING, _CRITICAL = 0.80, 0.95
 
@@ -41,7 +38,7 @@ def root(call: Call) -> Response:
         Root(
             name="artstore",
             version=artstore.__version__,
-            element_id=call.kernel.element.record().element_id,
+            element_id=call.kernel.describe().element_id,
             api="/api/v1",
             openapi="/openapi.json",
             health="/health/ready",
@@ -51,36 +48,35 @@ def root(call: Call) -> Response:
 
 def info(call: Call) -> Response:
     """GET /api/v1/info"""
-    record = call.kernel.element.record()
+    what = call.kernel.describe()
     return _model(
         Info(
-            element_id=record.element_id,
-            display_name=call.node.settings.display_name or record.element_id,
+            element_id=what.element_id,
+            display_name=call.node.settings.display_name or what.element_id,
             version=artstore.__version__,
-            mode=record.mode,
-            allowed_operations=[o.value for o in Operation if o in ALLOWED[record.mode]],
+            mode=what.mode,
+            allowed_operations=[o.value for o in Operation if o in what.operations],
             adapter=call.adapter,
-            weaker=list(call.kernel.backend.capabilities.missing_guarantees()),
+            missing_guarantees=list(what.missing_guarantees),
         )
     )
 
 
 def capacity(call: Call) -> Response:
     """GET /api/v1/capacity"""
-    limits, totals, space = call.kernel.limits, call.kernel.index.totals(), call.kernel.backend.free_bytes()
-    rooms = []
-    if limits.capacity is not None:
-        rooms.append((int(limits.capacity), max(0, int(limits.capacity) - totals.size)))
-    if space is not None:
-        free = max(0, space - int(limits.min_free))
-        rooms.append((totals.size + free, free))
-    # What will run out first is what counts.
-    total, free_bytes = min(rooms, key=lambda room: room[1]) if rooms else (None, None)
-    used = totals.size / total if total else 0.0
+    usage = call.kernel.usage()
+    limits = []
+    if usage.capacity is not None:
+        limits.append((usage.capacity, max(0, usage.capacity - usage.size)))
+    if usage.free is not None:
+        limits.append((usage.size + usage.free, usage.free))
+    # The limit that will be reached first counts.
+    total, free_bytes = min(limits, key=lambda limit: limit[1]) if limits else (None, None)
+    used = usage.size / total if total else 0.0
     full = free_bytes == 0
     status = "full" if full else "critical" if used >= _CRITICAL else "warning" if used >= _WARNING else "ok"
     return _model(
-        Capacity(total=total, used=totals.size, free=free_bytes, file_count=totals.files, status=status)
+        Capacity(total=total, used=usage.size, free=free_bytes, file_count=usage.files, status=status)
     )
 
 
@@ -94,7 +90,7 @@ def transition(call: Call) -> Receiver:
 
     def then(body: bytes) -> Response:
         wish = parse_model(TransitionRequest, body)
-        before = call.kernel.element.record().mode
+        before = call.kernel.describe().mode
         record = call.kernel.transition(call.by, wish.target_mode, confirm=wish.confirm, reason=wish.reason)
         return _model(
             Transition(
@@ -114,7 +110,7 @@ def transactions(call: Call) -> Response:
     status = call.parameter("status")
     if status is not None and status not in STATUSES:
         raise InvalidField("status", f"status must be one of {', '.join(get_args(Status))}.")
-    limit, cursor = call.page()
+    limit, cursor = call.page_parameters()
     found = call.kernel.transactions(status=status, limit=limit + 1, before=cursor)
     more = len(found) > limit
     items = [TransactionJson.model_validate(t, from_attributes=True) for t in found[:limit]]
@@ -128,26 +124,11 @@ def live(call: Call) -> Response:
 
 def ready(call: Call) -> Response:
     """GET /health/ready"""
-    kernel = call.kernel
-
-    def store() -> None:
-        writing = Operation.UPLOAD in ALLOWED[kernel.element.record().mode]
-        kernel.backend.check(writing=writing)
-
-    def space() -> None:
-        if Operation.UPLOAD in ALLOWED[kernel.element.record().mode]:
-            kernel.index.check_space(None)
-
-    parts: dict[str, Callable[[], None]] = {
-        "store": store,
-        "space": space,
-        "cache": kernel.index.check,
-        "log": kernel.parts.log.check,
-        "auth": call.node.auth.check,
-    }
+    asked_of = {**call.kernel.health(), "auth": call.node.auth.check}
     checks: dict[str, str] = {}
-    with ThreadPoolExecutor(len(parts)) as pool:  # a store that hangs is waited for once, not by each in turn
-        asked = {name: pool.submit(check) for name, check in parts.items()}
+    # All at once: several parts that hang cost one time-out.
+    with ThreadPoolExecutor(len(asked_of)) as pool:
+        asked = {name: pool.submit(check) for name, check in asked_of.items()}
     for name, one in asked.items():
         try:
             one.result()
@@ -163,7 +144,7 @@ def openapi(call: Call) -> Response:
     return Response(
         200,
         [("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
-        json.dumps(document(), ensure_ascii=False).encode(),
+        call.openapi(),
     )
 
 

@@ -21,10 +21,10 @@ from artstore_http.problems import UnsupportedMediaType
 _PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 
-def look(call: Call) -> Response:
+def show(call: Call) -> Response:
     """GET /api/v1/files/{file_id}"""
     attr = call.kernel.attr(call.file_id)
-    if outcome(call.request, attr) is Outcome.NOT_MODIFIED:
+    if check_preconditions(call.request, attr) is Outcome.NOT_MODIFIED:
         return Response(304, [("Cache-Control", "private, no-cache"), *_validators(attr)])
     return Response(
         200,
@@ -36,7 +36,7 @@ def look(call: Call) -> Response:
 def change(call: Call) -> Receiver:
     """PATCH /api/v1/files/{file_id}"""
     file_id = call.file_id
-    call.kernel.element.require(Operation.UPDATE)
+    call.kernel.parts.element.require(Operation.UPDATE)
 
     def then(body: bytes) -> Response:
         patch = parse_json(body, what="The merge-patch")
@@ -48,7 +48,7 @@ def change(call: Call) -> Receiver:
                 raise InvalidField(name, f"'{name}' cannot be changed; what can: {known}.")
 
         def changes(attr: Attr) -> Mapping[str, Any]:
-            outcome(call.request, attr)
+            check_preconditions(call.request, attr)
             return merged(attr, patch)
 
         attr = call.kernel.update(call.by, file_id, changes)
@@ -61,7 +61,7 @@ def delete(call: Call) -> Response:
     """DELETE /api/v1/files/{file_id}"""
 
     def condition(attr: Attr) -> None:
-        outcome(call.request, attr)
+        check_preconditions(call.request, attr)
 
     call.kernel.delete(call.by, call.file_id, condition)
     return Response(204)
@@ -106,7 +106,7 @@ def _validators(attr: Attr) -> Headers:
     return [("ETag", f'"r{attr.revision}"')]
 
 
-def outcome(request: Request, attr: Attr | None) -> Outcome:
+def check_preconditions(request: Request, attr: Attr | None) -> Outcome:
     """What the conditions make of it; None: there is no such file. Raises `PreconditionFailed`."""
     found = evaluate(
         request.method,

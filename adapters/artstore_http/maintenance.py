@@ -46,7 +46,7 @@ def job(call: Call) -> Response:
 
 def jobs(call: Call) -> Response:
     """GET /api/v1/maintenance/jobs"""
-    limit, cursor = call.page()
+    limit, cursor = call.page_parameters()
     found = call.node.jobs.newest(limit=limit + 1, before=cursor)
     items = [_json(record) for record in found[:limit]]
     page = JobPage(items=items, next_cursor=items[-1].id if len(found) > limit else None)

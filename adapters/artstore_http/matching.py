@@ -1,33 +1,29 @@
-"""Which route answers a request."""
+"""Finds the route that answers a request."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from artstore_http.problems import MethodNotAllowed, NoRoute
-from artstore_http.routes import ROUTES, Operation, Route
+from artstore_http.routes import ROUTES, Route
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The route that answers, its operation, and what the path holds."""
+    """The route that answers, and the values of the variables in its path."""
 
     route: Route
-    operation: Operation
     path: dict[str, str]
 
 
 @cache
-def _table() -> tuple[
-    dict[str, dict[str, tuple[Route, Operation]]], list[tuple[re.Pattern[str], dict[str, Any]]]
-]:
-    plain: dict[str, dict[str, tuple[Route, Operation]]] = {}
+def _table() -> tuple[dict[str, dict[str, Route]], list[tuple[re.Pattern[str], dict[str, Route]]]]:
+    plain: dict[str, dict[str, Route]] = {}
     for route in ROUTES:
         methods = plain.setdefault(route.path, {})
-        methods[route.method] = (route, route.load())
+        methods[route.method] = route
         if route.method == "GET":
             methods["HEAD"] = methods["GET"]
     patterns = [
@@ -39,10 +35,10 @@ def _table() -> tuple[
 
 
 def match(method: str, path: str) -> Match:
-    """The route of a request. Raises `NoRoute`, `MethodNotAllowed`."""
+    """Return the route of a request. Raises `NoRoute`, `MethodNotAllowed`."""
     plain, patterns = _table()
     methods, held = plain.get(path), dict[str, str]()
-    if methods is None or "{" in path:  # a template is no path of a file
+    if methods is None or "{" in path:  # the template itself is not a path that anybody may ask for
         for pattern, candidate in patterns:
             found = pattern.fullmatch(path)
             if found:
@@ -52,5 +48,4 @@ def match(method: str, path: str) -> Match:
         raise NoRoute
     if method not in methods:
         raise MethodNotAllowed(methods)
-    route, operation = methods[method]
-    return Match(route, operation, held)
+    return Match(methods[method], held)

@@ -96,7 +96,7 @@ class Info(BaseModel):
     mode: Mode
     allowed_operations: list[str]
     adapter: str
-    weaker: list[str]
+    missing_guarantees: list[str]
     """What the store does not promise, in words; empty where it promises all it should."""
 
 
@@ -123,7 +123,7 @@ class PluginJson(BaseModel):
     summary: str
     problem: str
     allows_missing_guarantees: bool
-    """It was chosen with `allow_missing_guarantees`: see `weaker` of `/api/v1/info`."""
+    """It was chosen with `allow_missing_guarantees`: see `missing_guarantees` of `/api/v1/info`."""
 
 
 class PluginPage(BaseModel):

@@ -1,9 +1,9 @@
-"""The contract as OpenAPI 3.1, made from the table of routes and the models: it cannot disagree with them."""
+"""The contract as OpenAPI 3.1, made from the table of routes and the models, so that it cannot disagree with them."""
 
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,20 +12,29 @@ from pydantic.json_schema import models_json_schema
 import artstore
 from artstore_http import models
 from artstore_http.problems import PROBLEMS
+from artstore_http.routes import Route
 
 _REF = "#/components/schemas/{model}"
 _BYTES = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_OPERATION_IDS = {"show": "look"}
+"""Operation ids are public: clients are generated from them."""
 _REPEATED = {"tag"}
 _NUMBERS = {"min_size", "max_size", "limit"}
 
 
-@cache
-def document() -> dict[str, Any]:
-    """The whole document."""
-    from artstore_http.routes import ROUTES
+_ALSO = {
+    200: "The same file was there already.",
+    206: "The ranges asked for.",
+    304: "Not modified.",
+    307: "The store itself answers, at `Location`, for a short time.",
+    503: "Not ready.",
+}
 
+
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Return the whole document."""
     taken = {models.FilePatch, models.ReconcileRequest, models.TransitionRequest, models.UploadForm}
-    given = {r.gives for r in ROUTES if isinstance(r.gives, type)} | {models.Problem}
+    given = {r.gives for r in routes if isinstance(r.gives, type)} | {models.Problem}
     modes: list[tuple[Any, Any]] = [
         (c, "validation" if c in taken else "serialization")
         for c in sorted(taken | given, key=lambda c: c.__name__)
@@ -33,9 +42,9 @@ def document() -> dict[str, Any]:
     names, definitions = models_json_schema(modes, ref_template=_REF)
     refs = {c: names[(c, mode)] for c, mode in modes}
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         operation: dict[str, Any] = {
-            "operationId": f"{route.operation.rpartition('.')[2]}"
+            "operationId": f"{_OPERATION_IDS.get(name := route.operation.__name__, name)}"
             + ("_alias" if route.path.endswith("/upload") else ""),
             "summary": route.summary,
             "tags": ["element" if not route.path.startswith("/api/v1/files") else "files"],
@@ -64,7 +73,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def _parameters(route: Any) -> list[dict[str, Any]]:
+def _parameters(route: Route) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in re.findall(r"\{(\w+)\}", route.path):
         schema: dict[str, Any] = (
@@ -98,7 +107,7 @@ def _content(takes: str, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
     return {"application/json": {"schema": refs[model]}}
 
 
-def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
+def _responses(route: Route, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
     if isinstance(route.gives, type):
         content: dict[str, Any] = {"application/json": {"schema": refs[route.gives]}}
     else:
@@ -114,21 +123,15 @@ def _responses(route: Any, refs: dict[type[BaseModel], Any]) -> dict[str, Any]:
     if content:
         answer["content"] = content
     found = {str(route.success): answer}
-    if route.gives == "bytes":
-        found["206"] = {"description": "The ranges asked for.", "content": {"*/*": _BYTES}}
-        found["307"] = {"description": "The store itself answers, at `Location`, for a moment."}
-    if route.gives == "bytes" or route.operation == "files.look":
-        found["304"] = {"description": "Not modified."}
-    if route.takes == "bytes":
-        found["200"] = {**answer, "description": "The same file was there already."}
-    if route.operation == "elements.ready":
-        found["503"] = {**answer, "description": "Not ready."}
+    for status in route.also:
+        body = {} if status in (304, 307) else answer
+        found[str(status)] = {**body, "description": _ALSO[status]}
     codes = route.codes + (("unauthorized", "forbidden") if route.scope else ())
     for code in sorted(codes, key=lambda c: PROBLEMS[c][0]):
         status, title = PROBLEMS[code]
-        told = found.setdefault(
+        problem = found.setdefault(
             str(status),
             {"description": "", "content": {"application/problem+json": {"schema": refs[models.Problem]}}},
         )
-        told["description"] = "; ".join(x for x in (told["description"], f"{title} (`{code}`)") if x)
+        problem["description"] = "; ".join(x for x in (problem["description"], f"{title} (`{code}`)") if x)
     return found

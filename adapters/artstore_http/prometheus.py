@@ -1,4 +1,4 @@
-"""What Prometheus asks for: the counters of all processes, and how the element is now."""
+"""`GET /metrics`: the counters of all processes, and gauges of the element."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Seconds; the last bucket has no end."""
 
 # Name -> kind and what it says.
-TOLD = {
+METRICS = {
     "artstore_requests_total": ("counter", "Requests, by method, route and status."),
     "artstore_request_seconds": ("histogram", "Seconds from the head of a request to its answer, by route."),
     "artstore_received_bytes_total": ("counter", "Bytes of request bodies."),
     "artstore_sent_bytes_total": ("counter", "Bytes of answers' bodies, as announced."),
-    "artstore_files": ("gauge", "Files, as the cache knows them."),
+    "artstore_files": ("gauge", "Files in the index."),
     "artstore_stored_bytes": ("gauge", "Bytes of those files."),
     "artstore_free_bytes": ("gauge", "Bytes that the store has left."),
-    "artstore_cache_whole": ("gauge", "1 unless rows of the cache are owed."),
+    "artstore_index_complete": ("gauge", "1 unless index entries are still to be written."),
     "artstore_mode": ("gauge", "1 for the mode of the element."),
     "artstore_info": ("gauge", "1; the version is a label."),
 }
@@ -35,9 +35,9 @@ def bucket(seconds: float) -> str:
 
 def metrics(call: Call) -> Response:
     """GET /metrics"""
-    samples = [*_counted(call.node.metrics.totals()), *_now(call)]
+    samples = [*_counted(call.metrics.totals()), *_now(call)]
     lines: list[str] = []
-    for name, (kind, text) in TOLD.items():
+    for name, (kind, text) in METRICS.items():
         own = [s for s in samples if s.partition(" ")[0].partition("{")[0].removeprefix(name) in _parts(kind)]
         if own:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *own]
@@ -70,8 +70,8 @@ def _sum(route: str) -> str:
     return f'artstore_request_seconds_sum{{route="{route}"}}'
 
 
-def counted(method: str, route: str, status: int, seconds: float) -> list[tuple[str, float]]:
-    """What one request adds to which counters."""
+def count(method: str, route: str, status: int, seconds: float) -> list[tuple[str, float]]:
+    """Return what one request adds to which counters."""
     return [
         (f'artstore_requests_total{{method="{method}",route="{route}",status="{status}"}}', 1.0),
         (f'artstore_request_seconds_bucket{{route="{route}",le="{bucket(seconds)}"}}', 1.0),
@@ -80,28 +80,29 @@ def counted(method: str, route: str, status: int, seconds: float) -> list[tuple[
 
 
 def _now(call: Call) -> Iterator[str]:
-    """How it is; a part that does not answer is left out."""
+    """Yield the gauges; those of a part that does not answer are left out."""
     kernel = call.kernel
 
-    def cached() -> Iterator[str]:
-        totals = kernel.cache.totals()
+    def files() -> Iterator[str]:
+        # From the cache itself, also while it is incomplete: `artstore_index_complete` beside it tells.
+        totals = kernel.parts.cache.totals()
         yield f"artstore_files {totals.files}"
         yield f"artstore_stored_bytes {totals.size}"
 
     def space() -> Iterator[str]:
-        free = kernel.backend.free_bytes()
+        free = kernel.parts.backend.free_bytes()
         if free is not None:
             yield f"artstore_free_bytes {free}"
 
     def mode() -> Iterator[str]:
-        now = kernel.element.record().mode
+        now = kernel.describe().mode
         yield from (f'artstore_mode{{mode="{m.value}"}} {int(m is now)}' for m in Mode)
 
-    parts: list[Callable[[], Iterator[str]]] = [cached, space, mode]
+    parts: list[Callable[[], Iterator[str]]] = [files, space, mode]
     for part in parts:
         try:
             yield from part()
         except ArtstoreError:
             continue
-    yield f"artstore_cache_whole {int(kernel.backlog.is_complete())}"
+    yield f"artstore_index_complete {int(kernel.backlog.is_complete())}"
     yield f'artstore_info{{version="{artstore.__version__}"}} 1'

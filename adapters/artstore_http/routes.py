@@ -1,8 +1,7 @@
-"""The table of routes: what is there, who may, and what goes in and comes out. OpenAPI is made from it."""
+"""The table of routes: each operation, who may call it, what it takes and what it gives. OpenAPI is made from it."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from artstore.spi import FILES_DELETE, FILES_READ, FILES_WRITE, STORAGE_READ, STORAGE_WRITE
-from artstore_http import models
+from artstore_http import docs, downloads, elements, files, maintenance, models, prometheus, searches, uploads
 from artstore_http.call import Call
 from artstore_http.message import Receiver, Response
 
@@ -19,25 +18,20 @@ Operation = Callable[[Call], Response | Receiver]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One method on one path. `scope` None: for anybody. `codes`: the problems worth telling of."""
+    """One method on one path. Without a `scope` no token is needed. `codes`: the problems that OpenAPI lists."""
 
     method: str
     path: str
-    operation: str
-    """`module.function` in this package: the operation, once it is called for."""
+    operation: Operation
     summary: str
     scope: str | None = None
     parameters: dict[str, str] = field(default_factory=dict)
     takes: Literal["", "upload", "bytes", "patch", "transition", "reconcile"] = ""
     gives: type[BaseModel] | Literal["bytes", "nothing", "openapi", "page", "text"]
     success: int = 200
+    also: tuple[int, ...] = ()
+    """Other statuses that are no problem."""
     codes: tuple[str, ...] = ()
-
-    def load(self) -> Operation:
-        """The function behind it."""
-        module, _, name = self.operation.partition(".")
-        function: Operation = getattr(importlib.import_module(f"artstore_http.{module}"), name)
-        return function
 
 
 _FILENAME = {"filename": "the original name; needed unless the body is a form"}
@@ -74,7 +68,7 @@ def _upload(path: str) -> Route:
     return Route(
         method="POST",
         path=path,
-        operation="uploads.upload",
+        operation=uploads.upload,
         summary="Upload a file, as a form or as the plain body",
         scope=FILES_WRITE,
         parameters=_FILENAME,
@@ -91,7 +85,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/files",
-        operation="searches.search",
+        operation=searches.search,
         summary="Find files",
         scope=FILES_READ,
         parameters=_SEARCH,
@@ -101,7 +95,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="PUT",
         path=_FILE,
-        operation="uploads.put",
+        operation=uploads.put,
+        also=(200,),
         summary="Upload a file under an id of your own: a retry is safe",
         scope=FILES_WRITE,
         parameters=_FILENAME,
@@ -113,7 +108,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path=_FILE,
-        operation="files.look",
+        operation=files.show,
+        also=(304,),
         summary="What is known of a file",
         scope=FILES_READ,
         gives=models.FileJson,
@@ -122,7 +118,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="PATCH",
         path=_FILE,
-        operation="files.change",
+        operation=files.change,
         summary="Change description, tags or metadata (merge-patch, RFC 7396)",
         scope=FILES_WRITE,
         takes="patch",
@@ -140,7 +136,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="DELETE",
         path=_FILE,
-        operation="files.delete",
+        operation=files.delete,
         summary="Delete a file",
         scope=FILES_DELETE,
         gives="nothing",
@@ -150,26 +146,29 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path=f"{_FILE}/download",
-        operation="downloads.download",
+        operation=downloads.download,
+        also=(206, 304, 307),
         summary="The bytes of a file, whole or in ranges",
         scope=FILES_READ,
         parameters={"disposition": "attachment (default), or inline where that is safe"},
         gives="bytes",
         codes=("not-found", "mode-not-allowed", "precondition-failed", "invalid-range", "damaged"),
     ),
-    Route(method="GET", path="/", operation="elements.root", summary="Who we are", gives=models.Root),
+    Route(
+        method="GET", path="/", operation=elements.root, summary="Name, version and links", gives=models.Root
+    ),
     Route(
         method="GET",
         path="/api/v1/info",
-        operation="elements.info",
+        operation=elements.info,
         summary="This element",
         gives=models.Info,
     ),
     Route(
         method="GET",
         path="/api/v1/capacity",
-        operation="elements.capacity",
-        summary="How much room there is",
+        operation=elements.capacity,
+        summary="Capacity and free space",
         scope=STORAGE_READ,
         gives=models.Capacity,
         codes=("unavailable",),
@@ -177,15 +176,15 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/plugins",
-        operation="elements.plugins",
-        summary="What fills each role, and what else could",
+        operation=elements.plugins,
+        summary="The providers of each role, chosen and available",
         scope=STORAGE_READ,
         gives=models.PluginPage,
     ),
     Route(
         method="POST",
         path="/api/v1/mode/transition",
-        operation="elements.transition",
+        operation=elements.transition,
         summary="Change the mode of the element",
         scope=STORAGE_WRITE,
         takes="transition",
@@ -195,7 +194,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/transactions",
-        operation="elements.transactions",
+        operation=elements.transactions,
         summary="The write-ahead log, newest first",
         scope=STORAGE_READ,
         parameters={
@@ -209,8 +208,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/api/v1/maintenance/reconcile",
-        operation="maintenance.reconcile",
-        summary="Hold files, sidecars and cache against each other, and mend what can be",
+        operation=maintenance.reconcile,
+        summary="Compare files, sidecars and index, and mend what can be mended",
         scope=STORAGE_WRITE,
         takes="reconcile",
         gives=models.JobJson,
@@ -220,8 +219,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/api/v1/maintenance/rebuild",
-        operation="maintenance.rebuild",
-        summary="The cache anew from the sidecars, readers served meanwhile",
+        operation=maintenance.rebuild,
+        summary="Rebuild the index from the sidecars, while readers are served",
         scope=STORAGE_WRITE,
         gives=models.JobJson,
         success=202,
@@ -230,8 +229,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/maintenance/jobs",
-        operation="maintenance.jobs",
-        summary="The jobs of late, newest first",
+        operation=maintenance.jobs,
+        summary="The latest jobs, newest first",
         scope=STORAGE_READ,
         parameters={"limit": "1 to 1000, default 100", "cursor": "next_cursor of the page before"},
         gives=models.JobPage,
@@ -240,8 +239,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/maintenance/jobs/{job_id}",
-        operation="maintenance.job",
-        summary="How far a job is, and what it found and did",
+        operation=maintenance.job,
+        summary="The progress of a job, and what it found and did",
         scope=STORAGE_READ,
         gives=models.JobJson,
         codes=("not-found", "invalid-field"),
@@ -249,36 +248,35 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/health/live",
-        operation="elements.live",
+        operation=elements.live,
         summary="The process answers",
         gives=models.Alive,
     ),
     Route(
         method="GET",
         path="/health/ready",
-        operation="elements.ready",
-        summary="The element can do its work",
+        operation=elements.ready,
+        also=(503,),
+        summary="The element can serve",
         gives=models.Ready,
     ),
     Route(
         method="GET",
         path="/openapi.json",
-        operation="elements.openapi",
+        operation=elements.openapi,
         summary="This contract, for programs",
         gives="openapi",
     ),
-    Route(
-        method="GET", path="/docs", operation="docs.page", summary="This contract, for people", gives="page"
-    ),
+    Route(method="GET", path="/docs", operation=docs.page, summary="This contract, for people", gives="page"),
     Route(
         method="GET",
         path="/docs/{asset}",
-        operation="docs.asset",
-        summary="What that page is made of",
+        operation=docs.asset,
+        summary="The files of that page",
         gives="text",
         codes=("not-found",),
     ),
     Route(
-        method="GET", path="/metrics", operation="prometheus.metrics", summary="For Prometheus", gives="text"
+        method="GET", path="/metrics", operation=prometheus.metrics, summary="For Prometheus", gives="text"
     ),
 )

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from artstore.attr import timestamp
 from artstore.errors import InvalidField
 from artstore.ids import parse_id
-from artstore.spi import Position, Query, Sort
+from artstore.spi import Cursor, Query, Sort
 from artstore_http.call import Call, json_response
 from artstore_http.digests import parse_sha256_field
 from artstore_http.message import Headers, Response
@@ -98,11 +98,11 @@ def _fingerprint(call: Call) -> str:
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
 
 
-def _encode(position: Position, fingerprint: str) -> str:
+def _encode(position: Cursor, fingerprint: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([*position, fingerprint]).encode()).decode().rstrip("=")
 
 
-def _decode(cursor: str, column: str, fingerprint: str) -> Position:
+def _decode(cursor: str, column: str, fingerprint: str) -> Cursor:
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         value, file_id, made_for = json.loads(raw)
@@ -112,7 +112,7 @@ def _decode(cursor: str, column: str, fingerprint: str) -> Position:
         raise InvalidCursor
     if made_for != fingerprint:
         raise InvalidCursor("The cursor belongs to another search: keep the other parameters as they were.")
-    return Position(value, file_id)
+    return Cursor(value, file_id)
 
 
 def _is_position(value: object, file_id: object, column: str) -> bool:

@@ -11,7 +11,7 @@ from artstore.modes import Operation
 from artstore.upload import Session
 from artstore_http.call import Call, json_response
 from artstore_http.digests import agreed, parse_digest
-from artstore_http.files import outcome
+from artstore_http.files import check_preconditions
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.models import file_json
 from artstore_http.multipart import FormReader
@@ -31,7 +31,7 @@ def upload(call: Call) -> Receiver:
     request = call.request
     _check_head(request)
     if request.media_type == FORM:
-        if request.length is not None and request.length > call.kernel.limits.max_file_size + FORM_ROOM:
+        if request.length is not None and request.length > call.kernel.parts.limits.max_file_size + FORM_ROOM:
             raise TooLarge(f"The body has {request.length} bytes; no file of that size is taken here.")
         return FormUpload(call)
     return PlainUpload(call, file_id=None)
@@ -44,9 +44,9 @@ def put(call: Call) -> Receiver:
         raise UnsupportedMediaType(
             "PUT takes the bytes of the file as they are; forms go to POST /api/v1/files."
         )
-    call.kernel.element.require(Operation.UPLOAD)
+    call.kernel.parts.element.require(Operation.UPLOAD)
     if any(call.request.header(name) is not None for name in _CONDITIONS):
-        outcome(call.request, _present(call))
+        check_preconditions(call.request, _present(call))
     return PlainUpload(call, file_id=call.file_id)
 
 
@@ -111,7 +111,7 @@ class PlainUpload:
     def finish(self) -> Response:
         attr, new = self._session.commit(sha256=[self._digest] if self._digest else [])
         if not new:
-            outcome(self._request, attr)  # it may have come since the head was judged
+            check_preconditions(self._request, attr)  # it may have come since the head was judged
         return _created(attr, new)
 
     def abort(self, reason: str) -> None:
@@ -127,9 +127,9 @@ class FormUpload:
         self._announced = _announced(call.request)
         # A digest in the head is of the form as a whole (RFC 9530, 3); many mean the file. Either will do.
         self._whole = hashlib.sha256() if self._announced else None
-        self._room = call.kernel.limits.max_file_size + FORM_ROOM
+        self._room = call.kernel.parts.limits.max_file_size + FORM_ROOM
         self._reader = FormReader(call.request.header("content-type") or "", self)
-        call.kernel.element.require(Operation.UPLOAD)
+        call.kernel.parts.element.require(Operation.UPLOAD)
         if (least := (call.request.length or 0) - FORM_ROOM) > 0:
             call.kernel.index.check_space(least)  # before the body comes
 

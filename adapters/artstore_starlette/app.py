@@ -32,10 +32,10 @@ _WITH_BODY = ("POST", "PUT", "PATCH")
 class Endpoint:
     """Translates between ASGI messages and exchanges."""
 
-    def __init__(self, node: Node) -> None:
-        self._app = App(node, "starlette")
-        self._limiter = CapacityLimiter(node.settings.server.threads)
-        self._idle = node.settings.limits.body_timeout
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._limiter = CapacityLimiter(app.node.settings.server.threads)
+        self._idle = app.node.settings.limits.body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # a websocket: 403; without a word from us uvicorn would say 500
@@ -185,13 +185,13 @@ def _start(response: Response) -> Message:
 
 def create_app(node: Node | None = None) -> Starlette:
     """The app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
-    node = node or open_default()
+    served = App(node or open_default(), "starlette")
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await to_thread.run_sync(node.close)
+        await to_thread.run_sync(served.close)
 
     app = Starlette(lifespan=lifespan)
-    app.router.default = Endpoint(node)  # also for what no route can match: OPTIONS *, CONNECT
+    app.router.default = Endpoint(served)  # also for what no route can match: OPTIONS *, CONNECT
     return app

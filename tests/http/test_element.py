@@ -30,7 +30,7 @@ def test_root_and_info(element: Element) -> None:
     assert info["allowed_operations"] == ["upload", "update", "delete", "download", "read"]
     assert info["adapter"] == element.adapter
     assert set(info) == {
-        "element_id", "display_name", "version", "mode", "allowed_operations", "adapter", "weaker",
+        "element_id", "display_name", "version", "mode", "allowed_operations", "adapter", "missing_guarantees",
     }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_plugins(element: Element) -> None:
     page = element.get("/api/v1/plugins").json()
     chosen = {p["role"]: p["name"] for p in page["items"] if p["chosen"]}
     backend = "s3" if isinstance(element, S3Element) else "local"
-    assert chosen == {"backend": backend, "naming": "dated", "cache": "sql", "auth": "jwt"}
+    assert chosen == {"backend": backend, "naming": "dated", "cache": "sql", "wal": "files", "auth": "jwt"}
     assert page["next_cursor"] is None
 
 
@@ -251,13 +251,17 @@ def test_workers_that_would_each_have_a_store_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_store_that_promises_less_serves_and_says_so(start: Callable[..., Element]) -> None:
-    weaker = {"URL": "memory://store", "ACCEPT_WEAKER": "true"}
-    settings = {"BACKEND": "fsspec"} | {f"BACKEND__FSSPEC__{name}": value for name, value in weaker.items()}
+    missing_guarantees = {"URL": "memory://store", "ACCEPT_WEAKER": "true"}
+    settings = {"BACKEND": "fsspec"} | {
+        f"BACKEND__FSSPEC__{name}": value for name, value in missing_guarantees.items()
+    }
     element = start("starlette", settings=settings)
     made = element.upload(b"for a while")
     assert element.download(made["file_id"]).body == b"for a while"
     assert element.get("/api/v1/files").json()["items"] == [made]
-    assert element.get("/api/v1/info").json()["weaker"] == ["what was written survives power loss"]
+    assert element.get("/api/v1/info").json()["missing_guarantees"] == [
+        "what was written survives power loss"
+    ]
     (backend,) = (
         p for p in element.get("/api/v1/plugins").json()["items"] if p["role"] == "backend" and p["chosen"]
     )

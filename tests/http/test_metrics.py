@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from artstore_http.metrics import RECORDS, Metrics
-from artstore_http.prometheus import TOLD, bucket
+from artstore_http.prometheus import METRICS, bucket
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,4 +86,4 @@ def test_buckets() -> None:
 
 def test_each_is_told() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    assert [name for name, (kind, _) in TOLD.items() if f"| `{name}` | {kind} |" not in page] == []
+    assert [name for name, (kind, _) in METRICS.items() if f"| `{name}` | {kind} |" not in page] == []

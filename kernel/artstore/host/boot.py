@@ -30,7 +30,6 @@ from artstore.spi import (
     SingleNode,
     SupportsClaim,
 )
-from artstore_http.metrics import Metrics
 
 
 @dataclass(slots=True)
@@ -42,7 +41,6 @@ class Node:
     kernel: Kernel
     auth: Auth
     jobs: Jobs
-    metrics: Metrics
     report: Report
 
     @property
@@ -59,7 +57,6 @@ class Node:
         self.kernel.close()
         self.kernel.observers.close()
         self.auth.close()
-        self.metrics.close()
 
 
 def open_node(configuration: Configuration) -> Node:
@@ -113,10 +110,9 @@ def open_node(configuration: Configuration) -> Node:
         report = kernel.recover()
         if report.rebuilt:
             jobs.set_position("")  # the old position belongs to a cache that is gone
-        metrics = Metrics(context.state / "metrics")
         kernel.start()
         opened.pop_all()  # from here on the node closes them
-    return Node(configuration, registry, kernel, auth, jobs, metrics, report)
+    return Node(configuration, registry, kernel, auth, jobs, report)
 
 
 def open_default(home: Path | None = None) -> Node:

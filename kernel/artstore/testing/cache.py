@@ -13,7 +13,7 @@ import pytest
 
 from artstore.attr import Attr
 from artstore.errors import InvalidField, Unavailable
-from artstore.spi import API, Cache, Position, Query, Sort, Totals
+from artstore.spi import API, Cache, Cursor, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -36,8 +36,8 @@ def ids(items: Any) -> list[str]:
     return [attr.file_id for attr in items]
 
 
-def place(attr: Attr, sort: Sort) -> Position:
-    return Position(getattr(attr, sort), attr.file_id)
+def place(attr: Attr, sort: Sort) -> Cursor:
+    return Cursor(getattr(attr, sort), attr.file_id)
 
 
 class CacheSuite:
@@ -471,7 +471,7 @@ class CacheSuite:
         rows = [make_attr(size=n) for n in range(4)]
         cache.put(rows)
         first = cache.search(Query(sort="size", descending=False, limit=2))
-        assert first.next == Position(1, rows[1].file_id)
+        assert first.next == Cursor(1, rows[1].file_id)
         second = cache.search(Query(sort="size", descending=False, limit=2, after=first.next))
         assert second.items == rows[2:]
         assert second.next is None
@@ -534,7 +534,7 @@ class CacheSuite:
     def test_a_position_of_another_order_is_refused(self, cache: Cache, sort: Sort, value: str | int) -> None:
         cache.put([make_attr()])
         with pytest.raises(InvalidField):
-            cache.search(Query(sort=sort, after=Position(value, make_attr().file_id)))
+            cache.search(Query(sort=sort, after=Cursor(value, make_attr().file_id)))
 
     # --- stamp, clear, flush, check, close ---
 

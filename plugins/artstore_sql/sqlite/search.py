@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from artstore.attr import Attr
 from artstore.errors import InvalidField
-from artstore.spi import Page, Position, Query
+from artstore.spi import Cursor, Page, Query
 from artstore_sql.sqlite.conditions import Condition, conditions, plus
 from artstore_sql.tables import LARGEST, Tables, is_text, sort_value
 
@@ -108,15 +108,15 @@ def _stage(
     tables: Tables,
     query: Query,
     must: list[Condition],
-    start: Position | None,
+    start: Cursor | None,
     reach: int,
     wanted: int,
-) -> tuple[list[str], Position | None]:
+) -> tuple[list[str], Cursor | None]:
     """What is `wanted` among the `reach` rows behind `start`, and where these end unless all rows do."""
     order = _order(tables, query)
     ahead = select(*order).where(*_stretch(order, query, must, start))
     last = connection.execute(ordered(ahead, order, query).offset(reach - 1).limit(1)).one_or_none()
-    end = None if last is None else Position(*last)
+    end = None if last is None else Cursor(*last)
     return _run(connection, walk(tables, query, must, start, end).limit(wanted)), end
 
 
@@ -124,8 +124,8 @@ def walk(
     tables: Tables,
     query: Query,
     must: list[Condition],
-    start: Position | None,
-    end: Position | None = None,
+    start: Cursor | None,
+    end: Cursor | None = None,
     among: Select[tuple[int]] | None = None,
 ) -> Select[tuple[str]]:
     """The page, from the rows in order: behind `start`, up to `end`, with ids `among` those."""
@@ -177,8 +177,8 @@ def _stretch(
     order: list[ColumnElement[Any]],
     query: Query,
     must: list[Condition],
-    start: Position | None,
-    end: Position | None = None,
+    start: Cursor | None,
+    end: Cursor | None = None,
 ) -> Iterator[ColumnElement[bool]]:
     """Where a walk begins, and where it ends: one limit each, since SQLite would take either of two."""
     for one in must:
@@ -192,7 +192,7 @@ def _stretch(
         yield not_(_behind(order, query, end))
 
 
-def _behind(order: list[ColumnElement[Any]], query: Query, start: Position) -> ColumnElement[bool]:
+def _behind(order: list[ColumnElement[Any]], query: Query, start: Cursor) -> ColumnElement[bool]:
     here, there = tuple_(*order), position(query, start)
     behind: ColumnElement[bool] = here < there if query.descending else here > there
     return behind
@@ -203,7 +203,7 @@ def page_of(texts: list[str], query: Query, read: Callable[[str], Attr]) -> Page
     items = [read(text) for text in texts[: query.limit]]
     if len(texts) <= query.limit or not items:
         return Page(items=items, next=None)
-    return Page(items=items, next=Position(sort_value(items[-1], query.sort), items[-1].file_id))
+    return Page(items=items, next=Cursor(sort_value(items[-1], query.sort), items[-1].file_id))
 
 
 def possible(query: Query) -> bool:
@@ -215,7 +215,7 @@ def possible(query: Query) -> bool:
     return (query.min_size or 0) < LARGEST and (query.max_size is None or query.max_size >= 0)
 
 
-def position(query: Query, at: Position) -> Any:
+def position(query: Query, at: Cursor) -> Any:
     value, file_id = at
     if query.sort == "size":
         fits = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Select, create_engine, text
 
 from artstore.errors import ConfigError, Conflict, NotFound, Unavailable
-from artstore.spi import Context, Position, Query, Sort, Totals
+from artstore.spi import Context, Cursor, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, ids, pages, place
 from artstore.testing.memory_cache import MemoryCache
@@ -827,7 +827,7 @@ def test_common_and_rare_conditions_find_the_same_rows(path: Path, opened: Open)
                 assert ids(cache.search(rest).items) == ids(memory.search(rest).items), query
                 must = list(conditions(tables, rest, indexed=has_trigram()))
                 with database.reading() as connection:
-                    for end in (None, Position(50 if sort == "size" else "2025", attrs[0].file_id)):
+                    for end in (None, Cursor(50 if sort == "size" else "2025", attrs[0].file_id)):
                         told = plan(connection, walk(tables, rest, must, rest.after, end))
                         assert f"files_{sort} (" in told, query
                         assert "TEMP B-TREE FOR" not in told, query
@@ -886,7 +886,7 @@ def test_a_narrow_search_starts_from_the_few(path: Path, opened: Open, sort: Sor
         {"words": ("ne",)},
         {"uploaded_by": "ivanov"},
     ):
-        after = Position(5 if sort == "size" else "2025", make_attr().file_id)
+        after = Cursor(5 if sort == "size" else "2025", make_attr().file_id)
         query = Query(sort=sort, after=after, **condition)
         must = list(conditions(tables, query, indexed=has_trigram()))
         with database.reading() as connection:
