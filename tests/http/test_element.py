@@ -240,7 +240,7 @@ def test_workers_that_would_each_have_a_store_are_refused(tmp_path: Path) -> Non
     given = {
         "BACKEND": "fsspec",
         "BACKEND__FSSPEC__URL": "memory://many",
-        "BACKEND__FSSPEC__ACCEPT_WEAKER": "true",
+        "BACKEND__FSSPEC__ALLOW_MISSING_GUARANTEES": "true",
     }
     run = subprocess.run(
         [servers.ARTSTORE, "serve", "--home", str(tmp_path), "--workers", "2", "--port", str(free_port())],
@@ -251,7 +251,7 @@ def test_workers_that_would_each_have_a_store_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_store_that_promises_less_serves_and_says_so(start: Callable[..., Element]) -> None:
-    missing_guarantees = {"URL": "memory://store", "ACCEPT_WEAKER": "true"}
+    missing_guarantees = {"URL": "memory://store", "ALLOW_MISSING_GUARANTEES": "true"}
     settings = {"BACKEND": "fsspec"} | {
         f"BACKEND__FSSPEC__{name}": value for name, value in missing_guarantees.items()
     }
