@@ -99,7 +99,7 @@ class Recovery:
                     disk.unlink(data, shard.fd)
 
     def _undo(self, token: str, key: Key, shard: _Shard) -> bool:
-        """Undo an upload whose sidecar was not published: move its token away, then remove the data, staged or in place.
+        """Undo an upload without a published sidecar: move its token away, then remove the data, staged or in place.
 
         Returns False, and does nothing, when another process has moved the token away first.
         """
