@@ -235,7 +235,7 @@ def test_one_that_hangs_at_shutdown_is_named_and_left_behind(tmp_path: Path) -> 
         [servers.ARTSTORE, "recover", "--home", str(home)], capture_output=True, text=True, timeout=60, check=True,
         env=kept | {"PYTHONPATH": str(tmp_path), "ARTSTORE_CACHE": "odd"},
     )  # fmt: skip
-    assert "The cache 'odd' of acme:x does not close" in run.stderr
+    assert "The cache 'odd' of acme:x did not close" in run.stderr
     assert run.stdout.startswith("Recovered")
 
 
