@@ -40,7 +40,9 @@ FAULTS = [
     [
         Fault("upload", RENAMES, "ENOSPC", "hour", (507,)),
         Fault("update", RENAMES, "EIO", "hour", (503,)),
-        Fault("delete", RENAMES, "ENOSPC", "files/.artstore/tombstones", (204,)),  # at the cost of the reserve
+        Fault(
+            "delete", RENAMES, "ENOSPC", "files/.artstore/tombstones", (204,)
+        ),  # at the cost of the reserve
         Fault("upload", "pwrite64", "EIO", "state/cache.db-wal", (201,)),
         Fault("upload", "fsync", "EIO", "hour", (503,)),
     ],

@@ -14,8 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from artstore.host.boot import Node, open_node
 from artstore.host.settings import load
 from artstore.spi import Query
 from support import s3, servers
+from support.forkserver import ForkServer
 from support.late_writers import DATA, SMALL
 from support.proxies import HttpProxy
 from support.servers import until
@@ -41,25 +40,6 @@ ALL = bool(os.environ.get("ARTSTORE_S3_STATES"))
 PART = 12
 """Without that variable, one case of so many is tried."""
 OURS = {"element.json", "checkpoint.json", "conditions", "probe"}
-
-
-class Zygote:
-    """Where writers come from."""
-
-    def __init__(self) -> None:
-        script = Path(__file__).parents[1] / "support" / "late_writers.py"
-        self._process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def fork(self, **told: str) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(told), file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        self._process.communicate()
 
 
 class Case:
@@ -99,16 +79,18 @@ class Case:
         return home
 
 
-def run(case: Case, zygote: Zygote, step: str, number: int, state: str, writer: str) -> str | None:
+def run(case: Case, writers: ForkServer, step: str, number: int, state: str, writer: str) -> str | None:
     """The request that was caught; None when the step has fewer."""
     proxy = HttpProxy(case.server.port)
     case.configure(case.home, proxy.port)
     gate = case.place / "gate"
     os.mkfifo(gate)
-    pid = zygote.fork(home=str(case.home), gate=str(gate), told=str(case.told), step=step)
+    errors = Path(f"{case.told}.err")
+    child = writers.fork(errors, home=str(case.home), gate=str(gate), told=str(case.told), step=step)
+    pid = child.pid
     try:
         until(lambda: case.lines() or _gone(pid), "the writer is ready")
-        assert case.lines(), Path(f"{case.told}.err").read_text()
+        assert case.lines(), errors.read_text()
         proxy.catch(number, state)
         gate.open("wb").close()
         until(lambda: proxy.caught or len(case.lines()) > 1, "a request or the end")
@@ -144,7 +126,7 @@ def run(case: Case, zygote: Zygote, step: str, number: int, state: str, writer: 
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        until(lambda: _gone(pid), "the writer has gone")
+        child.wait(30)
         proxy.close()
 
 
@@ -220,8 +202,8 @@ def _names(case: Case) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
+def writers() -> Iterator[ForkServer]:
+    made = ForkServer("support.late_writers")
     yield made
     made.close()
 
@@ -229,7 +211,7 @@ def zygote() -> Iterator[Zygote]:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("step", STEPS)
 def test_each_request_in_each_state(
-    step: str, tmp_path: Path, s3_server: s3.Seaweed, zygote: Zygote, tried: Callable[[str], None]
+    step: str, tmp_path: Path, s3_server: s3.Seaweed, writers: ForkServer, tried: Callable[[str], None]
 ) -> None:
     bucket = s3_server.bucket()
     today = datetime.datetime.now(datetime.UTC).toordinal()
@@ -247,7 +229,7 @@ def test_each_request_in_each_state(
                 if not ALL and requests and not fenced and (count + today) % PART:
                     continue
                 case = Case(tmp_path / f"{number}-{state.replace(' ', '-')}-{writer}", s3_server, bucket)
-                caught = run(case, zygote, step, number, state, writer)
+                caught = run(case, writers, step, number, state, writer)
                 if caught is None:
                     break
                 requests += 1

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
-import select
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,10 +17,10 @@ from typing import Any
 
 from support import servers, tracing
 from support.audit import audit, open_intents
+from support.forkserver import ForkServer
 from support.ports import free_port
 from support.servers import Element, until
 
-MORTAL = Path(__file__).parents[1] / "crash" / "mortal.py"
 FULL = bool(os.environ.get("CRASH_FULL"))
 LOST = (OSError, http.client.HTTPException)
 SMALL = b"whole " * 100
@@ -32,15 +29,15 @@ LARGE = bytes(range(256)) * 6000
 
 
 class Mortal(Element):
-    """An element that `mortal.py` gave birth to."""
+    """An element of one process, which dies alone: see `single_worker.py`."""
 
     @property
     def pid(self) -> int:
-        return int(self.process)  # type: ignore[call-overload]
+        return self.process.pid
 
     def ready(self) -> Mortal:
         def answers() -> bool:
-            assert tracing.alive(self.pid), self.log.read_text()
+            assert not self.died(0), self.log.read_text()
             try:
                 return self.get("/health/live").status == 200
             except LOST:
@@ -51,41 +48,30 @@ class Mortal(Element):
 
     def died(self, within: float) -> bool:
         try:
-            fd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return True
-        try:
-            return bool(select.select([fd], [], [], within)[0])
-        finally:
-            os.close(fd)
+            self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def kill(self) -> None:
-        if not self.died(0):
-            os.kill(self.pid, signal.SIGKILL)
+        self.process.kill()
         assert self.died(30)
 
 
 class Nursery:
-    """Gives birth to elements, and ends them all."""
+    """Starts elements below one directory, and ends them all."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self._count = 0
         self._born: list[Mortal] = []
-        self._mother = subprocess.Popen(
-            [sys.executable, str(MORTAL)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._server = ForkServer("support.single_worker")
 
     def birth(self, home: Path, *, gate: Path | None = None, tick: float | None = None) -> Mortal:
         """A process that is about to serve `home`."""
-        assert self._mother.stdin is not None
-        assert self._mother.stdout is not None
         port, log = free_port(), self.fresh("log")
-        wanted = {"home": str(home), "port": port, "log": str(log), "gate": gate and str(gate), "tick": tick}
-        self._mother.stdin.write(json.dumps(wanted) + "\n")
-        self._mother.stdin.flush()
-        pid = int(self._mother.stdout.readline())
-        element = Mortal("starlette", home, port, pid, log)  # type: ignore[arg-type]
+        process = self._server.fork(log, home=str(home), port=port, gate=gate and str(gate), tick=tick)
+        element = Mortal("starlette", home, port, process, log)
         self._born = [*(m for m in self._born if not m.died(0)), element]
         return element
 
@@ -96,7 +82,7 @@ class Nursery:
     def close(self) -> None:
         for element in self._born:
             element.kill()
-        self._mother.communicate(timeout=30)
+        self._server.close()
 
 
 Said = list[tuple[str, Any, Any]]

@@ -1,15 +1,19 @@
-"""Processes of `artstore` that are forked from one that has imported it: most of what a start costs is the same for
-all.
+"""A process that imports and rehearses a program once; each child is a fork of it and starts in a tenth of a second.
 
-    python mother.py
+    python -m support.forkserver PROGRAM        (in tests/)
 
-A line of JSON in, a line out: {"argv", "environment", "cwd", "log"} gives birth, out comes the process id;
-{"reap": pid} gives the exit code of one that ended.
+PROGRAM is a module with two functions. `prepare()` imports, and does once, what each child would have to do; it leaves
+no thread. `run(**arguments)` is the life of a child, which is an ordinary process: it ends when `run` returns.
+
+The protocol is one line of JSON in and one line out: {"run": arguments, "log": path} starts a child, the answer is its
+process id; {"reap": pid} waits for a child, the answer is its exit code. Children lead sessions of their own, write
+what they print to `log`, and die with the fork server: nothing is left running when a test run is killed.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -19,24 +23,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
-AHEAD = """
-granian.server.mp uvloop artstore_granian.serve artstore_granian.worker artstore_starlette.app artstore_falcon.app artstore_local.backend
-artstore_naming.dated artstore_sql.sqlite.cache artstore_sql.postgres.cache artstore_sql.postgres.log artstore_jwt.auth
-artstore_s3.backend artstore_crypt.backend
-"""
+TESTS = Path(__file__).parents[1]
+_PR_SET_PDEATHSIG = 1
 
 
-class Born:
-    """A process that `Mother` gave birth to: what the tests use of `subprocess.Popen`."""
+class Child:
+    """A process that a `ForkServer` started: what the tests use of `subprocess.Popen`."""
 
-    def __init__(self, mother: Mother, pid: int) -> None:
+    def __init__(self, server: ForkServer, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._mother = mother
+        self._server = server
         self._lock = threading.Lock()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -50,7 +50,7 @@ class Born:
                         raise subprocess.TimeoutExpired("artstore", timeout or 0)
                 finally:
                     os.close(fd)
-                self.returncode = self._mother.ask({"reap": self.pid})
+                self.returncode = self._server.ask({"reap": self.pid})
             return self.returncode
 
     def poll(self) -> int | None:
@@ -70,36 +70,41 @@ class Born:
         self.send_signal(signal.SIGKILL)
 
 
-class Mother:
-    """Begins with the first birth, and ends with this process."""
+class ForkServer:
+    """Starts with its first child, and ends with this process or with `close`; so do its children."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
+        self._program = program
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def birth(self, argv: list[str], environment: dict[str, str], cwd: Path, log: Path) -> Born:
-        wanted = {"argv": argv, "environment": environment, "cwd": str(cwd), "log": str(log)}
-        return Born(self, self.ask(wanted))
+    def fork(self, log: Path, **arguments: Any) -> Child:
+        """Start a child that runs the program with these arguments; what it prints is appended to `log`."""
+        return Child(self, self.ask({"run": arguments, "log": str(log)}))
 
     def ask(self, line: dict[str, Any]) -> int:
         with self._lock:
             if self._process is None:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-W", "default", __file__],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                    [sys.executable, "-W", "default", "-m", "support.forkserver", self._program],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS,
                 )  # fmt: skip
-                atexit.register(self._process.communicate)
+                atexit.register(self.close)
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(line) + "\n")
             self._process.stdin.flush()
             return int(self._process.stdout.readline())
 
+    def close(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.communicate(timeout=30)
+
 
 def main() -> None:
-    for module in AHEAD.split():
-        importlib.import_module(module)
-    artstore_main = importlib.import_module("artstore_cli.main").main
+    program = importlib.import_module(sys.argv[1])
+    program.prepare()
+    assert threading.active_count() == 1, threading.enumerate()
     gc.freeze()
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
@@ -111,16 +116,12 @@ def main() -> None:
             break
     else:
         return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
-    os.chdir(asked["cwd"])
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    time.tzset()
-    sink = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for fd, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, sink), (2, sink)):
+    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for fd, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
         os.dup2(source, fd)
-    sys.argv = asked["argv"]
-    sys.exit(artstore_main(sys.argv[1:]))
+    program.run(**asked["run"])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,15 @@
-"""Writers that die or come late: forked from one process that has imported everything and opened nothing.
+"""A program of the fork server: writers on S3 that die or come late.
 
-    python late.py
-
-A line of JSON a birth, in: {"home", "gate", "told", "step"}, out: the process id. The child opens the element, says
-so in `told`, waits until somebody opens the FIFO `gate`, takes its step and tells what came of it.
+A child opens the element, writes to the file `told` that it is ready, waits until another process opens the FIFO
+`gate`, takes its step and writes to `told` what came of it. Then it waits to be killed.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import random
 import signal
-import sys
 import tempfile
-import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +50,7 @@ def take(kernel: Kernel, step: str, file_id: str | None) -> str:
     return file_id
 
 
-def live(home: str, gate: str, told: str, step: str) -> None:
+def run(home: str, gate: str, told: str, step: str) -> None:
     def tell(**what: Any) -> None:
         with open(told, "a", encoding="utf-8") as sink:
             sink.write(json.dumps(what) + "\n")
@@ -73,8 +67,8 @@ def live(home: str, gate: str, told: str, step: str) -> None:
     signal.pause()
 
 
-def rehearse() -> None:
-    """Do everything once, so that no child has to import and to compile; no thread outlives this."""
+def prepare() -> None:
+    """Do everything once, so that no child has to import and to compile."""
     botocore.session.create_loader = cache(
         botocore.session.create_loader
     )  # what S3 is: read before any child is born
@@ -86,29 +80,3 @@ def rehearse() -> None:
         take(node.kernel, "delete", file_id)
         node.close()
     boot.open_registry = lambda _settings: node.registry
-    assert threading.active_count() == 1, threading.enumerate()
-    gc.freeze()
-
-
-def main() -> None:
-    rehearse()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for line in sys.stdin:
-        pid = os.fork()
-        if not pid:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            sink = os.open(json.loads(line)["told"] + ".err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.dup2(sink, 2)
-            os.dup2(sink, 1)
-            try:
-                live(**json.loads(line))
-            finally:
-                import traceback
-
-                traceback.print_exc()
-                os._exit(1)
-        print(pid, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -26,10 +26,10 @@ from joserfc.jwk import RSAKey
 
 if __name__ == "__main__":  # `python -m tests.support.servers`
     sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.forkserver import Born, Mother
+from support.forkserver import Child, ForkServer
 from support.ports import free_port
 
-MOTHER = Mother()
+COMMANDS = ForkServer("support.commands")
 ARTSTORE = str(Path(sys.executable).with_name("artstore"))
 KEY = RSAKey.generate_key(2048, auto_kid=False)
 ISSUER, AUDIENCE = "https://issuer.example", "store"
@@ -173,7 +173,7 @@ class Element:
     adapter: str
     home: Path
     port: int
-    process: subprocess.Popen[bytes] | Born
+    process: subprocess.Popen[bytes] | Child
     log: Path
     bearer: str = field(default_factory=token)
     exits: tuple[int, ...] = (0,)
@@ -387,10 +387,10 @@ def start(
     given = {f"ARTSTORE_{n}": v for n, v in (settings or {}).items()}
     environment = kept | given | {"ARTSTORE_HOME": str(home), "PYTHONWARNINGS": "default"}
     log = home.with_name(f"{home.name}.{port}.log")
-    process: subprocess.Popen[bytes] | Born
+    process: subprocess.Popen[bytes] | Child
     with log.open("wb") as sink:
         if command is None and not environment.get("PYTHONPATH"):
-            process = MOTHER.birth(serve, environment, home.parent, log)
+            process = COMMANDS.fork(log, argv=serve, environment=environment, cwd=str(home.parent))
         else:
             process = subprocess.Popen(
                 serve, env=environment, stdout=sink, stderr=sink, cwd=home.parent, start_new_session=True
@@ -469,4 +469,4 @@ def sha256_header(body: bytes) -> str:
 
 # `python -m tests.support.servers postgres`: a server until Ctrl-C, its address on the first line.
 if __name__ == "__main__":
-    importlib.import_module(sys.argv[1]).run(*sys.argv[2:])
+    importlib.import_module(f"support.{sys.argv[1]}").run(*sys.argv[2:])
