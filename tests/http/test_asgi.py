@@ -14,7 +14,6 @@ import pytest
 
 from artstore.host.boot import Node, open_default
 from artstore.spi import PIECE, SCOPES, Principal
-from artstore_local.backend import LocalBackend
 from artstore_local.writer import LocalWriter
 from artstore_starlette import app as starlette_app
 from artstore_starlette.app import create_app
@@ -90,7 +89,7 @@ def test_a_cancelled_upload_ends_before_it_is_given_up(
 ) -> None:
     """Begun, under way and in its commit: a thread of its own is at it, and no second one comes to it."""
     within, go_on = threading.Event(), threading.Event()
-    of: type = LocalBackend if step == "create" else LocalWriter
+    of: Any = node.kernel.parts.backend if step == "create" else LocalWriter
     done, aborted = getattr(of, step), LocalWriter.abort
     early: list[LocalWriter] = []
 
@@ -142,6 +141,7 @@ def test_a_cancelled_upload_ends_before_it_is_given_up(
 def test_a_cancelled_download_goes_no_further(node: Node) -> None:
     file_id = stored(node, LARGE)
     sent: list[Any] = []
+    app = create_app(node)
 
     async def receive() -> dict[str, Any]:
         raise AssertionError("nothing is to come")
@@ -154,7 +154,7 @@ def test_a_cancelled_download_goes_no_further(node: Node) -> None:
 
     async def serve() -> None:
         head = scope(node, "GET", f"/api/v1/files/{file_id}/download")
-        await create_app(node)(head, receive, send)
+        await app(head, receive, send)
 
     before = os.listdir("/proc/self/fd")
     with pytest.raises(asyncio.CancelledError):

@@ -103,7 +103,7 @@ def test_transactions(element: Element) -> None:
 
 
 def test_pages_of_transactions(element: Element) -> None:
-    for _ in range(3):
+    for _ in range(5):
         element.upload(b"x")
     whole = element.get("/api/v1/transactions?limit=5").json()["items"]
     found: list[Any] = []
