@@ -189,10 +189,13 @@ class FileLog(Log):
                 continue
 
     def abandoned(self) -> Iterator[AbandonedLog]:
-        for path in sorted(self._directory.glob("*" + OPEN)):
+        what = "The log of a dead process cannot be read"
+        with translate_errors(what):
+            paths = sorted(self._directory.glob("*" + OPEN))
+        for path in paths:
             if path.name.endswith(CLOSED):
                 continue
-            with translate_errors("The log of a dead process cannot be read"):
+            with translate_errors(what):
                 file = OwnedFile.seize(path)
                 left = _read_abandoned(file) if file else None
             if left:
