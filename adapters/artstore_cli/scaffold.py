@@ -111,7 +111,7 @@ class Test{kind}(BackendSuite):
         return reopen
 
     @pytest.fixture
-    def neighbour(self, store: {Name}Store) -> Callable[[], RecoverableBackend]:
+    def open_second(self, store: {Name}Store) -> Callable[[], RecoverableBackend]:
         return lambda: {kind}(store=store)
 ''',
     "other": '''\

@@ -26,10 +26,10 @@ RETRY_PAUSE = 6
 """Seconds that a worker waits before it exits when its store does not answer. granian treats a worker that exits
 within 5.5 seconds as broken, and stops the server."""
 SIGNAL_DELAY = 0.05
-"""Seconds between the start of the app and the moment at which signals are unblocked. By then the loop runs for good."""
+"""Seconds between the start of the app and the moment at which signals are unblocked: then the loop runs for good."""
 STARTUP_GC_THRESHOLD = 200_000
 """New objects after which the garbage collector runs while a process starts. A start makes 130,000 objects that
-stay; with the usual threshold of 700 the collector took a seventh of the time of a start."""
+stay. With the usual threshold, 700, the collector took a seventh of the time of a start."""
 
 log = logging.getLogger("artstore.server")
 

@@ -15,7 +15,6 @@ from artstore.attr import SIDECAR_LIMIT
 from artstore.errors import Conflict, Damaged, NotFound, PreconditionFailed, Unavailable
 from artstore.ids import Key
 from artstore.spi import (
-    API,
     PIECE,
     Backend,
     Capabilities,
@@ -123,7 +122,7 @@ class MemoryReader(Reader):
 class MemoryBackend(Backend, Recoverable):
     """A store in dictionaries. It lives as long as its `MemoryStore`."""
 
-    API: ClassVar[int] = API
+    API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = NoSettings
     capabilities = Capabilities(durable=False, atomic_sidecar=True, shared=False, multi_process=False)
 
