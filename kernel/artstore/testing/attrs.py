@@ -14,7 +14,7 @@ _numbers = count(1)
 
 
 def make_attr(**changes: Any) -> Attr:
-    """A valid `Attr` with an id of its own; `changes` replaces or adds fields."""
+    """Return a valid `Attr` with an id of its own. `changes` replaces or adds fields."""
     file_id = str(changes.get("file_id") or uuid.UUID(int=(0x0194567E8C3A7 << 80) + next(_numbers)))
     fields: dict[str, Any] = {
         "file_id": file_id,
@@ -34,7 +34,7 @@ def make_attr(**changes: Any) -> Attr:
 
 
 def make_context(home: Path) -> Context:
-    """What a provider is told about an element that lives in `home`; makes the directories."""
+    """Make the directories of an element in `home`, and return the context of its providers."""
     context = Context(home=home, files=home / "files", state=home / "state")
     context.files.mkdir(parents=True, exist_ok=True)
     context.state.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""An auth that knows its tokens by heart: for tests of what stands behind it."""
+"""An auth with a fixed list of tokens, for tests of other parts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from artstore.errors import Unauthorized
-from artstore.spi import ROLES, Auth, Context, NoSettings, Principal
+from artstore.spi import API, ROLES, Auth, Context, NoSettings, Principal, SupportsIssue
 
 
-class StaticAuth(Auth):
-    """`tokens` says whom each token speaks for; `issue` adds one."""
+class StaticAuth(Auth, SupportsIssue):
+    """Accepts the tokens of `tokens`, and those that `issue` makes."""
 
-    API: ClassVar[int] = 1
+    API: ClassVar[int] = API
     Settings: ClassVar[type[BaseModel]] = NoSettings
 
     def __init__(
@@ -31,10 +31,10 @@ class StaticAuth(Auth):
         self._tokens = {token: (principal, float("inf")) for token, principal in (tokens or {}).items()}
 
     def authenticate(self, token: str) -> Principal:
-        principal, ends = self._tokens.get(token, (None, 0.0))
+        principal, expires = self._tokens.get(token, (None, 0.0))
         if principal is None:
             raise Unauthorized("The token is not known.")
-        if self._clock() >= ends:
+        if self._clock() >= expires:
             raise Unauthorized("The token has expired.")
         return principal
 
@@ -43,9 +43,3 @@ class StaticAuth(Auth):
         scopes = frozenset[str]().union(*(ROLES.get(role, frozenset()) for role in roles))
         self._tokens[token] = (Principal(id=user, name=user, scopes=scopes), self._clock() + seconds)
         return token
-
-    def check(self) -> None:
-        """Always ready."""
-
-    def close(self) -> None:
-        """Holds nothing."""

@@ -1,4 +1,4 @@
-"""A cache in the memory of one process: what `CacheSuite` measures other caches by."""
+"""A cache in the memory of one process: the reference for `CacheSuite`."""
 
 from __future__ import annotations
 
@@ -12,106 +12,101 @@ from pydantic import BaseModel
 from artstore.attr import Attr
 from artstore.errors import InvalidField, Unavailable
 from artstore.ids import FileId, Key
-from artstore.spi import Cache, Context, Cursor, NoSettings, Page, Query, Sort, Totals
+from artstore.spi import API, Cache, Context, Cursor, NoSettings, Page, Query, Totals
 
 
 class MemoryCache(Cache):
-    """Rows in a dictionary; nothing survives the process."""
+    """Entries in a dictionary. Nothing outlives the process."""
 
-    API: ClassVar[int] = 1
+    API: ClassVar[int] = API
     Settings: ClassVar[type[BaseModel]] = NoSettings
 
     def __init__(self, settings: BaseModel | None = None, context: Context | None = None) -> None:
-        self._rows: dict[str, Attr] = {}
+        self._entries: dict[FileId, Attr] = {}
         self._generation: str | None = None
         self._lock = threading.Lock()
         self._closed = False
 
     def put(self, attrs: Sequence[Attr]) -> None:
-        with self._open():
+        with self._locked():
             for attr in attrs:
-                old = self._rows.get(attr.file_id)
+                old = self._entries.get(attr.file_id)
                 if old is None or attr.revision >= old.revision:
-                    self._rows[attr.file_id] = attr
+                    self._entries[attr.file_id] = attr
 
     def remove(self, file_ids: Sequence[FileId]) -> None:
-        with self._open():
+        with self._locked():
             for file_id in file_ids:
-                self._rows.pop(file_id, None)
+                self._entries.pop(file_id, None)
 
     def key(self, file_id: FileId) -> Key | None:
-        with self._open():
-            attr = self._rows.get(file_id)
+        with self._locked():
+            attr = self._entries.get(file_id)
         return attr.key if attr else None
 
     def search(self, query: Query) -> Page:
-        def place(attr: Attr) -> Cursor:
-            return Cursor(_sort_value(attr, query.sort), attr.file_id)
+        def cursor(attr: Attr) -> Cursor:
+            return Cursor(getattr(attr, query.sort), attr.file_id)
 
         after = query.after
         if after is not None and isinstance(after.value, int) is not (query.sort == "size"):
             raise InvalidField("cursor", "The position does not belong to this order.")
-        with self._open():
-            found = [attr for attr in self._rows.values() if all(_conditions(attr, query))]
-        found.sort(key=place, reverse=query.descending)
+        with self._locked():
+            found = [attr for attr in self._entries.values() if all(_conditions(attr, query))]
+        found.sort(key=cursor, reverse=query.descending)
         if after is not None:
-            found = [a for a in found if (place(a) < after if query.descending else place(a) > after)]
+            found = [a for a in found if (cursor(a) < after if query.descending else cursor(a) > after)]
         items = found[: query.limit]
-        return Page(items=items, next=place(items[-1]) if items and len(found) > len(items) else None)
+        return Page(items=items, next=cursor(items[-1]) if items and len(found) > len(items) else None)
 
     def ids_in(self, directory: str) -> dict[str, FileId]:
-        with self._open():
-            rows = list(self._rows.values())
-        return {a.storage_filename: a.file_id for a in rows if a.storage_path == directory}
+        with self._locked():
+            attrs = list(self._entries.values())
+        return {a.storage_filename: a.file_id for a in attrs if a.storage_path == directory}
 
     def entries_in(self, directory: str) -> Iterator[tuple[FileId, Attr | None]]:
-        with self._open():
-            rows = list(self._rows.items())
-        yield from ((file_id, attr) for file_id, attr in rows if attr.storage_path == directory)
+        with self._locked():
+            attrs = list(self._entries.items())
+        yield from ((file_id, attr) for file_id, attr in attrs if attr.storage_path == directory)
 
     def list_directories(self, since: str = "") -> Iterator[str]:
-        with self._open():
-            found = {attr.storage_path for attr in self._rows.values()}
+        with self._locked():
+            found = {attr.storage_path for attr in self._entries.values()}
         yield from sorted(directory for directory in found if directory >= since)
 
     def totals(self) -> Totals:
-        with self._open():
-            return Totals(len(self._rows), sum(attr.size for attr in self._rows.values()))
+        with self._locked():
+            return Totals(len(self._entries), sum(attr.size for attr in self._entries.values()))
 
     def flush(self) -> None:
         self.check()
 
     def generation(self) -> str | None:
-        with self._open():
+        with self._locked():
             return self._generation
 
-    def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
-        with self._open():
+    def set_generation(self, generation: str, *, if_match: str | None = None) -> None:
+        with self._locked():
             if if_match not in (None, self._generation):
-                raise Unavailable("The cache was begun anew meanwhile.")
-            self._generation = stamp
+                raise Unavailable("The cache was replaced meanwhile.")
+            self._generation = generation
 
     def clear(self) -> None:
-        with self._open():
-            self._rows.clear()
+        with self._locked():
+            self._entries.clear()
             self._generation = None
 
     def check(self) -> None:
-        with self._open():
+        with self._locked():
             pass
 
     def close(self) -> None:
         self._closed = True
 
-    def _open(self) -> threading.Lock:
+    def _locked(self) -> threading.Lock:
         if self._closed:
             raise Unavailable("The cache is closed.")
         return self._lock
-
-
-def _sort_value(attr: Attr, sort: Sort) -> str | int:
-    value: str | int = getattr(attr, sort)
-    return value
 
 
 def _conditions(attr: Attr, query: Query) -> Iterator[bool]:

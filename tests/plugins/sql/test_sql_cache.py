@@ -29,7 +29,7 @@ from sqlalchemy import Connection, Select, create_engine, text
 from artstore.errors import ConfigError, Conflict, NotFound, Unavailable
 from artstore.spi import Context, Cursor, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
-from artstore.testing.cache import SORTS, ids, pages, place
+from artstore.testing.cache import SORTS, cursor_of, ids, pages
 from artstore.testing.memory_cache import MemoryCache
 from artstore_sql import migration
 from artstore_sql.provider import Sql
@@ -852,7 +852,7 @@ def test_where_in_the_order_the_rows_lie_makes_no_difference(opened: Open, where
         wanted = [a for a in attrs if all(word in a.original_filename for word in words)]
         for sort in ("original_filename", "size"):
             for at, limit in ((0, 2), (0, 40), (len(wanted) // 2, 2), (len(wanted) // 2, 40)):
-                after = place(wanted[at], sort)
+                after = cursor_of(wanted[at], sort)
                 query = Query(words=words, sort=sort, descending=False, limit=limit, after=after)
                 assert cache.search(query).items == wanted[at + 1 : at + 1 + limit], query
 
