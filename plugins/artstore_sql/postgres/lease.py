@@ -17,19 +17,20 @@ log = logging.getLogger("artstore.sql")
 
 
 class Owner:
-    """A process as the log knows it. Its number is never used again: who was fenced comes back as another.
+    """This process as the log knows it. Its number is never used again: a fenced process continues under another one.
 
-    `rested` is called each time the lease was renewed.
+    `on_renewed` is called each time the lease was renewed. Every method raises `Unavailable` when the database does not
+    answer.
     """
 
-    def __init__(self, database: Postgres, table: str, lease: float, rested: Callable[[], None]) -> None:
+    def __init__(self, database: Postgres, table: str, lease: float, on_renewed: Callable[[], None]) -> None:
         self._database = database
         self._table = table
         self._lease = lease
-        self._rested = rested
+        self._on_renewed = on_renewed
         self._stop = threading.Event()
         self.fenced = False
-        """Others settle what this one left; it can end nothing any more."""
+        """Other processes recover what this one left; it can end no intent any more."""
         process = f"{socket.gethostname()}:{os.getpid()}"
         new = text(
             f"INSERT INTO {table} (process, lease) VALUES (:process, clock_timestamp() + :lease * interval '1 s') "
@@ -40,45 +41,45 @@ class Owner:
         self._thread.start()
 
     def renew(self) -> None:
-        """Raises `Unavailable` when the database does not answer."""
+        """Renew the lease, or notice that this owner was fenced."""
         change = text(
             f"UPDATE {self._table} SET lease = clock_timestamp() + :lease * interval '1 s' "
             "WHERE id = :id AND NOT fenced"
         ).bindparams(lease=self._lease, id=self.id)
         if self._database.write(lambda c: c.execute(change).rowcount) == 0:
             self.fenced = True
-            log.error("the log took this process for dead: others settle what it had begun")
+            log.error("the lease of this process expired: other processes recover what it had begun")
 
-    def flushed(self, upto: int) -> None:
-        """What ended before `upto` is of no concern any more."""
-        change = text(f"UPDATE {self._table} SET flushed = :upto WHERE id = :id AND NOT fenced").bindparams(
-            upto=upto, id=self.id
-        )
+    def checkpoint(self, position: int) -> None:
+        """Record that what ended before `position` is durable in the index."""
+        change = text(
+            f"UPDATE {self._table} SET flushed = :position WHERE id = :id AND NOT fenced"
+        ).bindparams(position=position, id=self.id)
         self._database.write(lambda c: c.execute(change))
 
-    def owe(self, mark: int) -> bool:
-        """False for one that was fenced."""
-        change = text(f"UPDATE {self._table} SET owes = :mark WHERE id = :id AND NOT fenced").bindparams(
-            mark=mark, id=self.id
+    def set_dirty(self, position: int) -> bool:
+        """Record that index entries are still to be written; return False when this owner is fenced."""
+        change = text(f"UPDATE {self._table} SET owes = :position WHERE id = :id AND NOT fenced").bindparams(
+            position=position, id=self.id
         )
         self.fenced = self._database.write(lambda c: c.execute(change).rowcount) == 0
         return not self.fenced
 
-    def paid(self, upto: int) -> None:
-        """What it owed before `upto` it owes no more."""
-        change = text(f"UPDATE {self._table} SET owes = 0 WHERE id = :id AND owes <= :upto").bindparams(
-            upto=upto, id=self.id
+    def clear_dirty(self, position: int) -> None:
+        """Record that the entries that were missing before `position` are written."""
+        change = text(f"UPDATE {self._table} SET owes = 0 WHERE id = :id AND owes <= :position").bindparams(
+            position=position, id=self.id
         )
         self._database.write(lambda c: c.execute(change))
 
-    def leave(self, wal: str) -> None:
-        """Go, and leave to others at once what is not settled."""
+    def leave(self, intents: str) -> None:
+        """Give the lease up: what is not finished is for other processes to recover at once."""
         self._stop.set()
         self._thread.join()
 
         def change(connection: Connection) -> None:
             mine = {"id": self.id}
-            left = f"SELECT 1 FROM {wal} WHERE owner = :id AND (status = 'pending' OR ended > flushed)"
+            left = f"SELECT 1 FROM {intents} WHERE owner = :id AND (status = 'pending' OR ended > flushed)"
             connection.execute(
                 text(f"DELETE FROM {self._table} WHERE id = :id AND NOT fenced AND NOT EXISTS ({left})"),
                 mine,
@@ -92,8 +93,8 @@ class Owner:
             try:
                 self.renew()
                 if not self.fenced:
-                    self._rested()
+                    self._on_renewed()
             except ArtstoreError as e:
-                log.warning("the lease is not renewed: %s", e.detail)
+                log.warning("the lease was not renewed: %s", e.detail)
             except Exception:
-                log.exception("the lease is not renewed")
+                log.exception("the lease was not renewed")

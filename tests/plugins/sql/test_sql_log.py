@@ -68,7 +68,7 @@ url, prefix, home, lease = sys.argv[1:5]
 settings = LogSettings(url=SecretStr(url), table_prefix=prefix, lease=float(lease), timeout=30)
 log = SqlLog(settings, make_context(Path(home)))
 log.begin("upload", by="node", file_id="done", key="k/done").commit()
-log.flushed(log.marks())
+log.checkpoint(log.position())
 log.begin("update", by="node", file_id="late", key="k/late").commit()
 late = log.begin("upload", by="node", file_id="open", key="k/open")
 print("written", flush=True)
@@ -186,13 +186,13 @@ def test_closing_leaves_to_others_at_once_what_is_open(opened: Open) -> None:
     one.close()
     (found,) = two.abandoned()
     assert [t.file_id for t in found.pending] == ["open"]
-    assert [t.file_id for t in found.unflushed] == ["done"]
+    assert [t.file_id for t in found.uncheckpointed] == ["done"]
 
 
 def test_closing_leaves_nothing_of_what_is_settled(opened: Open) -> None:
     one, two = opened(), opened()
     one.begin("upload", by="ivanov", file_id="done", key="a/2").commit()
-    one.flushed(one.marks())
+    one.checkpoint(one.position())
     one.close()
     assert list(two.abandoned()) == []
 
@@ -202,14 +202,14 @@ def test_a_killed_process_is_settled_by_another(opened: Open, node: Callable[...
     dead.process.send_signal(signal.SIGKILL)
     (found,) = left(log)
     assert [t.file_id for t in found.pending] == ["open"]
-    assert [t.file_id for t in found.unflushed] == ["late"]
+    assert [t.file_id for t in found.uncheckpointed] == ["late"]
     found.release()
     # Whoever settles may die as well: then it is found again.
     (again,) = opened().abandoned()
-    again.settle()
+    again.close()
     (again,) = log.abandoned()
     again.end(again.pending[0], "rolled_back", "the process died")
-    again.settle()
+    again.close()
     assert list(log.abandoned()) == []
     assert told(log) == {"done": "committed", "late": "committed", "open": "rolled_back"}
 
@@ -221,7 +221,7 @@ def test_who_was_paused_past_the_lease_ends_nothing_of_what_was_settled(
     paused.process.send_signal(signal.SIGSTOP)
     (found,) = left(log)
     found.end(found.pending[0], "rolled_back", "the process died")
-    found.settle()
+    found.close()
     paused.process.send_signal(signal.SIGCONT)
     paused.tell()
     assert paused.hear() in ("Unavailable", "mine")  # it may not have noticed yet
@@ -328,38 +328,38 @@ def test_threads_exclude_each_other(opened: Open) -> None:
 
 def test_what_one_owes_all_know_until_it_is_paid(opened: Open) -> None:
     one, two = opened(lease=3600), opened(lease=3600)
-    assert not two.owing()
-    one.owe()
-    marks = one.marks()
-    assert one.owing()
-    assert two.owing()
-    one.owe()
-    one.paid(marks)
-    assert two.owing()
-    one.paid(one.marks())
-    assert not one.owing()
-    assert not two.owing()
-    two.paid(two.marks())  # who has begun nothing owes nothing
+    assert not two.any_dirty()
+    one.set_dirty()
+    marks = one.position()
+    assert one.any_dirty()
+    assert two.any_dirty()
+    one.set_dirty()
+    one.clear_dirty(marks)
+    assert two.any_dirty()
+    one.clear_dirty(one.position())
+    assert not one.any_dirty()
+    assert not two.any_dirty()
+    two.clear_dirty(two.position())  # who has begun nothing owes nothing
 
 
 def test_what_the_dead_owed_is_owed_until_it_is_settled(opened: Open) -> None:
     one, two = opened(lease=3600), opened(lease=3600)
     one.begin("upload", by="ivanov", file_id="1", key="a/1")
-    one.owe()
+    one.set_dirty()
     one.close()
     (found,) = two.abandoned()
-    found.settle()  # something of it is still open
-    assert two.owing()
+    found.close()  # something of it is still open
+    assert two.any_dirty()
     found.end(found.pending[0], "committed")
-    found.settle()
-    assert not two.owing()
+    found.close()
+    assert not two.any_dirty()
 
 
 def test_old_transactions_go(opened: Open) -> None:
     log = opened(keep_hours=0)
     log.begin("upload", by="ivanov", file_id="1").commit()
     log.begin("upload", by="ivanov", file_id="2")
-    log.flushed(log.marks())
+    log.checkpoint(log.position())
     assert told(log) == {"2": "pending"}
 
 
@@ -447,7 +447,7 @@ def test_a_retry_on_another_node_makes_no_second_file(
             assert not two.backlog.is_complete()
             made.append(put(two)[1])
 
-        monkeypatch.setattr("artstore.recovery._touch", touch)
+        monkeypatch.setattr("artstore.recovery.Recovery._refresh_entries", touch)
         one.cache.clear()
         one.background.recover()
         monkeypatch.undo()
