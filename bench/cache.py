@@ -122,14 +122,14 @@ def rows(count: int) -> Iterator[Attr]:
 def best(call: Callable[[], object]) -> float:
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         call()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started)
     return min(times) * 1000
 
 
 def fill(cache: Cache, count: int) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     some: list[Attr] = []
     for attr in rows(count):
         some.append(attr)
@@ -138,7 +138,7 @@ def fill(cache: Cache, count: int) -> float:
             some = []
     cache.put(some)
     cache.flush()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def deep(cache: Cache, pages: int) -> Cursor | None:

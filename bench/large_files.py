@@ -156,10 +156,10 @@ def _upload(served: Element, mib: int, *, form: bool = False) -> str:
     headers = {**served.headers, "Content-Length": str(length), "Content-Type": kind}
     connection.request("POST", path, body=_pieces(mib, head, tail), headers=headers)
     answer = connection.getresponse()
-    told = json.loads(answer.read())
+    result = json.loads(answer.read())
     if answer.status != 201:
-        raise SystemExit(f"upload: {told}")
-    return str(told["file_id"])
+        raise SystemExit(f"upload: {result}")
+    return str(result["file_id"])
 
 
 def _download(served: Element, file_id: str) -> None:

@@ -70,15 +70,15 @@ def write_files(root: Path, number: int, *, one_hour: bool) -> None:
 
 def timed_start(home: Path) -> tuple[float, str]:
     """Seconds until the element could serve, in a process that has imported everything; what recovery said."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     node = open_default(home)
-    took = time.perf_counter() - begun
+    took = time.perf_counter() - started
     node.close()
     return took, str(node.report)
 
 
 def die_under_way(home: Path) -> None:
-    """A node that is killed with ten uploads done and three begun."""
+    """A node that is killed with ten uploads done and three started."""
     child = os.fork()
     if child == 0:
         node = open_default(home)
@@ -105,18 +105,18 @@ def main() -> None:
     for number in args.files:
         home: Path = args.place
         open_default(home).close()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         write_files(home / "files", number, one_hour=args.one_hour)
-        print(f"{number:>9} files written in {time.perf_counter() - begun:.1f} s")
+        print(f"{number:>9} files written in {time.perf_counter() - started:.1f} s")
         shutil.rmtree(home / "state")
         print("          first start, filling the cache: {:.2f} s ({})".format(*timed_start(home)))
         print("          after a clean stop:             {:.2f} s ({})".format(*timed_start(home)))
         die_under_way(home)
         print("          after kill -9:                  {:.2f} s ({})".format(*timed_start(home)))
         die_under_way(home)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "artstore_cli", "recover", "--home", str(home)], check=True)
-        print(f"          after kill -9, as a command:    {time.perf_counter() - begun:.2f} s", flush=True)
+        print(f"          after kill -9, as a command:    {time.perf_counter() - started:.2f} s", flush=True)
         shutil.rmtree(home)
 
 

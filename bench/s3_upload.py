@@ -24,7 +24,7 @@ from element import element
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import s3
+from support import s3
 
 MIB = 1 << 20
 PIECE = os.urandom(MIB)
@@ -63,8 +63,8 @@ def main() -> None:
     try:
         with s3.seaweed(work / "weed") as server:
             bucket = server.bucket()
-            told = {f"ARTSTORE_{n}": v for n, v in s3.environment(s3.settings(server, bucket)).items()}
-            os.environ.update(told)
+            variables = {f"ARTSTORE_{n}": v for n, v in s3.environment(s3.settings(server, bucket)).items()}
+            os.environ.update(variables)
             ours, theirs, peak = [], [], 0
             with element(work / "home", adapter="starlette", port=8953) as served:
                 _ours(served, 8)

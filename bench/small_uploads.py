@@ -77,10 +77,10 @@ def _load(hload: Path, served: Element, args: argparse.Namespace) -> tuple[float
     command += ["-H", f"Authorization: Bearer {served.token}", "-H", "Content-Type: application/octet-stream"]
     before = served.cpu()
     printed = subprocess.run([*command, "-s", "4096"], check=True, capture_output=True, text=True).stdout
-    told = json.loads(printed)
-    if told["errors"]:
-        raise SystemExit(f"{told['errors']} uploads failed: {told['first_error']}")
-    return told["rps"], (served.cpu() - before) / (told["ok"] * (args.seconds + 1) / args.seconds)
+    result = json.loads(printed)
+    if result["errors"]:
+        raise SystemExit(f"{result['errors']} uploads failed: {result['first_error']}")
+    return result["rps"], (served.cpu() - before) / (result["ok"] * (args.seconds + 1) / args.seconds)
 
 
 if __name__ == "__main__":

@@ -204,9 +204,9 @@ def main() -> int:
         copy = Path(place) / "copy"
         shutil.copytree(home / "files", copy / "files", symlinks=True)
         print(f"copied files/ to {copy}, which has nothing else")
-        begun = time.monotonic()
+        started = time.monotonic()
         with served(copy) as element:
-            print(f"started there within {time.monotonic() - begun:.1f} s")
+            print(f"started there within {time.monotonic() - started:.1f} s")
             after = answers(element, gone)
     differ = [what for what in before.keys() | after.keys() if before.get(what) != after.get(what)]
     for what in sorted(differ)[:20]:
