@@ -5,112 +5,31 @@ subclasses the Protocol of its role and gets honest defaults for what it need no
 `artstore.errors`, translated once at its edge; any other exception is a bug and is reported as one.
 """
 
+# ruff: noqa: I001 - one line of names after the other: this is an index, not code
 from __future__ import annotations
 
 from artstore.spi.auth import (
-    FILES_DELETE,
-    FILES_READ,
-    FILES_WRITE,
-    ROLES,
-    SCOPES,
-    STORAGE_READ,
-    STORAGE_WRITE,
-    Auth,
-    Principal,
+    FILES_DELETE, FILES_READ, FILES_WRITE, ROLES, SCOPES, STORAGE_READ, STORAGE_WRITE, Auth, Principal,
     SupportsIssue,
-)
+)  # fmt: skip
 from artstore.spi.backend import (
-    INTERNAL,
-    Backend,
-    Capabilities,
-    Entry,
-    Reader,
-    Recoverable,
-    RecoverableBackend,
-    Recovered,
-    Rekeyed,
-    Span,
-    SupportsRedirect,
-    SupportsRekey,
-    Writer,
-    split_key,
-)
-from artstore.spi.cache import (
-    Cache,
-    Cursor,
-    Page,
-    Query,
-    Sort,
-    SupportsClaim,
-    SupportsMigration,
-    Totals,
-)
+    INTERNAL, Backend, Capabilities, Entry, Reader, Recoverable, RecoverableBackend, Recovered, Rekeyed, Span,
+    SupportsRedirect, SupportsRekey, Writer, split_key,
+)  # fmt: skip
+from artstore.spi.cache import Cache, Cursor, Page, Query, Sort, SupportsClaim, SupportsMigration, Totals
 from artstore.spi.log import (
-    STATUSES,
-    AbandonedLog,
-    Coordination,
-    Intent,
-    Log,
-    Position,
-    SingleNode,
-    Status,
-    Transaction,
-)
+    STATUSES, AbandonedLog, Coordination, Intent, Log, Position, SingleNode, Status, Transaction,
+)  # fmt: skip
 from artstore.spi.naming import Name, Naming, Parsed
 from artstore.spi.observer import Change, Observer
 from artstore.spi.provider import API, PIECE, Configurable, Context, NoSettings, Size
 
 __all__ = [
-    "API",
-    "FILES_DELETE",
-    "FILES_READ",
-    "FILES_WRITE",
-    "INTERNAL",
-    "PIECE",
-    "ROLES",
-    "SCOPES",
-    "STATUSES",
-    "STORAGE_READ",
-    "STORAGE_WRITE",
-    "AbandonedLog",
-    "Auth",
-    "Backend",
-    "Cache",
-    "Capabilities",
-    "Change",
-    "Configurable",
-    "Context",
-    "Coordination",
-    "Cursor",
-    "Entry",
-    "Intent",
-    "Log",
-    "Name",
-    "Naming",
-    "NoSettings",
-    "Observer",
-    "Page",
-    "Parsed",
-    "Position",
-    "Principal",
-    "Query",
-    "Reader",
-    "Recoverable",
-    "RecoverableBackend",
-    "Recovered",
-    "Rekeyed",
-    "SingleNode",
-    "Size",
-    "Sort",
-    "Span",
-    "Status",
-    "SupportsClaim",
-    "SupportsIssue",
-    "SupportsMigration",
-    "SupportsRedirect",
-    "SupportsRekey",
-    "Totals",
-    "Transaction",
-    "Writer",
-    "split_key",
-]
+    "API", "FILES_DELETE", "FILES_READ", "FILES_WRITE", "INTERNAL", "PIECE", "ROLES", "SCOPES", "STATUSES",
+    "STORAGE_READ", "STORAGE_WRITE", "AbandonedLog", "Auth", "Backend", "Cache", "Capabilities", "Change",
+    "Configurable", "Context", "Coordination", "Cursor", "Entry", "Intent", "Log", "Name", "Naming",
+    "NoSettings", "Observer", "Page", "Parsed", "Position", "Principal", "Query", "Reader", "Recoverable",
+    "RecoverableBackend", "Recovered", "Rekeyed", "SingleNode", "Size", "Sort", "Span", "Status",
+    "SupportsClaim", "SupportsIssue", "SupportsMigration", "SupportsRedirect", "SupportsRekey", "Totals",
+    "Transaction", "Writer", "split_key",
+]  # fmt: skip

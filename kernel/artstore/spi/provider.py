@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
-from artstore.limits import Size as Size  # for the settings of providers
+from artstore.limits import Size as Size  # noqa: PLC0414 - for the settings of providers
 
 API = 1
 """The generation of this contract. A provider names the generation that it was written for."""
