@@ -14,30 +14,38 @@ SOURCE = Path(artstore_boxes.backend.__file__).read_text(encoding="utf-8")
 CUT = "test_a_power_cut_leaves_a_change_whole_or_undone"
 
 # What is replaced in the example, and the tests that must fail then.
+DATA_SYNC = ("                os.fsync(self._file.fileno())\n", "")
+DIRECTORY_SYNC = (
+    "import OwnedFile, fsync_directory, translate_errors",
+    "import OwnedFile, translate_errors\n\nfsync_directory = str",
+)
 LIARS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
-    "SyncsNothing": ([("os.fsync(", "len([]), (")], [f"{CUT}[{c}]" for c in ("publish", "delete", "write_document")]),
+    "SyncsNothing": (
+        [("os.fsync(", "len([]), ("), DIRECTORY_SYNC],
+        [f"{CUT}[{c}]" for c in ("publish", "delete", "write_document")],
+    ),
     "SyncsNoDirectory": (
-        [("        os.fsync(fd)", "        pass")],
+        [DIRECTORY_SYNC],
         [f"{CUT}[{c}]" for c in ("publish", "replace_sidecar", "delete", "write_document")],
     ),
-    "SyncsNoData": ([("                os.fsync(self._file.fileno())\n", "")], [f"{CUT}[publish]"]),
+    "SyncsNoData": ([DATA_SYNC], [f"{CUT}[publish]"]),
     "PublishesFirst": (
         [
-            ("                os.fsync(self._file.fileno())\n", ""),
-            ("self._move()\n", "self._move()\n                sync(self._place / DATA)\n"),
+            DATA_SYNC,
+            ("self._move()\n", "self._move()\n                os.fsync(os.open(self._place / DATA, os.O_RDONLY))\n"),
         ],
         [f"{CUT}[publish]"],
     ),
     "WritesInPlace": (
-        [("    new.replace(path)", "    path.write_bytes(content)\n    sync(path)")],
+        [("    new.replace(path)", "    path.write_bytes(content)\n    os.fsync(os.open(path, os.O_RDONLY))")],
         ["test_no_step_of_a_replacement_shows_half_a_sidecar", f"{CUT}[replace_sidecar]"],
     ),
     "LetsErrorsOut": (
-        [("raise translated(e) from e", "raise")],
+        [('    with translate_errors("The disk failed"):', "    if True:"), ("raise NotFound(", "raise OSError(")],
         ["test_a_failed_system_call_is_translated_and_leaves_nothing[5]", "test_a_missing_sidecar_is_not_found"],
     ),
     "BlamesTheCaller": (
-        [('return Unavailable(f"The disk', 'return Conflict(f"The disk')],
+        [("except (FileNotFoundError, NotADirectoryError)", "except OSError")],
         ["test_a_failed_system_call_is_translated_and_leaves_nothing[5]"],
     ),
     "LeavesHalf": (

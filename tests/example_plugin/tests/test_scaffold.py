@@ -1,4 +1,4 @@
-"""The way of a newcomer: `artstore plugin new`, `pip install`, `pytest`, for each role, in a fresh environment."""
+"""The first steps of an author, for each role: `artstore plugin new`, `pip install`, `pytest`, in a new environment."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def run(command: list[str], where: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The interpreter of an environment that sees what is installed here, and installs beside it."""
+    """Return the interpreter of a new environment that sees the packages of this one, and installs into itself."""
     place = tmp_path_factory.mktemp("fresh")
     run([sys.executable, "-m", "venv", "--without-pip", "venv"], place)
     fresh = place / "venv" / "bin" / "python"

@@ -1,4 +1,4 @@
-"""The two providers behind a real server: chosen by configuration, and by nothing else."""
+"""The two providers behind a real server, chosen by configuration alone."""
 
 import json
 import os
@@ -32,21 +32,21 @@ def ask(url: str, token: str | None, method: str = "GET", body: bytes | None = N
 
 @contextmanager
 def serving(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address of the element in `home`, and its process."""
+    """Serve the element in `home`: yield the URL of its files, and its process."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [ARTSTORE, "serve", "--home", str(home), "--port", str(port)]
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        ends = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while True:
             try:
                 ask(f"http://127.0.0.1:{port}/health/ready", None)
                 break
             except (URLError, ConnectionError):
                 assert process.poll() is None
-                assert time.monotonic() < ends
+                assert time.monotonic() < deadline
                 time.sleep(0.02)
         yield f"http://127.0.0.1:{port}/api/v1/files", process
     finally:
@@ -60,7 +60,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_plugin_is_there_and_chosen(home: Path) -> None:
+def test_the_plugin_is_listed_and_chosen(home: Path) -> None:
     rows = json.loads(artstore(home, "plugins", "--json"))
     chosen = {row["role"]: row for row in rows if row["chosen"]}
     for role, name in (("backend", "boxes"), ("auth", "keys")):
@@ -69,7 +69,7 @@ def test_the_plugin_is_there_and_chosen(home: Path) -> None:
         assert chosen[role]["status"] == "ok"
 
 
-def test_a_file_goes_in_and_comes_out_and_outlives_the_server(home: Path) -> None:
+def test_an_uploaded_file_is_downloaded_after_the_server_was_killed(home: Path) -> None:
     content = os.urandom(3 << 20)
     with serving(home) as (files, process):
         token = artstore(home, "token", "--user", "ivanov", "--role", "operator").strip()

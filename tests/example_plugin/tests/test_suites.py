@@ -1,4 +1,4 @@
-"""The suites of artstore, held against our two providers."""
+"""The suites of artstore, held to the two providers."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""A backend and an auth for artstore, made as a stranger would make them."""
+"""A backend and an auth for artstore, as an author outside of this project would write them."""

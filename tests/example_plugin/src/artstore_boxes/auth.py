@@ -1,6 +1,6 @@
-"""API keys. The file knows their hashes alone: who reads it can call nobody.
+"""API keys. The file has only their hashes: with the file alone, nobody can call the element.
 
-A line for each key, in JSON: {"sha256": "...", "user": "ivanov", "scopes": ["files:read"], "until": 1767225600}
+A line of JSON for each key: {"sha256": "...", "user": "ivanov", "scopes": ["files:read"], "until": 1767225600}
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from typing import ClassVar
 from pydantic import BaseModel, Field, ValidationError
 
 from artstore.errors import ConfigError, Unauthorized, Unavailable
-from artstore.spi import ROLES, Auth, Context, Principal
+from artstore.spi import ROLES, Auth, Context, Principal, SupportsIssue
 
 
-class Key(BaseModel, extra="forbid"):
+class ApiKey(BaseModel, extra="forbid"):
     """A line of the file."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -30,8 +30,8 @@ class Key(BaseModel, extra="forbid"):
     """Unix time."""
 
 
-class KeysAuth(Auth):
-    """A key is 256 random bits, so a plain hash of it cannot be guessed backwards."""
+class KeysAuth(Auth, SupportsIssue):
+    """A key is 256 random bits, so it cannot be found from a plain hash of it."""
 
     API: ClassVar[int] = 1
 
@@ -39,13 +39,13 @@ class KeysAuth(Auth):
         """`[auth.keys]`"""
 
         file: Path | None = None
-        """The keys, one a line; `keys.jsonl` in the state of the element unless set."""
+        """The keys, one a line; by default `keys.jsonl` in the state of the element."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
         self._file = settings.file or context.state / "keys.jsonl"
         self._lock = threading.Lock()
-        self._seen: tuple[int, int] | None = None
-        self._keys: list[Key] = []
+        self._version: tuple[int, int] | None = None
+        self._keys: list[ApiKey] = []
         try:
             self._read()
         except Unavailable as e:
@@ -54,7 +54,7 @@ class KeysAuth(Auth):
     def authenticate(self, token: str) -> Principal:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
         found = None
-        for key in self._read():  # all of them: the time it takes tells nothing
+        for key in self._read():  # always all of them: the time that it takes gives nothing away
             if hmac.compare_digest(key.sha256, digest):
                 found = key
         if found is None:
@@ -64,11 +64,11 @@ class KeysAuth(Auth):
         return Principal(id=found.user, name=found.user, scopes=found.scopes)
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
-        """A new key, added to the file: `artstore token --user ivanov --role operator`."""
+        """Add a new key to the file: `artstore token --user ivanov --role operator`."""
         token = secrets.token_urlsafe(32)
         scopes = frozenset[str]().union(*(ROLES.get(role, frozenset()) for role in roles))
         digest = hashlib.sha256(token.encode()).hexdigest()
-        key = Key(sha256=digest, user=user, scopes=scopes, until=time.time() + seconds)
+        key = ApiKey(sha256=digest, user=user, scopes=scopes, until=time.time() + seconds)
         fd = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(fd, key.model_dump_json().encode() + b"\n")
@@ -76,24 +76,21 @@ class KeysAuth(Auth):
             os.close(fd)
         return token
 
-    def _read(self) -> list[Key]:
-        """The keys, read again when the file has changed. Raises `Unavailable`."""
-        with self._lock:
-            try:
-                stat = self._file.stat()
-                mark = (stat.st_mtime_ns, stat.st_size)
-                if mark != self._seen:
-                    lines = self._file.read_text(encoding="utf-8").splitlines()
-                    self._keys = [Key.model_validate(json.loads(line)) for line in lines if line.strip()]
-                    self._seen = mark
-            except FileNotFoundError:
-                self._keys, self._seen = [], None
-            except (OSError, ValueError, ValidationError) as e:
-                raise Unavailable(f"The file of keys cannot be read: {type(e).__name__}.") from e
-            return self._keys
-
     def check(self) -> None:
         self._read()
 
-    def close(self) -> None:
-        """Nothing is held."""
+    def _read(self) -> list[ApiKey]:
+        """Return the keys; the file is read again when it has changed. Raises `Unavailable`."""
+        with self._lock:
+            try:
+                stat = self._file.stat()
+                version = (stat.st_mtime_ns, stat.st_size)
+                if version != self._version:
+                    lines = self._file.read_text(encoding="utf-8").splitlines()
+                    self._keys = [ApiKey.model_validate(json.loads(line)) for line in lines if line.strip()]
+                    self._version = version
+            except FileNotFoundError:
+                self._keys, self._version = [], None
+            except (OSError, ValueError, ValidationError) as e:
+                raise Unavailable(f"The file of keys cannot be read: {type(e).__name__}.") from e
+            return self._keys

@@ -1,13 +1,12 @@
-"""A box for each file: a directory that holds its data and its sidecar, and is moved into place as a whole.
+"""A box for each file: a directory with its data and its sidecar, moved into place as a whole.
 
-<root>/boxes/2025,01,11,15,report.pdf/data      the file
-<root>/boxes/2025,01,11,15,report.pdf/sidecar   or `tombstone`, once the file was deleted
-<root>/staging/7~2025,01,11,15,report.pdf/      a box that is being packed
-<root>/quarantine/, <root>/records/, <root>/lock
+<root>/boxes/2025,01,11,15,report.pdf/data      the data
+<root>/boxes/2025,01,11,15,report.pdf/sidecar   or `tombstone`, after the file was deleted
+<root>/staging/7~2025,01,11,15,report.pdf/      the box of an upload in progress
+<root>/quarantine/, <root>/documents/, <root>/lock
 """
 
 import errno
-import fcntl
 import itertools
 import os
 import shutil
@@ -16,52 +15,42 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, ClassVar, NoReturn
+from typing import ClassVar
 
 from pydantic import BaseModel
 
-from artstore.errors import (
-    ArtstoreError,
-    ConfigError,
-    Conflict,
-    Damaged,
-    NotFound,
-    PreconditionFailed,
-    StorageFull,
-    Unavailable,
-)
+from artstore.errors import ConfigError, Conflict, Damaged, NotFound, PreconditionFailed, startup_error
 from artstore.ids import Key
-from artstore.spi import PIECE, Backend, Capabilities, Context, Entry, Recoverable, Recovered, Span
+from artstore.posix import OwnedFile, fsync_directory, translate_errors
+from artstore.spi import (
+    PIECE,
+    Backend,
+    Capabilities,
+    Context,
+    Entry,
+    Reader,
+    Recoverable,
+    Recovered,
+    Span,
+    Writer,
+)
 
 DATA, SIDECAR, TOMBSTONE = "data", "sidecar", "tombstone"
+ROOT = "backend.boxes.root"
 
 
 @contextmanager
-def our_words() -> Iterator[None]:
-    """Errors of the disk become errors of artstore, here and nowhere else."""
-    try:
-        yield
-    except OSError as e:
-        raise translated(e) from e
-
-
-def translated(error: OSError) -> ArtstoreError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NotFound("There is no such file.")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull("The disk is full.")
-    return Unavailable(f"The disk does not answer: {error.strerror}.")
-
-
-def sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def on_disk() -> Iterator[None]:
+    """Turn errors of the disk into errors of artstore."""
+    with translate_errors("The disk failed"):
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as e:
+            raise NotFound("There is no such file.") from e
 
 
 def write(path: Path, content: bytes) -> None:
+    """Write a new file; its content is durable on return, its name is not."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -69,16 +58,16 @@ def write(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Beside it, then over it: at no moment is there half a file. Durable on return."""
+    """Replace a file whole; durable on return."""
     new = path.with_name(f"{path.name}~new")
     new.unlink(missing_ok=True)
     write(new, content)
     new.replace(path)
-    sync(path.parent)
+    fsync_directory(path.parent)
 
 
-class BoxWriter:
-    """A box that is being packed."""
+class BoxWriter(Writer):
+    """The box of an upload in progress."""
 
     def __init__(self, box: Path, place: Path) -> None:
         self._box = box
@@ -87,24 +76,24 @@ class BoxWriter:
         self._file = (box / DATA).open("xb")
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        with our_words():
+        with on_disk():
             self._file.write(piece)
 
     def publish(self, sidecar: bytes) -> None:
         try:
-            with our_words():
+            with on_disk():
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
                 write(self._box / SIDECAR, sidecar)
-                sync(self._box)
+                fsync_directory(self._box)
                 self._move()
         except BaseException:
             self.abort()
             raise
 
     def _move(self) -> None:
-        """The commit point. A directory cannot be renamed over one that holds something."""
+        """Move the box into its place: the commit point. Fails when a box of that name holds anything."""
         try:
             self._box.rename(self._place)
         except OSError as e:
@@ -112,8 +101,8 @@ class BoxWriter:
                 raise Conflict("There is a box of that name.") from None
             raise
         try:
-            sync(self._place.parent)
-        except OSError:  # a sync that failed is not tried again: the box goes back, and the upload fails
+            fsync_directory(self._place.parent)
+        except OSError:
             self._place.rename(self._box)
             raise
 
@@ -123,8 +112,8 @@ class BoxWriter:
         shutil.rmtree(self._box, ignore_errors=True)
 
 
-class BoxReader:
-    """Data held open: an open file outlives its name."""
+class BoxReader(Reader):
+    """Data held open: an open file stays readable when its name is removed."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
@@ -134,7 +123,7 @@ class BoxReader:
     def pieces(self, span: Span) -> Iterator[bytes]:
         offset, left = span
         while left:
-            with our_words():
+            with on_disk():
                 piece = os.pread(self._file.fileno(), min(left, PIECE), offset)
             if not piece:
                 raise Damaged("The data ends before it should.")
@@ -156,182 +145,163 @@ class BoxesBackend(Backend, Recoverable):
         """`[backend.boxes]`"""
 
         root: Path | None = None
-        """Where the boxes stand; `files` below the home unless set."""
+        """The directory of the boxes; by default `files` below the home."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
         root = (settings.root or context.files).absolute()
-        self._boxes, self._staging, self._quarantine, self._records = (
-            root / name for name in ("boxes", "staging", "quarantine", "records")
-        )
+        directories = [root / name for name in ("boxes", "staging", "quarantine", "documents")]
+        self._boxes, self._staging, self._quarantine, self._documents = directories
         self._numbers = itertools.count()
-        self._packing: set[Path] = set()
+        self._uploads: set[Path] = set()
         self._changing = threading.Lock()
-        self._lock: BinaryIO | None = None
-        if (
-            context.read_only
-        ):  # somebody looks, perhaps beside an element that serves: nothing is made or claimed
+        self._lock: OwnedFile | None = None
+        if context.read_only:
             return
         try:
-            for directory in (self._boxes, self._staging, self._quarantine, self._records):
+            for directory in directories:
                 directory.mkdir(parents=True, exist_ok=True)
             for directory in (root, *root.parents):
-                sync(directory)
-            self._lock = (root / "lock").open("wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            self._give_up(root, "another process has it open", "Set server.workers = 1.")
+                fsync_directory(directory)
+            self._lock = OwnedFile.acquire(root / "lock")
         except OSError as e:
-            self._give_up(root, str(e.strerror), "Make it a directory that this user may read and write.")
-
-    def _give_up(self, root: Path, why: str, cure: str) -> NoReturn:
-        raise ConfigError(
-            f"The boxes in {root} cannot be used: {why}.", place="backend.boxes.root", cure=cure
-        )
+            cure = "Make it a directory that this user may read and write."
+            raise startup_error(e, f"The boxes in {root} cannot be used", place=ROOT, cure=cure) from e
+        if self._lock is None:
+            cure = "Set server.workers = 1."
+            raise ConfigError(f"Another process uses the boxes in {root}.", place=ROOT, cure=cure)
 
     def _box(self, key: Key) -> Path:
-        for mark, escape in (("%", "%25"), (",", "%2C"), ("/", ",")):
-            key = key.replace(mark, escape)
-        return self._boxes / key
+        name: str = key
+        for char, escape in (("%", "%25"), (",", "%2C"), ("/", ",")):
+            name = name.replace(char, escape)
+        return self._boxes / name
 
-    def _key(self, name: str) -> str:
-        for escape, mark in ((",", "/"), ("%2C", ","), ("%25", "%")):
-            name = name.replace(escape, mark)
-        return name
+    def _key(self, name: str) -> Key:
+        for escape, char in ((",", "/"), ("%2C", ","), ("%25", "%")):
+            name = name.replace(escape, char)
+        return Key(name)
 
-    def _boxes_and_contents(self) -> Iterator[tuple[str, set[str]]]:
-        with our_words():
-            boxes = list(self._boxes.iterdir())
+    def _contents(self) -> Iterator[tuple[Key, set[str]]]:
+        """Yield the key of each box, and what the box holds."""
+        with on_disk():
+            boxes = [*self._boxes.iterdir()]
         for box in boxes:
             with suppress(FileNotFoundError):
                 yield self._key(box.name), {entry.name for entry in os.scandir(box)}
 
-    # --- new files ---
+    # --- the store ---
 
     def create(self, key: Key) -> BoxWriter:
         place = self._box(key)
-        with our_words():
+        with on_disk():
             if place.exists() and any(place.iterdir()):
                 raise Conflict(f"The key {key} is taken.")
             box = self._staging / f"{next(self._numbers)}~{place.name}"[:255]
-            self._packing.add(box)
+            self._uploads.add(box)
             return BoxWriter(box, place)
 
-    # --- sidecars ---
+    def read(self, key: Key) -> BoxReader:
+        with on_disk():
+            return BoxReader(self._box(key) / DATA)
 
     def read_sidecar(self, key: Key) -> bytes:
-        with our_words(), (self._box(key) / SIDECAR).open("rb") as file:
+        with on_disk(), (self._box(key) / SIDECAR).open("rb") as file:
             return file.read(4097)
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
-        with self._changing, our_words():
+        with self._changing, on_disk():
             if self.read_sidecar(key) != if_match:
                 raise PreconditionFailed("The file was changed meanwhile.")
             replace(self._box(key) / SIDECAR, sidecar)
 
-    # --- deleting ---
-
     def delete(self, key: Key, *, if_match: bytes) -> None:
         box = self._box(key)
-        with self._changing, our_words():
+        with self._changing, on_disk():
             if self.read_sidecar(key) != if_match:
                 raise PreconditionFailed("The file was changed meanwhile.")
             (box / SIDECAR).rename(box / TOMBSTONE)
-            sync(box)
+            fsync_directory(box)
+
+    def list(self, directory: str) -> Iterator[Entry]:
+        for key, held in self._contents():
+            if key.rpartition("/")[0] == directory and held & {DATA, SIDECAR}:
+                yield Entry(key=key, data=DATA in held, sidecar=SIDECAR in held)
+
+    def list_directories(self, since: str = "") -> Iterator[str]:
+        found = {key.rpartition("/")[0] for key, held in self._contents() if held & {DATA, SIDECAR}}
+        yield from sorted(directory for directory in found if directory >= since)
+
+    def read_document(self, name: str) -> bytes | None:
+        with on_disk():
+            path = self._documents / name
+            return path.read_bytes() if path.exists() else None
+
+    def write_document(
+        self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
+    ) -> None:
+        with self._changing, on_disk():
+            old = self.read_document(name)
+            if if_absent and old is not None:
+                raise Conflict(f"There is a {name}.")
+            if if_match is not None and old != if_match:
+                raise PreconditionFailed(f"{name} was changed meanwhile.")
+            replace(self._documents / name, document)
+
+    def free_bytes(self) -> int | None:
+        with on_disk():
+            return shutil.disk_usage(self._boxes).free
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    # --- recovery ---
 
     def delete_data(self, key: Key) -> None:
         box = self._box(key)
         if not (box / SIDECAR).exists():
             self._remove(box, DATA)
 
+    def list_tombstones(self) -> Iterator[Key]:
+        yield from (key for key, held in self._contents() if TOMBSTONE in held)
+
     def purge(self, key: Key) -> None:
         self._remove(self._box(key), TOMBSTONE)
 
     def _remove(self, box: Path, name: str) -> None:
-        with our_words():
+        with on_disk():
             (box / name).unlink(missing_ok=True)
-            with suppress(OSError):  # it holds something else, or is gone
+            with suppress(OSError):  # the box holds something else, or is gone
                 box.rmdir()
-
-    def list_tombstones(self) -> Iterator[Key]:
-        yield from (key for key, held in self._boxes_and_contents() if TOMBSTONE in held)
 
     def quarantine(self, key: Key) -> None:
         box = self._box(key)
-        with self._changing, our_words():
+        with self._changing, on_disk():
             if box.exists():
                 box.rename(self._quarantine / f"{time.time_ns()}~{box.name}"[:255])
-                sync(self._quarantine)
-                sync(self._boxes)
-
-    # --- reading ---
-
-    def read(self, key: Key) -> BoxReader:
-        with our_words():
-            return BoxReader(self._box(key) / DATA)
-
-    def list(self, directory: str) -> Iterator[Entry]:
-        for key, held in self._boxes_and_contents():
-            if key.rpartition("/")[0] == directory and held & {DATA, SIDECAR}:
-                yield Entry(key=key, data=DATA in held, sidecar=SIDECAR in held)
+                fsync_directory(self._quarantine)
+                fsync_directory(self._boxes)
 
     def age(self, key: Key) -> float:
-        paths = [self._box(key) / name for name in (DATA, SIDECAR)]
-        with our_words():
-            return max(0.0, time.time() - max((p.stat().st_ctime for p in paths if p.exists()), default=0.0))
+        with on_disk():
+            parts = [entry for entry in os.scandir(self._box(key)) if entry.name in (DATA, SIDECAR)]
+            if not parts:
+                raise NotFound(f"There is no {key}.")
+            return max(0.0, time.time() - max(part.stat().st_ctime for part in parts))
 
-    def list_directories(self, since: str = "") -> Iterator[str]:
-        found = {key.rpartition("/")[0] for key, held in self._boxes_and_contents() if held & {DATA, SIDECAR}}
-        yield from sorted(directory for directory in found if directory >= since)
-
-    # --- the rest ---
+    def in_progress(self, key: Key | None = None) -> Iterator[Key]:
+        with on_disk():
+            yield from [self._key(box.name.partition("~")[2]) for box in self._staging.iterdir()]
 
     def recover(self) -> Iterator[Recovered]:
-        """Whoever packed these boxes is dead: there is one process at a time, and they are not ours."""
-        with our_words():
-            left = [box for box in self._staging.iterdir() if box not in self._packing]
+        with on_disk():
+            left = [box for box in self._staging.iterdir() if box not in self._uploads]
         for box in left:
             shutil.rmtree(box, ignore_errors=True)
             yield Recovered(key=self._key(box.name.partition("~")[2]), outcome="undone")
 
     def resolve(self, key: Key) -> bool:
-        """A box is in its place or it is not: nothing is ever half-way."""
         return (self._box(key) / SIDECAR).exists()
-
-    def in_progress(self, key: Key | None = None) -> Iterator[Key]:
-        """There is one process at a time, so what is being packed is being packed here."""
-        with our_words():
-            yield from [self._key(box.name.partition("~")[2]) for box in self._staging.iterdir()]
 
     def is_sole_writer(self) -> bool:
         return True
-
-    def read_document(self, name: str) -> bytes | None:
-        with our_words():
-            path = self._records / name
-            return path.read_bytes() if path.exists() else None
-
-    def write_document(
-        self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
-    ) -> None:
-        with self._changing, our_words():
-            if if_absent and (self._records / name).exists():
-                raise Conflict(f"There is a {name}.")
-            if if_match is not None and self.read_document(name) != if_match:
-                raise PreconditionFailed(f"{name} was changed meanwhile.")
-            replace(self._records / name, document)
-
-    def free_bytes(self) -> int | None:
-        with our_words():
-            total, _, free = shutil.disk_usage(self._boxes)
-        return free
-
-    def check(self, *, writing: bool) -> None:
-        with our_words():
-            os.stat(self._boxes)
-            if writing and not os.access(self._boxes, os.W_OK):
-                raise Unavailable("The boxes are read-only.")
-
-    def close(self) -> None:
-        if self._lock is not None:
-            self._lock.close()

@@ -1,4 +1,4 @@
-"""What this distribution offers. Nothing is imported here that is not needed to say so."""
+"""The providers of this distribution. This module imports nothing that their names do not need."""
 
 from artstore.hookspecs import Provider, hookimpl
 
