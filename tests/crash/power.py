@@ -277,9 +277,18 @@ def faithful(recording: Recording) -> None:
 
 
 def visible(recording: Recording) -> Iterator[str]:
-    """What a reader finds while the workload runs: no sidecar in place without its data, whole."""
+    """What a reader finds while the workload runs: no sidecar in place without its data, whole.
+
+    Pairs that the workload itself tore apart before its mark are left out: recovery mends them before any reader comes.
+    """
     disk = loaded(recording)
+    torn: set[str] = set()
     for n, line in enumerate(recording.lines):
+        if line[0] == "mark":
+            image = disk.whole()
+            torn = {
+                p for p in image if p.endswith(".attr.json") and p.removesuffix(".attr.json") not in image
+            }
         if line[0] != "rename":
             if line[0] in OPERATIONS:
                 disk.play(line)
@@ -290,6 +299,8 @@ def visible(recording: Recording) -> Iterator[str]:
         image = disk.whole()
         for path, content in image.items():
             if path.startswith("home/files/2") and path.endswith(".attr.json") and content is not None:
+                if path in torn:
+                    continue
                 data = image.get(path.removesuffix(".attr.json"))
                 if data is None or _size(content) != len(data):
                     yield f"line {n}: a reader finds {path} without its data"

@@ -10,26 +10,81 @@ without a fault. A line of JSON a fault. `every`: only each n-th call, from a di
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import random
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dying import BY, DEAD, in_a_child, look, rehearse
-from failing import Faults
+import statements
+from failing import BY, Faults
 
 from artstore import background
 from artstore.errors import ArtstoreError, NotFound, Unavailable
+from artstore.host import boot
 from artstore.host.boot import Node, open_default
 from artstore.spi import Query
 from artstore_cli import main as cli
 from artstore_sql.sqlite import availability
 
 Say = Callable[[str, Any], None]
+DEAD = 99
+
+
+def in_a_child(run: Callable[[Say], None]) -> tuple[int, list[list[Any]]]:
+    """How a child that runs `run` ended, and what it said through the function it was given."""
+    read, write = os.pipe()
+    raw_write = os.write
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+
+        def say(what: str, value: Any) -> None:
+            raw_write(write, json.dumps([what, value]).encode() + b"\n")
+
+        try:
+            run(say)
+        except BaseException as e:
+            say("raised", repr(e))
+            os._exit(1)
+        os._exit(0)
+    os.close(write)
+    with open(read, "rb") as lines:
+        said = [json.loads(line) for line in lines]
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+
+
+def look(home: Path, say: Say) -> None:
+    """Recover, and tell what the element answers."""
+    node = open_default(home)
+    found = node.kernel.search(Query(limit=1000)).items
+    say("files", {attr.file_id: json.loads(attr.encode()) for attr in found})
+    say("by id", {a.file_id: json.loads(node.kernel.attr(a.file_id).encode()) for a in found})
+    say("report", str(node.report))
+    node.close()
+
+
+def rehearse(prepared: Path, home: Path) -> None:
+    """Do everything once, so that no child has to import and to compile; no thread outlives this."""
+    statements.share()
+    shutil.copytree(prepared, home)
+    node = open_default(home)
+    session = node.kernel.begin(BY, filename="x.txt")
+    session.write(b"x")
+    file_id = session.commit()[0].file_id
+    node.kernel.update(BY, file_id, lambda _: {"description": "new"})
+    node.kernel.search(Query(limit=1000))
+    node.kernel.delete(BY, file_id, lambda _: None)
+    node.close()
+    shutil.rmtree(home)
+    boot.open_registry = lambda _settings: node.registry
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.freeze()
 
 
 def die_in_the_middle(node: Node, old: list[str], say: Say) -> None:

@@ -456,6 +456,42 @@ def a_damaged_pair(s: Stage) -> None:
     s.upload(kernel, "0.txt", b"0")
 
 
+@workload(0.0, 0.0)
+def leftovers(s: Stage) -> None:
+    """Recovery clears what dead processes left in every state at once, and is cut off at each of its steps."""
+    gone, torn = s.files
+    files, hour = s.home / "files", s.home / "files" / gone["storage_path"]
+    shard = files / ".artstore" / "staging" / "1-dead" / "0"
+    for directory in (shard.parent, shard):
+        os.mkdir(directory)
+    prefix = gone["storage_path"].replace("/", ",") + ",,"
+    name = "half_ivanov_20250111T153045_0000000"
+    for path, content in {
+        shard / f"{prefix}{name}1.txt": b"data only",
+        shard / f"{prefix}{name}2.txt": b"both",
+        shard / f"{prefix}{name}2.txt.attr.json": b"{}",
+        shard / f"{prefix}{name}3.txt.attr.json": b"{}",
+        hour / f"{name}3.txt": b"data renamed",
+        shard / f"~update~{prefix}{gone['storage_filename']}.attr.json": b"{}",
+    }.items():
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, content)
+        os.fsync(fd)
+        os.close(fd)
+    # A deletion came as far as its tombstone. An earlier power cut kept the later of two renames only.
+    s.tape.add("ask", (0, 0), "delete", gone["file_id"], {"file_id": gone["file_id"]})
+    tombstones = files / ".artstore" / "tombstones"
+    filename = gone["storage_filename"]
+    os.rename(hour / f"{filename}.attr.json", tombstones / f"{prefix}{filename}.attr.json")
+    os.rename(hour / torn["storage_filename"], shard / f"{prefix}{torn['storage_filename']}")
+    for directory in (shard, shard.parent, shard.parent.parent, tombstones, hour):
+        fd = os.open(directory, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    s.mark()
+    s.open()
+
+
 @workload(0.0, mode="rw")
 def mode_fsync_fails(s: Stage) -> None:
     kernel = s.open().kernel
