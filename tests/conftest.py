@@ -20,26 +20,17 @@ hypothesis.settings.register_profile("unhurried", hypothesis.settings.default, d
 hypothesis.settings.load_profile("unhurried")
 
 
-LONG = (
-    "soak power s3_states s3_outages cache_faults kill_served two_nodes kill serve full_disk drill paused"
-    " steps faults"
-)
-"""The tests that compute or wait for longest, longest first."""
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes longest goes first, so that at the end no process of the run waits for another.
+    """Tests marked `slow` go first, so that at the end no process of the run waits for another.
 
-    xdist gives each process one stretch of the list to begin with: each stretch begins with its share of that.
+    xdist gives each process one stretch of the list to begin with: each stretch begins with its share of those.
     """
-    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONG.split())}
-    crash = len(ranks)
 
     def rank(item: pytest.Item) -> int:
-        return ranks.get(item.path.name, crash if item.path.parent.name == "crash" else crash + 1)
+        return 0 if item.get_closest_marker("slow") else 1 if item.path.parent.name == "crash" else 2
 
     ordered = sorted(items, key=rank)
-    count = sum(rank(item) <= crash for item in ordered)
+    count = sum(rank(item) < 2 for item in ordered)
     first, rest = ordered[:count], iter(ordered[count:])
     processes, left = getattr(config, "workerinput", {"workercount": 1})["workercount"], len(items)
     items.clear()

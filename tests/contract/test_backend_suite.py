@@ -117,16 +117,22 @@ class FsspecSuite(Store, BackendSuite):
         return lay
 
 
-class TestFsspecOverSftp(FsspecSuite):
-    """What threads, renames and deletions of files on another machine may break. With URLS_FULL, the whole suite."""
+class OverSftp(FsspecSuite):
+    """What threads, renames and deletions of files on another machine may break."""
 
     @pytest.fixture
     def settings(self, tmp_path: Path, sftp_server: sftp.Sftp) -> FsspecBackend.Settings:
         return FsspecBackend.Settings(url=sftp_server.url(tmp_path / "store"), allow_missing_guarantees=True)
 
 
-if not os.environ.get("URLS_FULL"):
-    smoke_only(TestFsspecOverSftp)
+@smoke_only
+class TestFsspecOverSftp(OverSftp):
+    """A few tests of the suite: each call is slow."""
+
+
+@pytest.mark.long
+class TestFsspecOverSftpWhole(OverSftp):
+    """The whole suite."""
 
 
 if ELSEWHERE := os.environ.get("URLS_STORE"):

@@ -369,10 +369,10 @@ def faults(
     yield from replay(name, recording, dice, a_cut=a_cut, cuts=cuts, tally=tally, place=place)
 
 
-def judged(seed: int, names: Iterable[str]) -> None:
+def judged(seed: int, names: Iterable[str], a_cut: int, cuts: int) -> None:
     """A line of JSON a workload: what its states showed."""
     for name in names:
-        found = run(name, seed, a_cut=4, cuts=30)
+        found = run(name, seed, a_cut=a_cut, cuts=cuts)
         told = {"states": found.states, "lines": found.lines, "parts": found.broken_pairs}
         print(json.dumps({"name": name, **told, "violations": found.violations}), flush=True)
 
@@ -417,9 +417,9 @@ def main(what: str, *rest: str) -> None:
     if what == "long":
         long_run(float(rest[0]), int(rest[1]), *rest[2:])
         return
-    seed, part, parts = map(int, rest)
+    seed, part, parts, *more = map(int, rest)
     if what == "states":
-        judged(seed, [*WORKLOADS][part::parts])
+        judged(seed, [*WORKLOADS][part::parts], *more)
     else:
         hunted(seed, [*BUGS][part::parts])
 

@@ -22,14 +22,14 @@ import pytest
 
 from support import servers
 from support.audit import audit, open_intents
+from support.long_runs import usual_or_long
 from support.servers import Element, file_path, until
 
 Tried = Callable[[str], None]
 
-pytestmark = pytest.mark.timeout(900)
-LONG = bool(os.environ.get("FAULTS_FULL"))
-LOCKED = 30.0 if LONG else 8.0
-"""Seconds for which a stranger locks the database; a call gives up after five."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LOCKED = 8.0, 30.0
+"""Seconds for which another program locks the database, in a usual and in a long run; a call gives up after five."""
 BOUND = 12.0
 """Seconds within which an upload is answered whatever the cache does."""
 CHOSEN = "00000000-0000-4000-8000-00000000%04x"
@@ -134,8 +134,9 @@ def timed(ask: Callable[[], servers.Answer]) -> servers.Answer:
 
 
 def workers(usual: int) -> pytest.MarkDecorator:
-    """How many processes serve: in the long run one and two."""
-    return pytest.mark.parametrize("world", [1, 2] if LONG else [usual], indirect=True)
+    """How many processes serve: in the long run the other number as well."""
+    other = pytest.param(3 - usual, marks=pytest.mark.long)
+    return pytest.mark.parametrize("world", [usual, other], indirect=True)
 
 
 @pytest.fixture
@@ -240,9 +241,10 @@ def test_a_cache_that_is_broken_while_it_serves(world: World, tried: Tried) -> N
 
 
 @workers(1)
-def test_a_cache_that_is_broken_while_it_is_stopped(world: World, tried: Tried) -> None:
+@usual_or_long("every", 3, 1)
+def test_a_cache_that_is_broken_while_it_is_stopped(world: World, every: int, tried: Tried) -> None:
     ends = [signal.SIGTERM, signal.SIGKILL]
-    starts = list(itertools.product(FAULTS, ends))[:: 1 if LONG else 3]
+    starts = list(itertools.product(FAULTS, ends))[::every]
     for fault, end in starts:
         world.change()
         world.end(end)
@@ -260,13 +262,14 @@ def test_a_cache_that_is_broken_while_it_is_stopped(world: World, tried: Tried) 
 
 
 @workers(2)
-def test_a_cache_that_a_stranger_locks(world: World, tried: Tried) -> None:
+@usual_or_long("locked", *LOCKED)
+def test_a_cache_that_another_program_locks(world: World, locked: float, tried: Tried) -> None:
     assert world.element is not None
     with closing(sqlite3.connect(world.path, isolation_level=None)) as stranger:
         stranger.execute("BEGIN EXCLUSIVE")
         begun = time.monotonic()
         rounds = 0
-        while time.monotonic() - begun < LOCKED or not rounds:
+        while time.monotonic() - begun < locked or not rounds:
             world.change()
             world.look()
             rounds += 1

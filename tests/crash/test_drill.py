@@ -8,7 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from support import servers
+
+pytestmark = pytest.mark.slow
 
 DRILL = Path(__file__).parents[2] / "docs" / "drill.py"
 

@@ -16,12 +16,12 @@ import pytest
 
 from artstore.host.boot import open_default
 from support.audit import audit, open_intents
+from support.long_runs import usual_or_long
 from support.uploads import upload
 
 FAILING = Path(__file__).with_name("failing.py")
 RELAPSING = Path(__file__).with_name("relapsing.py")
-pytestmark = pytest.mark.timeout(300)
-LONG = bool(os.environ.get("FAULTS_FULL"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 DONE = {"upload": 201, "update": 200, "delete": 204, "mode": 200, "read": 200, "background": 200}
 AGAIN = {"delete": (204, 404), "mode": (200, 409)}
 """What is there already, or gone: the first request may have done it without being able to say so."""
@@ -66,19 +66,20 @@ def judge(script: str, told: dict[str, Any]) -> None:
         assert told["after"][0] == 404, str(told)
 
 
+@usual_or_long("full", False, True, timeout=3600)
 @pytest.mark.parametrize("script", list(DONE))
 def test_every_call_fails_once(
-    home: Path, script: str, tried: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    home: Path, script: str, full: bool, tried: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARTSTORE_MODE", "rw" if script == "mode" else "edit")
     monkeypatch.setenv("ARTSTORE_LIMITS__MIN_FREE", "0")
     node = open_default(home)
     old = upload(node.kernel, b"old", "old.txt", description="old").file_id
     node.close()
-    every = 1 if LONG or script in ("upload", "mode", "read") else 3
+    every = 1 if full or script in ("upload", "mode", "read") else 3
     run = subprocess.run(
         [sys.executable, "-W", "error", str(FAILING), str(home), script, old, str(every)],
-        capture_output=True, text=True, check=False, timeout=280,
+        capture_output=True, text=True, check=False, timeout=3500 if full else 280,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-4000:]
     assert "Traceback" not in run.stderr, run.stderr[-4000:]
@@ -137,15 +138,15 @@ FILES = {
 }
 
 
-@pytest.mark.timeout(3600 if LONG else 300)
+@usual_or_long("full", False, True, timeout=3600)
 @pytest.mark.parametrize(("script", "every"), [("start", 20), ("settle", 20), ("close", 10)])
 def test_every_call_of_recovery_fails_once(
-    home: Path, script: str, every: int, tried: Callable[[str], None]
+    home: Path, script: str, every: int, full: bool, tried: Callable[[str], None]
 ) -> None:
-    every = 1 if LONG else every
+    every = 1 if full else every
     run = subprocess.run(
         [sys.executable, "-W", "error", str(RELAPSING), str(home), script, str(every)],
-        capture_output=True, text=True, check=False, timeout=3600 if LONG else 280,
+        capture_output=True, text=True, check=False, timeout=3500 if full else 280,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-4000:]
     begun, *faults, end = [json.loads(line) for line in run.stdout.splitlines()]

@@ -19,8 +19,8 @@ from support.audit import open_intents
 from support.deaths import answers, on_disk
 from support.servers import Answer, Element, file_path, until
 
-LONG = bool(os.environ.get("FAULTS_FULL"))
-pytestmark = pytest.mark.timeout(900 if LONG else 300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+LONG = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def suffer(client: Client, faults: list[Fault], log: Path) -> None:
     element.settled()
 
 
-@pytest.mark.parametrize("turn", [0, 1] if LONG else [None])
+@pytest.mark.parametrize("turn", [None, pytest.param(0, marks=LONG), pytest.param(1, marks=LONG)])
 def test_calls_of_a_server_fail(tmp_path: Path, turn: int | None, tried: Callable[[str], None]) -> None:
     home, there = tmp_path / "home", {}
     turn = random.randrange(2) if turn is None else turn

@@ -21,11 +21,13 @@ from artstore.spi import Context
 from artstore_local.backend import LocalBackend
 from support import servers
 from support.audit import audit, open_intents
+from support.long_runs import usual_or_long
 from support.servers import Answer, Element, file_path, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 CLIENTS = 6
-ROUNDS = 12 if os.environ.get("FAULTS_FULL") else 2
+ROUNDS = 2, 12
+"""Times that the disk is full, in a usual and in a long run."""
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
@@ -262,10 +264,11 @@ def test_a_cache_that_finds_no_room_says_so_and_its_process_lives(
     tried(", ".join(f"{times} {what}" for what, times in sorted(told.items())))
 
 
-@pytest.mark.parametrize(
-    ("home", "rounds"), [("tmpfs", range(ROUNDS)), ("ext4", range(1, ROUNDS))], indirect=["home"]
-)
-def test_a_disk_that_is_full_again_and_again(home: Path, rounds: range, tried: Callable[[str], None]) -> None:
+@usual_or_long("last", *ROUNDS)
+@pytest.mark.parametrize(("home", "first"), [("tmpfs", 0), ("ext4", 1)], indirect=["home"])
+def test_a_disk_that_is_full_again_and_again(
+    home: Path, first: int, last: int, tried: Callable[[str], None]
+) -> None:
     settings = {"LIMITS__MIN_FREE": "0"}
     clients = [Client(n) for n in range(CLIENTS)]
     everybody = ThreadPoolExecutor(CLIENTS)
@@ -284,7 +287,7 @@ def test_a_disk_that_is_full_again_and_again(home: Path, rounds: range, tried: C
 
     element = start()
     try:
-        for number in rounds:
+        for number in range(first, last):
             all_do(Client.fill, element)
             to_the_last_page(home)
             all_do(Client.go_on, element)
@@ -316,5 +319,5 @@ def test_a_disk_that_is_full_again_and_again(home: Path, rounds: range, tried: C
     assert {i: a["sha256"] for i, a in found.items()} == {i: h for c in clients for i, h in c.there.items()}
     assert open_intents(home) == []
     told = sum((client.told for client in clients), Counter())
-    assert told["upload 507"] >= CLIENTS * len(rounds)
+    assert told["upload 507"] >= CLIENTS * (last - first)
     tried(", ".join(f"{what}: {times}" for what, times in sorted(told.items())))

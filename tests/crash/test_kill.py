@@ -1,7 +1,8 @@
 """A real element behind real HTTP is killed at each system call that changes its store or its state.
 
-Three shapes, from the cheapest to the real thing: an element of `mortal.py` alone, which its successor settles; the
-same beside a live neighbour, which settles it while it serves; and in test_kill_served.py `artstore serve` itself.
+Three shapes, from the cheapest to the real thing: an element of one process alone, whose successor recovers its
+changes; the same beside a live worker, which recovers them while it serves; and in test_kill_served.py `artstore
+serve` itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ import pytest
 from support import deaths, servers, tracing
 from support.audit import open_intents
 from support.deaths import DEEDS, LOST, Deed, Mortal, Nursery, Said, Witness, answers, copied, serving
+from support.long_runs import usual_or_long
 from support.servers import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +74,13 @@ def attempt(deed: Deed, element: Mortal, old: dict[str, Any], said: Said) -> boo
     return element.died(0.02)
 
 
-@pytest.mark.timeout(1800 if deaths.FULL else 120)
+@usual_or_long("full", False, True)
 @pytest.mark.parametrize("name", DEEDS)
 def test_killed_alone_and_opened_again(
     nursery: Nursery,
     prepared: tuple[Path, dict[str, dict[str, Any]]],
     name: str,
+    full: bool,
     tried: Callable[[str], None],
 ) -> None:
     deed = DEEDS[name]
@@ -89,8 +94,8 @@ def test_killed_alone_and_opened_again(
         calls = trace.calls()
         element.kill()
     tally: Counter[str] = Counter()
-    few = deaths.chosen(calls, few=3)
-    for call in few if deaths.FULL or name != "shutdown" else few[random.randrange(2) :: 2]:
+    few = calls if full else deaths.chosen(calls, few=3)
+    for call in few if full or name != "shutdown" else few[random.randrange(2) :: 2]:
         with copied(prepared[0], nursery.place, deed.mode) as home:
             element = nursery.birth(home)
             warm(element)
@@ -118,9 +123,12 @@ def report(tried: Callable[[str], None], what: str, calls: list[tracing.Call], t
     assert missed <= 2 + died // 5, tally
 
 
-@pytest.mark.timeout(1800 if deaths.FULL else 120)
+@usual_or_long("full", False, True)
 def test_recovery_killed(
-    nursery: Nursery, prepared: tuple[Path, dict[str, dict[str, Any]]], tried: Callable[[str], None]
+    nursery: Nursery,
+    prepared: tuple[Path, dict[str, dict[str, Any]]],
+    full: bool,
+    tried: Callable[[str], None],
 ) -> None:
     """Five processes die at once, each within another change; then the start that settles them dies as well."""
     home, files = prepared
@@ -172,7 +180,7 @@ def test_recovery_killed(
     kept = {id(c) for c in deaths.chosen([c for c, _ in points], few=3)}
     tally: Counter[str] = Counter()
     few = [p for p in points if id(p[0]) in kept]
-    for call, path in few if deaths.FULL else few[random.randrange(5) :: 5]:
+    for call, path in points if full else few[random.randrange(5) :: 5]:
         with copied(torn, nursery.place) as home:
             element, let = opening(home)
             with tracing.doomed(
@@ -206,14 +214,17 @@ def responds(element: Mortal) -> bool:
         return False
 
 
-@pytest.mark.timeout(1800 if deaths.FULL else 120)
+@usual_or_long("full", False, True)
 def test_killed_together(
-    nursery: Nursery, prepared: tuple[Path, dict[str, dict[str, Any]]], tried: Callable[[str], None]
+    nursery: Nursery,
+    prepared: tuple[Path, dict[str, dict[str, Any]]],
+    full: bool,
+    tried: Callable[[str], None],
 ) -> None:
     """Two workers that write in the same moment, and the end of both when one comes to some call."""
     tally: Counter[str] = Counter()
     names = ("write", "openat", "fsync", "renameat2", "renameat", "pwrite64", "unlinkat")
-    for number in range(1, 40 if deaths.FULL else 4):
+    for number in range(1, 40 if full else 4):
         for name in names:
             with copied(prepared[0], nursery.place) as home:
                 pair = [nursery.birth(home) for _ in range(2)]
@@ -278,21 +289,26 @@ class Crowd(threading.Thread):
             assert file_id in self.doubtful or found[file_id] == attr
 
 
-@pytest.mark.timeout(1800 if deaths.FULL else 120)
-def test_killed_beside_a_neighbour_that_settles_it(
-    nursery: Nursery, prepared: tuple[Path, dict[str, dict[str, Any]]], tried: Callable[[str], None]
+@usual_or_long("full", False, True)
+def test_killed_beside_a_worker_that_recovers_its_changes(
+    nursery: Nursery,
+    prepared: tuple[Path, dict[str, dict[str, Any]]],
+    full: bool,
+    tried: Callable[[str], None],
 ) -> None:
     for name in ("multipart", "raw", "chosen", "update", "delete"):
         with copied(prepared[0], nursery.place) as home:
             neighbour = nursery.birth(home, tick=0.05)
             warm(neighbour)
-            calls, tally = beside(nursery, neighbour, name)
+            calls, tally = beside(nursery, neighbour, name, full)
             assert "Traceback" not in neighbour.log.read_text()
             neighbour.kill()
         report(tried, f"{name}, beside a neighbour", calls, tally)
 
 
-def beside(nursery: Nursery, neighbour: Mortal, name: str) -> tuple[list[tracing.Call], Counter[str]]:
+def beside(
+    nursery: Nursery, neighbour: Mortal, name: str, full: bool
+) -> tuple[list[tracing.Call], Counter[str]]:
     """Victims that die of one deed, one after the other, each at another call."""
     deed, home = DEEDS[name], neighbour.home
     calls: list[tracing.Call] = []
@@ -308,7 +324,7 @@ def beside(nursery: Nursery, neighbour: Mortal, name: str) -> tuple[list[tracing
             with tracing.watched(victim.pid, home, nursery.fresh("trace")) as trace:
                 deed.run(victim, old, witness.said)
             calls = trace.calls()
-            todo = [c for i, c in enumerate(deaths.chosen(calls, few=2)) if deaths.FULL or i % 2 == 0]
+            todo = [*(calls if full else deaths.chosen(calls, few=2)[::2])]
         else:
             with tracing.doomed(victim.pid, call, nursery.fresh("trace")), serving(neighbour) as theirs:
                 dead = attempt(deed, victim, old, witness.said)

@@ -19,9 +19,12 @@ import pytest
 
 from support import deaths, servers, tracing
 from support.deaths import DEEDS, LOST, Said, Witness, answers, on_disk, serving
+from support.long_runs import usual_or_long
 from support.servers import Connection, Element, until
 
-ROUNDS = 100 if deaths.FULL else 4
+ROUNDS = 4, 100
+"""Deaths of workers, in a usual and in a long run."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 class Pinned(Element):
@@ -46,9 +49,11 @@ def through(element: Element, worker: int) -> Pinned:
     return pinned
 
 
-@pytest.mark.timeout(1800 if deaths.FULL else 120)
+@usual_or_long("rounds", *ROUNDS)
 @pytest.mark.parametrize("adapter", ["starlette", "falcon"])
-def test_a_worker_killed_within_a_change(tmp_path: Path, adapter: str, tried: Callable[[str], None]) -> None:
+def test_a_worker_killed_within_a_change(
+    tmp_path: Path, adapter: str, rounds: int, tried: Callable[[str], None]
+) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
@@ -63,7 +68,7 @@ def test_a_worker_killed_within_a_change(tmp_path: Path, adapter: str, tried: Ca
             with tracing.watched(one, element.home, tmp_path / f"{name}.trace") as trace:
                 DEEDS[name].run(through(element, one), old, [])
             seen[name] = trace.calls()
-        for round_ in range(ROUNDS):
+        for round_ in range(rounds):
             # Never the youngest: granian takes a worker that dies within seconds of its birth for a crash loop.
             victim, neighbour = one, other
             name = list(seen)[round_ % len(seen)]

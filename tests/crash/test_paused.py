@@ -9,10 +9,14 @@ import subprocess
 import threading
 from pathlib import Path
 
+import pytest
+
 from support import servers
 from support.audit import audit
 from support.postgres import Postgres
 from support.servers import ARTSTORE, Answer, Element, until
+
+pytestmark = pytest.mark.slow
 
 BODY = b"slow " * 300_000
 

@@ -2,7 +2,7 @@
 
 Each case: one request of an upload, an update or a deletion is meddled with by a proxy; the writer is killed there,
 or stopped while another node, that takes it for dead, settles what its log tells; then it goes on, and so does the
-request. ARTSTORE_S3_STATES=all tries all of them; without it a part, another part each day.
+request. A long run tries all of them; a usual one a part, another part each day.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from artstore.spi import Query
 from support import s3, servers
 from support.forkserver import ForkServer
 from support.late_writers import DATA, SMALL
+from support.long_runs import usual_or_long
 from support.proxies import HttpProxy
 from support.servers import until
 from support.uploads import content
@@ -36,9 +37,8 @@ from support.uploads import content
 STATES = ("not applied", "applied", "reply lost", "twice", "late")
 WRITERS = ("dead", "late")
 STEPS = ("small", "large", "update", "delete")
-ALL = bool(os.environ.get("ARTSTORE_S3_STATES"))
 PART = 12
-"""Without that variable, one case of so many is tried."""
+"""In a usual run, one case of so many is tried, another each day; in a long run each."""
 OURS = {"element.json", "checkpoint.json", "conditions", "probe"}
 
 
@@ -208,10 +208,17 @@ def writers() -> Iterator[ForkServer]:
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
+@usual_or_long("full", False, True)
 @pytest.mark.parametrize("step", STEPS)
 def test_each_request_in_each_state(
-    step: str, tmp_path: Path, s3_server: s3.Seaweed, writers: ForkServer, tried: Callable[[str], None]
+    step: str,
+    full: bool,
+    tmp_path: Path,
+    s3_server: s3.Seaweed,
+    writers: ForkServer,
+    tried: Callable[[str], None],
 ) -> None:
     bucket = s3_server.bucket()
     today = datetime.datetime.now(datetime.UTC).toordinal()
@@ -226,7 +233,7 @@ def test_each_request_in_each_state(
                 count += 1
                 # The first of each request is always tried: it tells when there are no more.
                 fenced = state == "late" and writer == "late" and step in ("update", "delete")
-                if not ALL and requests and not fenced and (count + today) % PART:
+                if not full and requests and not fenced and (count + today) % PART:
                     continue
                 case = Case(tmp_path / f"{number}-{state.replace(' ', '-')}-{writer}", s3_server, bucket)
                 caught = run(case, writers, step, number, state, writer)

@@ -18,6 +18,8 @@ from support import servers
 from support.audit import audit, open_intents
 from support.servers import Element, file_path, until
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 6
 LOST = (OSError, http.client.HTTPException)
 

@@ -1,4 +1,4 @@
-"""Sixty seconds of mixed load on two workers, one of which is killed every few seconds; then everything is checked."""
+"""Mixed load on two workers, one of which is killed every few seconds; then everything is checked."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import pytest
 
 from support import servers
 from support.audit import open_intents
-from support.deaths import FULL, LOST, answers, on_disk
+from support.deaths import LOST, answers, on_disk
+from support.long_runs import usual_or_long
 from support.servers import Element, file_path, until
 
 CLIENTS = 16
-SECONDS = 600 if FULL else 30
+SECONDS = 30, 60
+"""Of load, in a usual and in a long run."""
 PAUSE = 0.3
 """Between two requests of a client: it is the deaths that matter, and others want the processor too."""
 KILLS = (3.0, 6.0)
@@ -136,8 +138,12 @@ def chosen_id(dice: random.Random) -> str:
     return f"{value[:8]}-{value[8:12]}-4{value[13:16]}-8{value[17:20]}-{value[20:]}"
 
 
-@pytest.mark.timeout(SECONDS + 180)
-def test_soak(tmp_path: Path, tried: Callable[[str], None]) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@usual_or_long("seconds", *SECONDS)
+def test_mixed_load_while_workers_are_killed(
+    tmp_path: Path, seconds: int, tried: Callable[[str], None]
+) -> None:
     """Half of the time with one adapter, half with the other; the whole tree is killed between the two."""
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
@@ -156,7 +162,7 @@ def test_soak(tmp_path: Path, tried: Callable[[str], None]) -> None:
             with ThreadPoolExecutor(CLIENTS) as pool:
                 running = [pool.submit(client.run, over) for client in clients]
                 try:
-                    deaths(element, dice, SECONDS / 2, lambda: any(r.done() for r in running), tally)  # noqa: B023
+                    deaths(element, dice, seconds / 2, lambda: any(r.done() for r in running), tally)  # noqa: B023
                 finally:
                     if adapter == adapters[0]:
                         os.killpg(element.process.pid, signal.SIGKILL)
@@ -182,8 +188,8 @@ def test_soak(tmp_path: Path, tried: Callable[[str], None]) -> None:
     finally:
         element.process.kill()
         element.process.wait(30)
-    tried(f"{SECONDS} s, {', then '.join(adapters)}: {dict(tally)}; {len(found)} files at the end")
-    assert tally["deaths"] >= SECONDS / 10
+    tried(f"{seconds} s, {', then '.join(adapters)}: {dict(tally)}; {len(found)} files at the end")
+    assert tally["deaths"] >= seconds / 10
 
 
 def deaths(

@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 
 from support import s3, servers
+from support.long_runs import usual_or_long
 from support.postgres import Postgres
 from support.proxies import HttpProxy, TcpProxy
 from support.servers import Answer, Element, file_path, until
 
 PREFIXES = itertools.count()
 LEASE = 2
-ROUNDS = int(os.environ.get("NODES_LONGER", "1"))
+ROUNDS = 1, 25
+"""Deaths of a node, in a usual and in a long run."""
+pytestmark = pytest.mark.slow
 LOST = (OSError, http.client.HTTPException)
 
 Start = Callable[..., Element]
@@ -144,15 +147,16 @@ def body_of(file_id: str) -> bytes:
     return file_id.encode() * 50
 
 
+@usual_or_long("rounds", *ROUNDS)
 def test_two_nodes_act_as_one_until_one_is_killed(
-    start: Start, s3_server: Any, bucket: str, tried: Callable[[str], None]
+    start: Start, s3_server: Any, bucket: str, rounds: int, tried: Callable[[str], None]
 ) -> None:
     nodes = [start("one"), start("two")]
     act_as_one(*nodes)
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     worked, moments = Worked(), []
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         victim, survivor = nodes if turn % 2 == 0 else reversed(nodes)
         moments.append(chance.randint(1, 90))
         kill_at(moments[-1], victim, survivor, worked, random.Random(f"{seed} {turn}"))

@@ -34,7 +34,8 @@ from artstore_naming.dated import DatedNaming
 from artstore_wal.log import FileLog
 from support.uploads import BY, upload
 
-LONGER = int(os.environ.get("SURVEY_LONGER", "1"))
+LONG = 20
+"""Times as many examples in a long run."""
 KEYS: dict[str, bytes] = {}
 
 
@@ -514,13 +515,7 @@ UPLOADS = st.lists(
 )
 
 
-@settings(
-    max_examples=6 * LONGER,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(UPLOADS)
-def test_a_rebuild_is_the_identity_on_every_field(
+def rebuild_is_the_identity_on_every_field(
     tmp_path_factory: pytest.TempPathFactory, uploads: list[dict[str, Any]]
 ) -> None:
     house = House(tmp_path_factory.mktemp("home"))
@@ -552,6 +547,17 @@ def test_a_rebuild_is_the_identity_on_every_field(
         assert answers(house.open()) == before
     finally:
         house.close()
+
+
+REBUILDS = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+test_a_rebuild_is_the_identity_on_every_field = settings(REBUILDS, max_examples=6)(
+    given(UPLOADS)(rebuild_is_the_identity_on_every_field)
+)
+test_a_rebuild_is_the_identity_on_every_field_long = pytest.mark.long(
+    settings(REBUILDS, max_examples=6 * LONG)(given(UPLOADS)(rebuild_is_the_identity_on_every_field))
+)
 
 
 def test_a_rebuild_mends_every_kind_of_false_row(house: House) -> None:
@@ -751,13 +757,7 @@ def test_readers_and_writers_during_rebuilds(house: House) -> None:
 # --- bytes flipped ---
 
 
-@settings(
-    max_examples=30 * LONGER, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    st.booleans(), st.lists(st.tuples(st.integers(0, 1 << 12), st.integers(0, 255)), min_size=1, max_size=3)
-)
-def test_a_byte_flipped_anywhere_is_never_served_as_good(
+def no_flipped_byte_is_served_as_good(
     house: House, of_the_sidecar: bool, flips: list[tuple[int, int]]
 ) -> None:
     content = b"the very content"
@@ -792,6 +792,18 @@ def test_a_byte_flipped_anywhere_is_never_served_as_good(
     assert house.job("rebuild").found.get("damaged", 0) == 0
     house.job("rebuild")
     assert every(node) == []
+
+
+FLIPS = given(
+    st.booleans(), st.lists(st.tuples(st.integers(0, 1 << 12), st.integers(0, 255)), min_size=1, max_size=3)
+)
+FLIPPED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+test_a_byte_flipped_anywhere_is_never_served_as_good = settings(FLIPPED, max_examples=30)(
+    FLIPS(no_flipped_byte_is_served_as_good)
+)
+test_a_byte_flipped_anywhere_is_never_served_as_good_long = pytest.mark.long(
+    settings(FLIPPED, max_examples=30 * LONG)(FLIPS(no_flipped_byte_is_served_as_good))
+)
 
 
 def says(text: bytes) -> Any:

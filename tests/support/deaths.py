@@ -21,7 +21,6 @@ from support.forkserver import ForkServer
 from support.ports import free_port
 from support.servers import Element, until
 
-FULL = bool(os.environ.get("CRASH_FULL"))
 LOST = (OSError, http.client.HTTPException)
 SMALL = b"whole " * 100
 LARGE = bytes(range(256)) * 6000
@@ -236,9 +235,7 @@ def copied(prepared: Path, place: Path, mode: str = "edit") -> Iterator[Path]:
 
 
 def chosen(calls: list[tracing.Call], few: int) -> list[tracing.Call]:
-    """All of them in the full run; else all that are not SQLite's, and of SQLite's a `few`."""
-    if FULL:
-        return calls
+    """All calls that are not SQLite's, and of SQLite's a `few`."""
     sql = [c for c in calls if "/state/cache.db" in c.text]
     kept = [sql[i * (len(sql) - 1) // max(1, few - 1)] for i in range(min(few, len(sql)))]
     return [c for c in calls if c not in sql or c in kept]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import threading
 from collections.abc import Callable
@@ -90,10 +89,9 @@ class TestCryptOverS3(OverS3):
             get(backend)
 
 
-if os.environ.get("CRYPT_FULL"):
-
-    class TestCryptOverS3Whole(OverS3, BackendSuite):
-        """The suite: four minutes."""
+@pytest.mark.long
+class TestCryptOverS3Whole(OverS3, BackendSuite):
+    """The whole suite: four minutes."""
 
 
 # --- over a store in memory, whose bytes can be looked at and changed ---

@@ -124,9 +124,12 @@ def stumble(node: Node, step: str, kept: str, storm: Callable[[], None]) -> None
 
 STEPS = ("begin", "write", "commit", "update", "delete", "read", "middle")
 TODAY = datetime.datetime.now(datetime.UTC).toordinal()
-ALL = bool(os.environ.get("ARTSTORE_S3_STATES"))
-"""Without that variable each step meets one storm, another one each day."""
-MET = [(s, STORMS[(n + TODAY + m) % 3]) for n, s in enumerate(STEPS) for m in range(3 if ALL else 1)]
+MET = [
+    pytest.param(s, STORMS[(n + TODAY + m) % 3], marks=[pytest.mark.long] if m else [])
+    for n, s in enumerate(STEPS)
+    for m in range(3)
+]
+"""In a usual run each step meets one storm, another one each day; in a long run it meets the others."""
 
 
 @pytest.mark.parametrize(("step", "weather"), MET)
