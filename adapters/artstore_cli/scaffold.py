@@ -12,6 +12,7 @@ from pathlib import Path
 
 from artstore.errors import Conflict, InvalidField
 from artstore.roles import ROLES
+from artstore.spi import API
 
 NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 NAME_LIMIT = 40
@@ -167,10 +168,20 @@ def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = No
     }
     for path, text in written.items():
         _write(directory, path, text, fill)
-    body = re.sub(rf"\b{old}(?=[A-Z])", new, code.partition('"""\n')[2])
+    body = re.sub(rf"\b{old}(?=[A-Z])", new, _pin_api(code.partition('"""\n')[2]))
     module = directory / "src" / fill["module"] / f"{role}.py"
     module.write_text(f'"""The {role} `{name}`: make it yours."""\n{body}', encoding="utf-8")
     return directory
+
+
+def _pin_api(code: str) -> str:
+    """Return the code of a provider with the number of the API in place of the constant.
+
+    A provider that ships with artstore fits every version of it. A plugin is installed apart, so it has to name the
+    number that it was written for.
+    """
+    code = re.sub(r"^(    API(?:: ClassVar\[int\])? = )API$", rf"\g<1>{API}", code, flags=re.MULTILINE)
+    return re.sub(r"^    API,\n|(?<=import )API, ", "", code, flags=re.MULTILINE)
 
 
 def _write(directory: Path, path: str, text: str, fill: Mapping[str, str]) -> None:
