@@ -1,4 +1,4 @@
-"""What is known of a file (`Attr`), and the bytes it is kept in beside the file (the sidecar)."""
+"""All that is known of a file (`Attr`), and its form as bytes beside the data (the sidecar)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ from artstore.ids import FileId, Key
 
 SIDECAR_SUFFIX = ".attr.json"
 SIDECAR_LIMIT = 4096
+"""Bytes of a sidecar."""
 SCHEMA_VERSION = 1
 MAX_DEPTH = 20
+"""Levels of objects and lists in `metadata`."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, 5.6.2: a grammar, not a secret
 _CONTENT_TYPE = re.compile(
-    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[\t !#-\[\]-~]|\\[ -~])*\"))*",
-    re.ASCII,
+    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[\t !#-\[\]-~]|\\[ -~])*\"))*", re.ASCII
 )
-_DEVICES = frozenset({"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)})
+_DEVICE_NAMES = frozenset(
+    {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)}
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PLAINLY = {
+_MESSAGES = {
     "missing": "is needed",
     "extra_forbidden": "is not known here",
     "string_type": "must be a text",
@@ -46,104 +49,103 @@ _PLAINLY = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
 }
-# Marks that reorder the text around them: a name that holds one can pass for another (UTR 36, 2.6).
-_HIDING = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Characters that hide or reorder text: a name with one of them can look like another name (UTR 36, 2.6).
+_MISLEADING = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def timestamp(at: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds and `Z`; strings of this form sort as the times do."""
+    """Return `at` as RFC 3339 in UTC, with milliseconds and `Z`. Texts of this form sort as the times do."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _is_time(text: str) -> str:
+def _check_time(text: str) -> str:
     if not _TIME.fullmatch(text):
         raise ValueError("must look like 2025-01-11T15:30:45.123Z")
     datetime.fromisoformat(text)
     return text
 
 
-def _is_uuid(text: str) -> str:
+def _check_uuid(text: str) -> str:
     if not _UUID.fullmatch(text):
         raise ValueError("must be a UUID in lower case, like 0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4")
     return text
 
 
-def _is_plain(text: str) -> str:
+def _check_no_controls(text: str) -> str:
     if _CONTROL.search(text):
         raise ValueError("must not hold control characters")
     return text
 
 
-def _is_filename(text: str) -> str:
-    _is_plain(text)
+def _check_filename(text: str) -> str:
+    _check_no_controls(text)
     if "/" in text or "\\" in text:
         raise ValueError("must be a name, not a path")
     if not text.strip(". \u00a0\u3000"):
         raise ValueError("must hold more than dots and spaces")
-    if _HIDING.search(text):
+    if _MISLEADING.search(text):
         raise ValueError("must not hold marks that hide or reorder text")
-    if text.split(".", 1)[0].rstrip().lower() in _DEVICES:
+    if text.split(".", 1)[0].rstrip().lower() in _DEVICE_NAMES:
         raise ValueError("is the name of a device on Windows")
     return text
 
 
-def _is_content_type(text: str) -> str:
+def _check_content_type(text: str) -> str:
     if not _CONTENT_TYPE.fullmatch(text):
         raise ValueError("must look like text/plain or text/plain; charset=utf-8")
     return text
 
 
-def _is_storable(value: object) -> None:
-    """JSON has no NaN and no infinity (a number too large for a float becomes one when it is read), and no
-    database takes NUL."""
+def _check_storable(value: object) -> None:
+    """Raise `ValueError` for what JSON or a database cannot store: NaN, infinity (which a number becomes that is too
+    large for a float), and the character NUL."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must not hold a number that JSON cannot")
     if isinstance(value, str):
-        _is_text(value)
+        _check_no_nul(value)
     if isinstance(value, dict):
         for key in value:
-            _is_text(key)
+            _check_no_nul(key)
     if isinstance(value, dict | list):
         for below in value.values() if isinstance(value, dict) else value:
-            _is_storable(below)
+            _check_storable(below)
 
 
-def _is_text(text: str) -> str:
+def _check_no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not hold the character NUL")
     return text
 
 
-def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
+def _check_metadata(value: dict[str, Any]) -> dict[str, Any]:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         level = [
             v for x in level if isinstance(x, dict | list) for v in (x.values() if isinstance(x, dict) else x)
         ]
         if not level:
-            _is_storable(value)
+            _check_storable(value)
             return value
     raise ValueError(f"must not be deeper than {MAX_DEPTH}")
 
 
-Timestamp = Annotated[str, AfterValidator(_is_time), Field(examples=["2025-01-11T15:30:45.123Z"])]
-Uuid = Annotated[FileId, AfterValidator(_is_uuid), Field(json_schema_extra={"format": "uuid"})]
-Filename = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_is_filename)]
+Timestamp = Annotated[str, AfterValidator(_check_time), Field(examples=["2025-01-11T15:30:45.123Z"])]
+Uuid = Annotated[FileId, AfterValidator(_check_uuid), Field(json_schema_extra={"format": "uuid"})]
+Filename = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_check_filename)]
 ContentType = Annotated[
-    str, StringConstraints(min_length=3, max_length=255), AfterValidator(_is_content_type)
+    str, StringConstraints(min_length=3, max_length=255), AfterValidator(_check_content_type)
 ]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Tag = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_is_plain)]
-Username = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_is_plain)]
-Metadata = Annotated[dict[str, JsonValue], AfterValidator(_is_shallow)]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_check_no_controls)]
+Username = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_check_no_controls)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(_check_metadata)]
 
 
 class Attr(BaseModel):
     """All that is known of one file; immutable. Sizes in bytes, times in RFC 3339 UTC.
 
-    `storage_path` is the directory and `storage_filename` the name of the data within the store.
-    `revision` starts at 1 and grows by 1 with every update. Keys that this version does not know are
-    kept through every rewrite.
+    `storage_path` is the directory of the data in the store, and `storage_filename` its name there. `revision` starts
+    at 1 and grows by 1 with every update. Keys that this version does not know are kept when it is rewritten.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -161,17 +163,17 @@ class Attr(BaseModel):
     uploaded_at: Timestamp
     updated_at: Timestamp
     revision: int = Field(ge=1, lt=2**53)
-    description: Annotated[str, AfterValidator(_is_text)] = ""
+    description: Annotated[str, AfterValidator(_check_no_nul)] = ""
     tags: tuple[Tag, ...] = ()
     metadata: Metadata = {}
 
     @property
     def key(self) -> Key:
-        """Where the data lies in a backend."""
+        """The key of the data in a backend."""
         return Key(f"{self.storage_path}/{self.storage_filename}")
 
     def encode(self, limit: int = SIDECAR_LIMIT) -> bytes:
-        """The sidecar: UTF-8 JSON, indented where that fits. Raises `InvalidField` past `limit` bytes."""
+        """Return the sidecar: UTF-8 JSON, indented if that fits. Raises `InvalidField` above `limit` bytes."""
         try:
             sidecar = self.model_dump_json(indent=2).encode()
             if len(sidecar) > limit:
@@ -188,12 +190,12 @@ class Attr(BaseModel):
 
 
 def decode(sidecar: bytes, key: Key) -> Attr:
-    """The `Attr` a sidecar holds. Raises `Damaged` when it cannot be parsed or speaks of another key."""
+    """Return the attr in a sidecar. Raises `Damaged` when it cannot be parsed or names another key."""
     if len(sidecar) > SIDECAR_LIMIT:
         raise Damaged(f"The sidecar of {key} is larger than {SIDECAR_LIMIT} bytes.")
     try:
         attr = Attr.model_validate_json(sidecar)
-        _is_storable(attr.model_extra)
+        _check_storable(attr.model_extra)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
         where = "".join(f"{x}: " for x in first["loc"])
@@ -206,7 +208,7 @@ def decode(sidecar: bytes, key: Key) -> Attr:
 
 
 def with_changed_bytes(document: bytes, limit: int = SIDECAR_LIMIT) -> bytes:
-    """The same JSON object in other bytes: whoever swaps it for something new finds that it is not what they saw."""
+    """Return the same JSON object as other bytes, so that a compare-and-swap with the present bytes fails."""
     if len(document) < limit:
         return document + b"\n"
     (first, value), *others = json.loads(document).items()
@@ -236,11 +238,11 @@ def invalid_field(error: ValidationError) -> InvalidField:
 
 
 def plain_message(error: Mapping[str, Any]) -> str:
-    """What pydantic found, without its words for Python's types."""
-    said: str = _PLAINLY.get(error["type"], error["msg"])
-    return said.removeprefix("Value error, ").replace("Input should", "must")
+    """Return the message of an error of pydantic, without its words for the types of Python."""
+    message: str = _MESSAGES.get(error["type"], error["msg"])
+    return message.removeprefix("Value error, ").replace("Input should", "must")
 
 
 def sidecar_key(key: Key) -> str:
-    """Where the sidecar of `key` lies."""
+    """Return the name of the sidecar of `key`."""
     return key + SIDECAR_SUFFIX

@@ -1,4 +1,4 @@
-"""The element itself: its id and its mode, remembered in the store, and the gate every change passes."""
+"""The element itself: its id and its mode, kept in the store, and the gate that every change passes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from artstore.modes import Mode, Operation
 from artstore.spi import PIECE, RecoverableBackend
 
 RECORD = "element.json"
-_REMEMBERED = 0.5
-"""Seconds for which a store that several machines share is not asked again."""
+_RECORD_TTL = 0.5
+"""Seconds for which the record of a store that several machines share is used before it is read again."""
 
 
 class ElementRecord(BaseModel):
-    """What `.artstore/element.json` holds; unknown keys are kept."""
+    """The content of `.artstore/element.json`. Unknown keys are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -38,29 +38,33 @@ class ElementRecord(BaseModel):
 
 
 class Element:
-    """Id and mode of one element. The truth is the record in the store, read again before each use."""
+    """Id and mode of one element. The record in the store is the truth; it is read again before each use. Every method
+    may be called from many threads at once."""
 
     def __init__(self, backend: RecoverableBackend, locks: Locks) -> None:
         self._backend = backend
         self._locks = locks
         self._lock = threading.Lock()
         self._seen: tuple[bytes, ElementRecord] | None = None
-        self._asked = 0.0
+        self._read_at = 0.0
         self._gate = locks.shared("element")
 
     def open(
         self, *, element_id: str | None, naming: str, mode: Mode, fallback_id: str, at: datetime
     ) -> None:
-        """Remember the element on the first start, recognise it later. Raises `ConfigError` for another's."""
+        """Record the element at its first start; later, check that the store is its own. Durable on return.
+
+        Raises `ConfigError` for the store of another element, `StorageFull`, `Unavailable`.
+        """
         with self._locks.exclusive("mode"):
             document = self._backend.read_document(RECORD)
             if document is None:
                 if element_id is None and self._has_files():
-                    # A new id would be a lie, and a new mode might allow what the old one forbade.
+                    # A new id would be wrong, and a new mode might allow what the old one forbade.
                     raise ConfigError(
-                        f"This store holds files, but {RECORD}, which tells their element's id and mode, is gone.",
+                        f"This store holds files, but {RECORD}, with the id and mode of their element, is missing.",
                         place=f".artstore/{RECORD}",
-                        cure="Restore it from a backup of the store; or set element_id, and mode, to make it anew.",
+                        cure="Restore it from a backup of the store; or set element_id and mode, to create it again.",
                     )
                 record = ElementRecord(
                     element_id=element_id or fallback_id,
@@ -73,7 +77,7 @@ class Element:
                 try:
                     self._backend.write_document(RECORD, _document(record), if_absent=True)
                     return
-                except Conflict:  # another machine was first
+                except Conflict:  # another machine created it first
                     document = self._backend.read_document(RECORD)
         recognise(document or b"", element_id=element_id, naming=naming)
 
@@ -82,8 +86,12 @@ class Element:
         return any(entry.sidecar for d in backend.list_directories() for entry in backend.list(d))
 
     def record(self) -> ElementRecord:
-        """As the store has it now. Raises `Unavailable`."""
-        if self._backend.capabilities.shared and time.monotonic() - self._asked < _REMEMBERED and self._seen:
+        """Return the record as it is in the store, up to half a second ago. Raises `Unavailable`."""
+        if (
+            self._backend.capabilities.shared
+            and time.monotonic() - self._read_at < _RECORD_TTL
+            and self._seen
+        ):
             return self._seen[1]
         return self._read()[1]
 
@@ -98,27 +106,30 @@ class Element:
             except ConfigError as e:
                 raise Unavailable(e.detail) from None
             self._seen = seen
-        self._asked = time.monotonic()
+        self._read_at = time.monotonic()
         return seen
 
     def require(self, operation: Operation) -> None:
-        """Raise `ModeNotAllowed` unless the element performs `operation` now."""
+        """Raise `ModeNotAllowed` unless the present mode allows `operation`. Raises `Unavailable`."""
         modes.require(self.record().mode, operation)
 
     @contextmanager
     def gate(self, operation: Operation) -> Iterator[None]:
-        """Within it the mode does not change: a transition answers after all who are within have left."""
-        self.require(operation)  # before the gate, so that those refused do not keep a transition waiting
+        """Within it the mode does not change: a transition returns after all have left. Raises as `require`."""
+        self.require(operation)  # first, so that refused operations do not keep a transition waiting
         with self._gate:
             self.require(operation)
             yield
 
     def transition(self, target: Mode, *, confirm: bool, by: str, reason: str, at: datetime) -> ElementRecord:
-        """Step to `target`; durable, and true for every process of this node, on return. Raises `Conflict`."""
+        """Change the mode; on return it is durable, and every process of this node obeys it.
+
+        Raises `Conflict`, `StorageFull`, `Unavailable`.
+        """
         with self._lock, self._locks.exclusive("mode"):
             document, current = self._read()
             if current.mode is target:
-                # Whoever made it so may have failed at one of its steps, and "already" says that it is so.
+                # The process that changed it may have failed half way, and our refusal says that the mode holds.
                 self._apply(document, current, old=document)
             modes.check_transition(current.mode, target, confirm=confirm)
             changed = current.model_copy(
@@ -128,19 +139,22 @@ class Element:
         return changed
 
     def _apply(self, document: bytes, record: ElementRecord, *, old: bytes) -> None:
-        # Written first, so that whoever comes now is refused; then wait for those who came before.
+        # Written first, so that later operations are refused; then wait for those that entered before.
         try:
             self._backend.write_document(RECORD, document, if_match=old)
         except PreconditionFailed:
             raise Conflict("The record of the mode was changed meanwhile; try again.") from None
         self._seen = (document, record)
         if modes.allows_changes(record.mode):
-            return  # no way leads to it from one that allows more; and others come all the time
+            return  # no transition to this mode forbids anything, and new operations would keep us waiting
         with self._locks.exclusive("element"):
             pass
 
     def resolve_transition(self, target: str | None, *, dead: bool) -> bool:
-        """Whether the step to `target` was made. Unless whoever was to make it is `dead`, they cannot after this."""
+        """Resolve a transition to `target` of another process: return whether it was made.
+
+        Unless that process is `dead`, it cannot make it after False. Raises `StorageFull`, `Unavailable`.
+        """
         while True:
             document, record = self._read()
             if dead or record.mode == target:
@@ -152,7 +166,7 @@ class Element:
             return False
 
     def close(self) -> None:
-        """Give the gate back."""
+        """Release the gate. Called once."""
         self._gate.close()
 
 

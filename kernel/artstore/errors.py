@@ -1,19 +1,19 @@
-"""Every error the kernel, a provider or an operation raises on purpose.
+"""Every error that the kernel, a provider or an operation raises on purpose.
 
     ArtstoreError
-    ├── Refused            the caller asked for what cannot be: mend the request
+    ├── Refused            the caller asked for something that cannot be done: change the request
     │   ├── InvalidField, MalformedRequest, TooLarge, DigestMismatch, PreconditionFailed
     │   ├── NotFound, Conflict, ModeNotAllowed
     │   └── Unauthorized, Forbidden
-    ├── StorageFull        no room: reading and deleting go on
+    ├── StorageFull        there is no space: reading and deleting still work
     ├── Unavailable        a part does not answer: the same call may succeed later
-    │   ├── ProviderFault  a provider broke its contract; to a caller it is `internal`
-    │   └── OutcomeUnknown      and whether the call took place is not known yet
-    ├── Damaged            what is stored contradicts itself: nothing was served, nothing was dropped
-    └── ConfigError        the operator's to mend; `cure` says how
+    │   ├── ProviderFault  a provider broke its contract; a caller reads `internal`
+    │   └── OutcomeUnknown the outcome of a publication is in doubt
+    ├── Damaged            what is stored contradicts itself: it is neither served nor removed
+    └── ConfigError        the operator has to change something; `cure` says what
         └── PluginError
 
-`code` is public contract and stable; statuses are known to `artstore_http` alone.
+`code` is public contract and stable. Only the HTTP layer knows status codes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import os
 from typing import ClassVar
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where there is no space."""
+"""Errors of system calls when there is no space."""
 CONFIG_ERRNOS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
@@ -31,7 +31,7 @@ CONFIG_ERRNOS = (
 
 
 class ArtstoreError(Exception):
-    """The root: `code` names the kind, `detail` is a sentence for the person who reads it."""
+    """The root. `code` names the kind; `detail` is a sentence for a person."""
 
     code: ClassVar[str] = "internal"
 
@@ -41,7 +41,7 @@ class ArtstoreError(Exception):
 
 
 class Refused(ArtstoreError):
-    """What was asked cannot be done, now or as it was asked."""
+    """The request cannot be carried out, now or in this form."""
 
     code = "refused"
 
@@ -53,7 +53,7 @@ class MalformedRequest(Refused):
 
 
 class InvalidField(Refused):
-    """One named field holds what it must not hold."""
+    """The value of one field is not valid."""
 
     code = "invalid-field"
 
@@ -69,43 +69,43 @@ class TooLarge(Refused):
 
 
 class DigestMismatch(Refused):
-    """The bytes that came are not the bytes that were announced."""
+    """Other bytes arrived than were announced."""
 
     code = "digest-mismatch"
 
 
 class PreconditionFailed(Refused):
-    """The file is no longer what the caller took it for."""
+    """The file is not, or no longer, as the caller expects."""
 
     code = "precondition-failed"
 
 
 class NotFound(Refused):
-    """No such file, or none that this caller may see: the two are never told apart."""
+    """There is no such file, or the caller may not see it: the answer does not tell which."""
 
     code = "not-found"
 
 
 class Conflict(Refused):
-    """It contradicts what is there: an id in use, a transition that does not exist."""
+    """The request contradicts what exists: an id in use, a transition that does not exist."""
 
     code = "conflict"
 
 
 class ModeNotAllowed(Refused):
-    """The element's mode forbids the operation."""
+    """The mode of the element forbids the operation."""
 
     code = "mode-not-allowed"
 
 
 class Unauthorized(Refused):
-    """The caller did not show who they are."""
+    """The caller is not authenticated."""
 
     code = "unauthorized"
 
 
 class Forbidden(Refused):
-    """The caller is known and lacks the scope."""
+    """The caller is authenticated and lacks the scope."""
 
     code = "forbidden"
 
@@ -117,17 +117,17 @@ class StorageFull(ArtstoreError):
 
 
 class Unavailable(ArtstoreError):
-    """A part the operation needs does not answer; a later try may succeed."""
+    """A part that the operation needs does not answer. A later try may succeed."""
 
     code = "unavailable"
 
 
 class OutcomeUnknown(Unavailable):
-    """A publication whose outcome the store did not tell: nothing may be claimed of it before it is settled."""
+    """The outcome of a publication is in doubt: it may have happened or not, until it is resolved."""
 
 
 class ProviderFault(Unavailable):
-    """A provider raised, or gave back, what its contract does not name: a bug of its author, who is named."""
+    """A provider raised or returned something that its contract does not allow: a bug of the provider that is named."""
 
     code = "internal"
 
@@ -139,7 +139,7 @@ class Damaged(ArtstoreError):
 
 
 class ConfigError(ArtstoreError):
-    """The configuration cannot be used: `place` says where, `cure` what to do."""
+    """The configuration cannot be used. `place` says where, `cure` what to do."""
 
     code = "configuration"
 
@@ -160,8 +160,8 @@ class PluginError(ConfigError):
 
 
 def startup_error(error: OSError, what: str, *, place: str, cure: str) -> ArtstoreError:
-    """A call of the system that failed at a start: it is wrong as it is set (`ConfigError`), there is no space
-    (`StorageFull`), or a disk or a machine may answer later (`Unavailable`)."""
+    """Return the error for a system call that failed at start: `ConfigError` when the operator has to change something,
+    `StorageFull`, or `Unavailable` when it may succeed later."""
     detail = f"{what}: {os.strerror(error.errno) if error.errno else error}."
     if not error.errno or error.errno in CONFIG_ERRNOS:
         return ConfigError(detail, place=place, cure=cure)

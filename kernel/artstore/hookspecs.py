@@ -1,7 +1,7 @@
-"""The door: what a plugin may offer and what it may hear.
+"""What a plugin may offer: one hook for each role.
 
-A plugin is any module named by an entry point of the group `artstore`. Its hooks *offer* providers as
-cheap records; the operator picks one per role by name, and only that one is imported.
+A plugin is a module that an entry point of the group `artstore` names. Its hooks *offer* providers as small records.
+The operator chooses one for each role by its name, and only that one is imported.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ hookimpl = pluggy.HookimplMarker("artstore")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """An offer: what fills a role, under the name an operator writes.
+    """An offer of a provider, under the name that an operator writes in the settings.
 
-    `target` is `module:Class`, imported only when chosen; `extra` completes the advice
-    `pip install 'distribution[extra]'` when that import fails for a missing library.
+    `target` is `module:Class`, imported only when it is chosen. `extra`: what to install when that import fails because
+    a library is missing, as in `pip install 'distribution[extra]'`.
     """
 
     name: str
@@ -31,35 +31,35 @@ class Provider:
 
 @hookspec
 def artstore_namings() -> Iterable[Provider]:
-    """Offer namings: classes with the methods of `artstore.spi.Naming`."""
+    """Offer namings: classes that subclass `artstore.spi.Naming`."""
     raise NotImplementedError
 
 
 @hookspec
 def artstore_backends() -> Iterable[Provider]:
-    """Offer backends: classes with the methods of `artstore.spi.Backend`."""
+    """Offer backends: classes that subclass `artstore.spi.Backend`."""
     raise NotImplementedError
 
 
 @hookspec
 def artstore_caches() -> Iterable[Provider]:
-    """Offer caches: classes with the methods of `artstore.spi.Cache`."""
+    """Offer caches: classes that subclass `artstore.spi.Cache`."""
     raise NotImplementedError
 
 
 @hookspec
 def artstore_logs() -> Iterable[Provider]:
-    """Offer logs that nodes share: classes with the methods of `artstore.spi.Log`."""
+    """Offer write-ahead logs: classes that subclass `artstore.spi.Log`."""
     raise NotImplementedError
 
 
 @hookspec
 def artstore_auths() -> Iterable[Provider]:
-    """Offer auths: classes with the methods of `artstore.spi.Auth`."""
+    """Offer auths: classes that subclass `artstore.spi.Auth`."""
     raise NotImplementedError
 
 
 @hookspec
 def artstore_observers() -> Iterable[Provider]:
-    """Offer observers: classes with the methods of `artstore.spi.Observer`. Each that has settings is told."""
+    """Offer observers: classes that subclass `artstore.spi.Observer`. Each that has settings is used."""
     raise NotImplementedError

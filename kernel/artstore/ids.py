@@ -1,4 +1,4 @@
-"""Ids: UUIDv7 (RFC 9562, 5.7), so that an id tells when, and hence where, its file was made."""
+"""Ids: UUIDv7 (RFC 9562, 5.7), so that an id tells the time, and so the directory, of its file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Key = NewType("Key", str)
 
 
 def uuid7(at: datetime) -> FileId:
-    """A new id for the millisecond of `at`; 74 of its bits are random."""
-    # The milliseconds again, not a truncated float: the id must tell the hour that the directory tells.
-    time = round(at.timestamp() * 1000)
-    noise = int.from_bytes(os.urandom(10)) & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    text = f"{time << 80 | noise:032x}"
+    """Return a new id for the millisecond of `at`. 74 of its bits are random."""
+    # Rounded: a truncated float could be a millisecond less, and tell another hour than the directory.
+    millis = round(at.timestamp() * 1000)
+    random = int.from_bytes(os.urandom(10)) & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    text = f"{millis << 80 | random:032x}"
     return FileId(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")
 
 
 def parse_id(text: str, name: str = "file_id") -> FileId:
-    """An id as a caller wrote it (`name`), in its one form: lower case, with hyphens. Raises `InvalidField`."""
+    """Return the id that a caller wrote, in lower case with hyphens. Raises `InvalidField` (of the field `name`)."""
     if len(text) == 36:
         try:
             canonical = str(uuid.UUID(text))
@@ -38,6 +38,6 @@ def parse_id(text: str, name: str = "file_id") -> FileId:
 
 
 def now() -> datetime:
-    """The clock, cut to the millisecond that ids and sidecars keep."""
+    """Return the present time, in whole milliseconds: ids and sidecars keep no more."""
     at = datetime.now(UTC)
     return at.replace(microsecond=at.microsecond // 1000 * 1000)

@@ -2,7 +2,7 @@
 
     intent in the log -> data -> sidecar (the commit point) -> index entry -> commit of the intent
 
-`update` and `delete` are here, step by step; `upload.Upload.commit` is the same for an upload. Everything is
+`update` and `delete` are here, step by step; `Upload._commit` in `upload.py` is the same for an upload. Everything is
 synchronous and thread-safe. The kernel knows no HTTP, no SQL and no disk: those are behind `artstore.spi`.
 """
 
@@ -330,12 +330,7 @@ class Kernel:
             if allows_uploads():
                 self.index.check_space(None)
 
-        return {
-            "store": check_store,
-            "space": check_space,
-            "cache": self.index.check,
-            "log": parts.log.check,
-        }
+        return {"store": check_store, "space": check_space, "cache": self.index.check, "log": parts.log.check}
 
     # --- for callers that still reach through; they go to `parts` --------------------------------------------
 

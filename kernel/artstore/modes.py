@@ -1,4 +1,4 @@
-"""The four modes of an element, what each allows, and the ways between them."""
+"""The four modes of an element, what each allows, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from artstore.errors import Conflict, ModeNotAllowed
 
 
 class Mode(StrEnum):
+    """What the element allows: everything, all but deletion, reading, or attrs only."""
+
     EDIT = "edit"
     RW = "rw"
     RO = "ro"
@@ -15,6 +17,8 @@ class Mode(StrEnum):
 
 
 class Operation(StrEnum):
+    """What a mode allows or forbids. `READ` reads attrs and searches; `DOWNLOAD` reads data."""
+
     UPLOAD = "upload"
     UPDATE = "update"
     DELETE = "delete"
@@ -34,22 +38,22 @@ _BACK = {(Mode.RO, Mode.RW), (Mode.AR, Mode.RO)}
 
 
 def require(mode: Mode, operation: Operation) -> None:
-    """Raise `ModeNotAllowed` unless an element in `mode` performs `operation`."""
+    """Raise `ModeNotAllowed` unless `mode` allows `operation`."""
     if operation not in ALLOWED[mode]:
-        able = ", ".join(m.value for m in Mode if operation in ALLOWED[m])
+        allowing = ", ".join(m.value for m in Mode if operation in ALLOWED[m])
         raise ModeNotAllowed(
             f"This element is in mode '{mode.value}', which does not allow {operation.value}; "
-            f"modes that do: {able}."
+            f"modes that do: {allowing}."
         )
 
 
 def allows_changes(mode: Mode) -> bool:
-    """Whether an element in `mode` takes uploads and updates."""
+    """Return whether `mode` allows uploads or updates."""
     return not ALLOWED[mode].isdisjoint({Operation.UPLOAD, Operation.UPDATE})
 
 
 def check_transition(current: Mode, target: Mode, *, confirm: bool) -> None:
-    """Raise `Conflict` unless `current` -> `target` is a step that exists (backward ones need `confirm`)."""
+    """Raise `Conflict` unless there is a transition from `current` to `target`. Backward ones need `confirm`."""
     step = (current, target)
     if step in _FORWARD or (step in _BACK and confirm):
         return

@@ -1,7 +1,7 @@
 """An upload, from its first byte to its commit.
 
-`Upload.commit` keeps the order of every change: data and sidecar (the commit point), index entry, commit of the intent.
-The intent was opened by `reservation.reserve`, before the first byte.
+`Upload._commit` keeps the order of every change: data and sidecar (the commit point), index entry, commit of the
+intent. `reservation.reserve` opened the intent before the first byte.
 """
 
 from __future__ import annotations
@@ -107,7 +107,6 @@ class Session(ABC):
             raise TooLarge(f"The file is larger than {int(self._parts.limits.max_file_size)} bytes.")
         self._sha256.update(piece)
 
-    @abstractmethod
     def commit(
         self,
         *,
@@ -122,6 +121,16 @@ class Session(ABC):
         `OutcomeUnknown` nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
         `ModeNotAllowed`, `StorageFull`, `Unavailable`. Called once.
         """
+        try:
+            digest = self._digest(sha256)
+            return self._commit(digest, description=description, tags=tags, metadata=metadata or {})
+        except BaseException as e:
+            self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
+            raise
+
+    @abstractmethod
+    def _commit(self, digest: str, **texts: Any) -> tuple[Attr, bool]:
+        """Do what `commit` promises. `digest`: the sha-256 of what arrived."""
 
     @abstractmethod
     def abort(self, reason: str = "given up") -> None:
@@ -230,39 +239,27 @@ class Upload(Session):
         self._unchecked = 0
         self._index.check_space(max(0, (self._request.size or 0) - self.size), written=self.size)
 
-    def commit(
-        self,
-        *,
-        description: str = "",
-        tags: Sequence[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        sha256: Iterable[str] = (),
-    ) -> tuple[Attr, bool]:
-        reserved, breadcrumb = self._reservation, None
-        try:
-            digest = self._digest(sha256)
-            if self._request.size is None and self._unchecked:
-                self._check_space()
-            attr = self._describe(digest, description=description, tags=tags, metadata=metadata or {})
-            sidecar = attr.encode(self._parts.backend.capabilities.sidecar_limit)
-            with ExitStack() as stack:
-                if self._request.file_id is not None:
-                    breadcrumb = stack.enter_context(self._lock())
-                    if (same := self._find_same(digest, attr.key)) is not None:
-                        self.abort("the same file was there already")
-                        return same, False
-                stack.enter_context(self._parts.element.gate(Operation.UPLOAD))
-                self._leave_traces(breadcrumb)
-                self._publish(sidecar, breadcrumb)
-                indexed = self._index.index_entry(reserved.intent, attr)
-                self._observers.deliver(event_of(attr))
-                if indexed:
-                    reserved.intent.commit()
-                if breadcrumb is not None:
-                    breadcrumb.erase()
-        except BaseException as e:
-            self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
-            raise
+    def _commit(self, digest: str, **texts: Any) -> tuple[Attr, bool]:
+        intent, breadcrumb = self._reservation.intent, None
+        if self._request.size is None and self._unchecked:
+            self._check_space()
+        attr = self._describe(digest, texts)
+        sidecar = attr.encode(self._parts.backend.capabilities.sidecar_limit)
+        with ExitStack() as stack:
+            if self._request.file_id is not None:
+                breadcrumb = stack.enter_context(self._lock())
+                if (same := self._find_same(digest, attr.key)) is not None:
+                    self.abort("the same file was there already")
+                    return same, False
+            stack.enter_context(self._parts.element.gate(Operation.UPLOAD))
+            self._leave_traces(breadcrumb)
+            self._publish(sidecar, breadcrumb)
+            indexed = self._index.index_entry(intent, attr)
+            self._observers.deliver(event_of(attr))
+            if indexed:
+                intent.commit()
+            if breadcrumb is not None:
+                breadcrumb.erase()
         return attr, True
 
     def abort(self, reason: str = "given up") -> None:
@@ -271,26 +268,24 @@ class Upload(Session):
             self._reservation.writer.abort()
             self._reservation.intent.roll_back(reason)
 
-    def _describe(self, digest: str, **fields: Any) -> Attr:
+    def _describe(self, digest: str, texts: Mapping[str, Any]) -> Attr:
         """Return the attr. Raises `InvalidField`."""
-        request, reserved = self._request, self._reservation
-        return validate(
-            {
-                "file_id": self.file_id,
-                "original_filename": request.original_filename,
-                "storage_filename": reserved.name.filename,
-                "storage_path": reserved.name.directory,
-                "size": self.size,
-                "content_type": request.content_type,
-                "sha256": digest,
-                "uploaded_by": request.uploaded_by,
-                "uploaded_by_id": request.uploaded_by_id,
-                "uploaded_at": timestamp(request.at),
-                "updated_at": timestamp(request.at),
-                "revision": 1,
-                **fields,
-            }
-        )
+        request, name = self._request, self._reservation.name
+        fields = {
+            "file_id": self.file_id,
+            "original_filename": request.original_filename,
+            "storage_filename": name.filename,
+            "storage_path": name.directory,
+            "size": self.size,
+            "content_type": request.content_type,
+            "sha256": digest,
+            "uploaded_by": request.uploaded_by,
+            "uploaded_by_id": request.uploaded_by_id,
+            "uploaded_at": timestamp(request.at),
+            "updated_at": timestamp(request.at),
+            "revision": 1,
+        }
+        return validate(fields | texts)
 
     def _leave_traces(self, breadcrumb: Breadcrumb | None) -> None:
         """Write what recovery, or a retry, needs if this process dies while it publishes."""
@@ -326,15 +321,7 @@ class Upload(Session):
 class Retry(Session):
     """An upload under a chosen id that a file has already: the bytes are hashed and compared, not kept."""
 
-    def commit(
-        self,
-        *,
-        description: str = "",
-        tags: Sequence[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        sha256: Iterable[str] = (),
-    ) -> tuple[Attr, bool]:
-        digest = self._digest(sha256)
+    def _commit(self, digest: str, **texts: Any) -> tuple[Attr, bool]:
         with self._lock():
             same = self._find_same(digest, None)
         if same is None:

@@ -255,8 +255,8 @@ def look(home: Path, cache: str, mode: str, ledger: Ledger) -> tuple[dict[str, A
         answers = {
             "files": {attr.file_id: json.loads(attr.encode()) for attr in found},
             "by id": by_id,
-            "totals": tuple(kernel.cache.totals()),
-            "mode": kernel.element.record().mode.value,
+            "totals": tuple(kernel.parts.cache.totals()),
+            "mode": kernel.parts.element.record().mode.value,
         }
         return answers, str(node.report)
     finally:

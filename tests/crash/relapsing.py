@@ -101,16 +101,16 @@ def die_in_the_middle(node: Node, old: list[str], say: Say) -> None:
     # A deletion and an update that came as far as their commit points, and an upload as far as its token.
     buried = kernel.attr(old[2])
     kernel.parts.log.begin("delete", by="x", file_id=old[2], key=buried.key)
-    kernel.backend.delete(buried.key, if_match=kernel.backend.read_sidecar(buried.key))
+    kernel.parts.backend.delete(buried.key, if_match=kernel.parts.backend.read_sidecar(buried.key))
     last = kernel.begin(BY, filename="late.txt")
     last.write(b"late")
     attr = last.commit()[0]
     kernel.parts.log.begin("update", by="x", file_id=attr.file_id, key=attr.key, revision=2).sync()
     changed = attr.model_copy(update={"revision": 2, "description": "late"}).encode()
-    kernel.backend.replace_sidecar(attr.key, changed, if_match=attr.encode())
+    kernel.parts.backend.replace_sidecar(attr.key, changed, if_match=attr.encode())
     kernel.parts.log.begin("mode", by="x", key="ro")
-    kernel.backlog.mark_incomplete()
-    shard = kernel.backend._staging.path / "0"  # type: ignore[attr-defined]
+    kernel.index.backlog.mark_incomplete()
+    shard = kernel.parts.backend._staging.path / "0"  # type: ignore[attr-defined]
     prefix = f"{attr.storage_path.replace('/', ',')},,"
     for name in ("both_ivanov_20250111T153045_00000002.txt", "sidecar_ivanov_20250111T153045_00000003.txt"):
         (shard / f"{prefix}{name}.attr.json").write_bytes(b"{}")

@@ -64,7 +64,7 @@ def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
         made = upload(node.kernel, b"", "of an hour ago.txt")
     assert checkpoint.precedes(node.kernel.parts, made.storage_path)
     # A power cut takes the row, which nobody synced; the log was.
-    node.kernel.cache.remove([made.file_id])
+    node.kernel.parts.cache.remove([made.file_id])
     assert {p: p.stat().st_size for p in wal.iterdir()} != before
     for segment, _ in node.kernel.parts.log.position():
         segment.release()

@@ -42,7 +42,7 @@ die = lambda *_, **__: os._exit(9)
 artstore.kernel.now = lambda: datetime.fromisoformat(at)
 node = open_default(Path(home))
 if where == "nothing staged":
-    node.kernel.backend.create = die
+    node.kernel.parts.backend.create = die
 if where == "row":
     node.kernel.index.index_entry = die
 if where == "row, killed":
@@ -112,7 +112,7 @@ def test_a_retry_finds_it_while_the_index_takes_no_row(
             attr, new = session.commit()
             assert (attr.file_id, new) == (file_id, False)
             node.kernel.delete(BY, file_id, lambda _: None)
-        until(node.kernel.backlog.is_complete, "all rows are paid")
+        until(node.kernel.index.backlog.is_complete, "all rows are paid")
         with pytest.raises(NotFound):
             node.kernel.attr(file_id)
     assert audit(home) == {}
@@ -207,7 +207,7 @@ def test_a_second_try_beside_the_first_has_a_name_of_its_own(tmp_path: Path, clo
     file_id = str(uuid.uuid4())
     with opened(tmp_path / "home") as (kernel, neighbour):
         tries = [retry(one, file_id) for one in (kernel, neighbour, kernel, neighbour)]
-        assert len(set(kernel.backend.in_progress())) == len(tries)
+        assert len(set(kernel.parts.backend.in_progress())) == len(tries)
         assert [session.commit()[1] for session in tries] == [True, False, False, False]
     assert list(audit(tmp_path / "home")) == [file_id]
 

@@ -28,8 +28,7 @@ from artstore.spi import Change, SingleNode
 from artstore.testing import MemoryCache, make_context
 from artstore_local.backend import LocalBackend
 from artstore_naming.dated import DatedNaming
-from artstore_wal import log
-from artstore_wal.log import FileLog
+from artstore_wal.log import FileIntent, FileLog
 from support.servers import until
 from support.uploads import BY, upload
 
@@ -191,7 +190,7 @@ def test_a_change_is_told_wherever_its_process_died(
         elif step == "the line":
             patch.setattr(kernel.observers, "deliver", die)
         else:
-            patch.setattr(log.Intent, "commit", die)
+            patch.setattr(FileIntent, "commit", die)
         change: dict[str, Callable[[], Any]] = {
             "upload": lambda: upload(kernel, name="new.txt"),
             "update": lambda: describe(kernel, one.file_id, "new"),

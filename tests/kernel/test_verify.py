@@ -140,7 +140,7 @@ def answers(node: Node) -> list[Any]:
             {"words": tuple(attr.description.split())[:5]},
         ):  # fmt: skip
             told.append([a.file_id for a in every(node, **query)])
-    return [*told, node.kernel.cache.totals()]
+    return [*told, node.kernel.parts.cache.totals()]
 
 
 def every(node: Node, **query: Any) -> list[Attr]:
@@ -403,10 +403,10 @@ def test_what_is_under_way_is_no_damage(house: House, verify: Verify) -> None:
     """An element that is killed between two renames, seen before anybody recovered it."""
     attr, other = house.upload(), house.upload()
     assert house.node is not None
-    backend = house.node.kernel.backend
+    backend = house.node.kernel.parts.backend
     # A deletion whose data is still there, and a row that nobody removed yet.
     backend.delete(other.key, if_match=backend.read_sidecar(other.key))
-    house.node.kernel.cache.remove([other.file_id])
+    house.node.kernel.parts.cache.remove([other.file_id])
     # An upload whose data has its name and whose sidecar has not.
     writer = backend.create(attr.storage_path + "/new_ivanov_20250111T153045_a1b2c3d4.txt")
     writer.write(b"data")
@@ -566,7 +566,7 @@ def test_a_rebuild_mends_every_kind_of_false_row(house: House) -> None:
     assert node is not None
     for n, attr in enumerate(attrs[:6]):
         attrs[n] = node.kernel.update(BY, attr.file_id, lambda a: {"description": "second"})
-    before, cache = answers(node), node.kernel.cache
+    before, cache = answers(node), node.kernel.parts.cache
     cache.remove([attrs[0].file_id])
     for n, changes in enumerate((
         {"revision": 9, "description": "from the future"},
@@ -648,7 +648,7 @@ def test_a_rebuild_passes_by_no_row_that_a_power_cut_would_take(house: House) ->
     node = house.node
     assert node is not None
     empty(node)
-    flush, positions = node.kernel.cache.flush, node.jobs.set_position
+    flush, positions = node.kernel.parts.cache.flush, node.jobs.set_position
     done: list[str] = []
 
     def flushed() -> None:
@@ -659,7 +659,7 @@ def test_a_rebuild_passes_by_no_row_that_a_power_cut_would_take(house: House) ->
         positions(directory)
         done.append(f"at {directory}" if directory else "over")
 
-    node.kernel.cache.flush, node.jobs.set_position = flushed, moved  # type: ignore[method-assign]
+    node.kernel.parts.cache.flush, node.jobs.set_position = flushed, moved  # type: ignore[method-assign]
     node.jobs.run("rebuild", by="test", digests=False, work=lambda job: rebuild(node.kernel, job, node.jobs))
     (second,) = (a.storage_path for a in every(node) if a.storage_path != "2020/01/01/00")
     assert done == ["at 2020/01/01/00", "flushed", f"at {second}", "flushed", "over"]
@@ -684,9 +684,9 @@ def make_old(house: House, attr: Attr) -> Attr:
 
 def empty(node: Node) -> None:
     """All rows are lost, and nothing tells: with its mark the cache is believed."""
-    stamp = node.kernel.cache.generation()
-    node.kernel.cache.clear()
-    node.kernel.cache.set_generation(str(stamp))
+    stamp = node.kernel.parts.cache.generation()
+    node.kernel.parts.cache.clear()
+    node.kernel.parts.cache.set_generation(str(stamp))
 
 
 def test_readers_and_writers_during_rebuilds(house: House) -> None:
@@ -734,10 +734,10 @@ def test_readers_and_writers_during_rebuilds(house: House) -> None:
     try:
         for n in range(8):
             if n % 2:  # rows that are missing while it goes on are no missing files
-                with node.kernel.backlog.repairing():
+                with node.kernel.index.backlog.repairing():
                     ids -= {a.file_id for a in stable[20:]}
                     turn[0] += 1
-                    node.kernel.cache.remove([a.file_id for a in stable[20:]])
+                    node.kernel.parts.cache.remove([a.file_id for a in stable[20:]])
                     house.job("rebuild")
                     ids |= {a.file_id for a in stable}
                     turn[0] += 1

@@ -157,7 +157,7 @@ def test_a_rebuild_is_the_identity(remote: Remote, verify: Verify) -> None:
     remote.sql("DELETE FROM {files}")
     assert job(node, "rebuild").repaired == {"row written": 5}
     assert rows(remote) == before
-    assert node.kernel.cache.totals().files == 5
+    assert node.kernel.parts.cache.totals().files == 5
     node.close()
     remote.sql("DELETE FROM {files}")
     assert cli.main(["--home", str(remote.home), "rebuild", "--json"]) == 0

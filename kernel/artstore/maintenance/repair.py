@@ -21,9 +21,9 @@ _BROKEN = (Kind.DAMAGED, Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)
 def reconcile(kernel: Kernel, job: Job, *, repair: bool, digests: bool) -> None:
     """Hold tree, sidecars and cache against each other; `repair` what can be. Raises `Unavailable`, `Interrupted`."""
     survey = Survey(
-        backend=kernel.backend,
-        naming=kernel.naming,
-        cache=kernel.cache,
+        backend=kernel.parts.backend,
+        naming=kernel.parts.naming,
+        cache=kernel.parts.cache,
         log=kernel.parts.log,
         digests=digests,
     )
@@ -34,7 +34,7 @@ def reconcile(kernel: Kernel, job: Job, *, repair: bool, digests: bool) -> None:
             job.tell(finding.kind, finding.key, finding.detail, done)
     repairs.flush()
     if repair:
-        kernel.cache.flush()
+        kernel.parts.cache.flush()
 
 
 def rebuild(kernel: Kernel, job: Job, jobs: Jobs) -> None:
@@ -48,9 +48,9 @@ def rebuild(kernel: Kernel, job: Job, jobs: Jobs) -> None:
     if reached:
         job.repaired("continued")
     survey = Survey(
-        backend=kernel.backend,
-        naming=kernel.naming,
-        cache=kernel.cache,
+        backend=kernel.parts.backend,
+        naming=kernel.parts.naming,
+        cache=kernel.parts.cache,
         since=reached,
         data=False,
         twice=False,
@@ -60,13 +60,13 @@ def rebuild(kernel: Kernel, job: Job, jobs: Jobs) -> None:
         if survey.directory != reached:
             repairs.flush()
             if repairs.wrote:  # what a power cut would take is not behind us
-                kernel.cache.flush()
+                kernel.parts.cache.flush()
                 repairs.wrote = False
             reached = survey.directory
             jobs.set_position(reached)
         repairs.take_row(finding)
     repairs.flush()
-    kernel.cache.flush()
+    kernel.parts.cache.flush()
     jobs.set_position("")
 
 
@@ -102,13 +102,13 @@ class Repairs:
         if not finding.sure:
             return ""
         kernel, key = self._kernel, finding.key
-        if not kernel.backend.is_sole_writer():
+        if not kernel.parts.backend.is_sole_writer():
             try:
-                if kernel.backend.age(key) < ORPHAN_AGE:
+                if kernel.parts.backend.age(key) < ORPHAN_AGE:
                     return "left: younger than an hour, and others write to this store"
             except NotFound:
                 return ""
-        kernel.backend.quarantine(key)
+        kernel.parts.backend.quarantine(key)
         log.error("%s: %s Moved to quarantine.", key, finding.detail)
         for file_id in finding.rows:
             kernel.index.repair_entry(file_id, key)

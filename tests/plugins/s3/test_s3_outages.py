@@ -141,9 +141,9 @@ def test_each_step_in_each_storm(node: Node, proxy: TcpProxy, weather: Weather, 
         stumble(node, step, kept, lambda: proxy.turn(weather))
     assert time.monotonic() - began < LIMIT
     with pytest.raises(Unavailable):
-        kernel.backend.check(writing=True)
+        kernel.parts.backend.check(writing=True)
     proxy.turn("fine")
-    kernel.backend.check(writing=True)
+    kernel.parts.backend.check(writing=True)
     settled(node)
     assert content(node, kept) == large  # what was not acknowledged did not happen to what was there
     assert content(node, upload(node, b"after")) == b"after"
