@@ -247,7 +247,7 @@ def _mode(args: argparse.Namespace) -> int:
 
     node = open_node(existing_home(args))
     try:
-        record = node.kernel.element.record()
+        record = node.kernel.parts.element.record()
         if args.target is not None:
             by = Principal(id="cli", name=user_name(), scopes=ROLES["admin"])
             record = node.kernel.transition(by, Mode(args.target), confirm=args.confirm, reason=args.reason)

@@ -140,12 +140,12 @@ def _import_for_all_workers(adapter: Adapter, settings: Settings) -> None:
 def _recover(configuration: Configuration) -> Recovered:
     """Open the element, which recovers it, and close it again. This happens in a child: see `processes`."""
     node = open_node(configuration)
-    record = node.kernel.element.record()
+    record = node.kernel.parts.element.record()
     recovered = Recovered(
         element_id=record.element_id,
         mode=record.mode.value,
         made_keys=bool(getattr(node.auth, "generated", False)),
-        one_process=not node.kernel.backend.capabilities.multi_process,
+        one_process=not node.kernel.parts.backend.capabilities.multi_process,
     )
     node.close()
     return recovered

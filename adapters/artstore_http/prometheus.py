@@ -104,5 +104,5 @@ def _now(call: Call) -> Iterator[str]:
             yield from part()
         except ArtstoreError:
             continue
-    yield f"artstore_index_complete {int(kernel.backlog.is_complete())}"
+    yield f"artstore_index_complete {int(kernel.index.backlog.is_complete())}"
     yield f'artstore_info{{version="{artstore.__version__}"}} 1'

@@ -18,7 +18,7 @@ from artstore import recovery
 from artstore.attr import Attr, next_revision
 from artstore.background import Background
 from artstore.backlog import Backlog
-from artstore.element import Element, ElementRecord
+from artstore.element import ElementRecord
 from artstore.errors import (
     ArtstoreError,
     NotFound,
@@ -30,23 +30,16 @@ from artstore.errors import (
 )
 from artstore.ids import FileId, Key, now
 from artstore.index import Index
-from artstore.limits import Limits
-from artstore.locks import Locks
 from artstore.modes import ALLOWED, Mode, Operation
 from artstore.observers import Observers, event_of
 from artstore.parts import Parts
 from artstore.reading import Download, find, open_file
 from artstore.reservation import reserve
 from artstore.spi import (
-    Cache,
-    Coordination,
     Intent,
-    Log,
-    Naming,
     Page,
     Principal,
     Query,
-    RecoverableBackend,
     Status,
     Transaction,
 )
@@ -331,41 +324,3 @@ class Kernel:
                 self.index.check_space(None)
 
         return {"store": check_store, "space": check_space, "cache": self.index.check, "log": parts.log.check}
-
-    # --- for callers that still reach through; they go to `parts` --------------------------------------------
-
-    @property
-    def backend(self) -> RecoverableBackend:
-        return self.parts.backend
-
-    @property
-    def cache(self) -> Cache:
-        return self.parts.cache
-
-    @property
-    def naming(self) -> Naming:
-        return self.parts.naming
-
-    @property
-    def wal(self) -> Log:
-        return self.parts.log
-
-    @property
-    def element(self) -> Element:
-        return self.parts.element
-
-    @property
-    def limits(self) -> Limits:
-        return self.parts.limits
-
-    @property
-    def locks(self) -> Locks:
-        return self.parts.locks
-
-    @property
-    def backlog(self) -> Backlog:
-        return self.index.backlog
-
-    @property
-    def coordination(self) -> Coordination:
-        return self.parts.coordination

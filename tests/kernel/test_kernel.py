@@ -67,10 +67,10 @@ class Moody(MemoryCache):
 
     down = False
 
-    def _open(self) -> threading.Lock:
+    def _locked(self) -> threading.Lock:
         if self.down:
             raise Unavailable("The cache is down.")
-        return super()._open()
+        return super()._locked()
 
 
 class Recorder(Observers):
@@ -859,7 +859,7 @@ def test_a_start_does_not_wait_for_a_moment_without_changes(ground: Ground) -> N
     with ThreadPoolExecutor(1) as pool, kernel.parts.element.gate(Operation.UPLOAD):
         start = pool.submit(ground.open)
         until(start.done, "the start")
-        assert start.result().element.record() == kernel.parts.element.record()
+        assert start.result().parts.element.record() == kernel.parts.element.record()
 
 
 def test_another_elements_store_is_refused(ground: Ground) -> None:

@@ -128,11 +128,11 @@ class Repairs:
                 self._kernel.index.repair_entry(file_id, key)
         if finding.ahead:
             # Within, a row that is missing for a moment proves nothing.
-            with self._kernel.backlog.repairing():
+            with self._kernel.index.backlog.repairing():
                 try:
                     self._kernel.index.repair_entry(attr.file_id, key, force=True)
                 except Unavailable:
-                    self._kernel.backlog.enqueue(attr.file_id, key, None)
+                    self._kernel.index.backlog.enqueue(attr.file_id, key, None)
                     raise
         else:
             if self._rows and self._rows[-1].storage_path != attr.storage_path:

@@ -444,15 +444,15 @@ def test_a_retry_on_another_node_makes_no_second_file(
         made: list[bool] = []
 
         def touch(*_: object) -> None:
-            assert not two.backlog.is_complete()
+            assert not two.index.backlog.is_complete()
             made.append(put(two)[1])
 
         monkeypatch.setattr("artstore.recovery.Recovery._refresh_entries", touch)
-        one.cache.clear()
+        one.parts.cache.clear()
         one.background.recover()
         monkeypatch.undo()
         assert made[0]
-        assert two.backlog.is_complete()
+        assert two.index.backlog.is_complete()
         assert [found.file_id for found in two.search(Query()).items] == [chosen]
     finally:
         proxy.close()
