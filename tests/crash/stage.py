@@ -56,11 +56,11 @@ class RowsCache(MemoryCache):
     def __init__(self, settings: BaseModel, context: Context) -> None:
         super().__init__(settings, context)
         rows, self._generation = self.kept.get(context.home, ({}, None))
-        self._rows = dict(rows)
+        self._entries = dict(rows)
         self._home = context.home
 
     def close(self) -> None:
-        self.kept[self._home] = self._rows, self._generation
+        self.kept[self._home] = self._entries, self._generation
         super().close()
 
 
