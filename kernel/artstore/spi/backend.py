@@ -92,7 +92,7 @@ class Recovered:
 
 
 class Writer(Protocol):
-    """New data that nobody sees before `publish`. Used by one thread at a time."""
+    """New data, invisible before `publish`. Used by one thread at a time."""
 
     @abstractmethod
     def write(self, piece: bytes | bytearray | memoryview) -> None:
@@ -145,7 +145,7 @@ class Backend(Configurable, Protocol):
     def create(self, key: Key) -> Writer:
         """Begin new data. Raises `Conflict` when `key` is taken, `StorageFull`, `Unavailable`.
 
-        A tombstone takes the key as well: the process that finishes that deletion must not remove newer data.
+        A key with a tombstone is taken as well: the process that finishes that deletion must not remove newer data.
         """
 
     @abstractmethod
@@ -177,7 +177,7 @@ class Backend(Configurable, Protocol):
         """Yield what lies in one directory, by key and in no order, foreign names included.
 
         A directory that does not exist holds nothing. In the root, `""`, lies no key: each name there is foreign, and
-        is told as data.
+        is reported as data.
         """
 
     @abstractmethod
@@ -282,7 +282,7 @@ class SupportsRekey(Protocol):
         """Yield one outcome per file: `renewed` (its key was wrapped again), `present` (it already was), `plain` (it is
         not encrypted), `damaged` (its key cannot be unwrapped).
 
-        The data is not touched. It may be stopped and begun again, and run beside elements that serve. Raises
+        The data is not touched. It may be stopped and started again, and run beside elements that serve. Raises
         `Unavailable`.
         """
 

@@ -89,7 +89,7 @@ class AbandonedLog(Protocol):
 
 @runtime_checkable
 class Log(Configurable, Protocol):
-    """The write-ahead log: which changes were begun, and how they ended. It does not depend on the cache.
+    """The write-ahead log: which changes were started, and how they ended. It does not depend on the cache.
 
     Nodes that share a store need a log that they share as well: such a log is a `Coordination` too. Every method may be
     called from many threads at once.

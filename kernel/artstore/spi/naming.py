@@ -36,7 +36,7 @@ class Parsed:
 
 
 class Naming(Configurable, Protocol):
-    """Makes names, and tells from a name or an id where a file lies. Pure: no I/O. Called from many threads at once."""
+    """Makes names, and finds from a name or an id where a file lies. Pure: no I/O. Called from many threads at once."""
 
     @abstractmethod
     def name(
@@ -58,7 +58,7 @@ class Naming(Configurable, Protocol):
 
     @abstractmethod
     def directory_of(self, file_id: FileId) -> str | None:
-        """Return the directory that the id alone tells, or None when it tells none (an id that a caller chose)."""
+        """Return the directory that follows from the id alone; None for an id that a caller chose."""
 
     @abstractmethod
     def directory_at(self, at: datetime) -> str:

@@ -1,4 +1,4 @@
-"""The role `observer`: hears of every committed change, at least once."""
+"""The role `observer`: every committed change is delivered to it, at least once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Change = Literal["upload", "update", "delete"]
 
 @runtime_checkable
 class Observer(Configurable, Protocol):
-    """Hears of every committed change, at least once. Called by one thread, in the order of this process's changes.
+    """Receives every committed change, at least once. Called by one thread, in the order of this process's changes.
 
     Several processes may observe one element: for one file, the order is that of its revisions.
     """

@@ -70,7 +70,7 @@ class BackendDurability(BackendFixtures):
                     backend = reopen()
                     list(backend.recover())
                 self.assert_nothing(backend, key(number))
-            elif trap.sprung:
+            elif trap.has_failed:
                 assert get(backend, key(number)) == DATA
                 assert backend.read_sidecar(key(number)) == SIDECAR
             else:

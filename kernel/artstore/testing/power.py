@@ -1,8 +1,8 @@
-"""What a power cut would leave of a store in local files, and calls that fail: for `BackendSuite`.
+"""Computes what a power loss would leave of a store in local files, and makes system calls fail, for the suites.
 
 The model is the hostile one of Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014): content is
-durable once its file was synced, a name once its directory was; a rename is atomic. Syncs are seen where they
-are called as `os.fsync` and `os.fdatasync`, from any thread of this process, and nowhere else.
+durable after a sync of its file, a name after a sync of its directory; a rename is atomic. Only
+syncs that a thread of this process calls as `os.fsync` or `os.fdatasync` are seen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,25 @@ Image = dict[str, bytes | None]
 
 
 class Disk:
-    """The files below `root`, and what of them is durable. All that is there at first is."""
+    """The files below `root`, and what of them is durable: at first everything."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = threading.RLock()
         self._held: list[int] = []
         self._known: dict[int, int] = {}
-        """Inode -> a descriptor of it: while one is open the number is not given to another file."""
+        """Inode -> a descriptor of it. While one is open, the system does not give the number to another file."""
         self._content: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
         self.images: list[Image] = []
-        """What a power cut could have left at each sync so far, just before it."""
+        """What a power loss could have left just before each sync so far."""
         for path in (root, *root.rglob("*")):
-            self._look(path, durable=True)
+            self._open_inode(path, durable=True)
 
     def __enter__(self) -> Disk:
         self._calls = (os.fsync, os.fdatasync)
         for name, call in zip(_SYNCS, self._calls, strict=True):
-            setattr(os, name, self._watched(call))
+            setattr(os, name, self._watch(call))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +53,7 @@ class Disk:
         for fd in self._known.values():
             os.close(fd)
 
-    def _watched(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _watch(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
         def sync(file: Any) -> None:
             fd = file if isinstance(file, int) else file.fileno()
             with self._lock:
@@ -60,18 +61,18 @@ class Disk:
                 seen = self._read(fd)
             call(fd)
             with self._lock:
-                self._settle(os.fstat(fd).st_ino, seen)
+                self._record(os.fstat(fd).st_ino, seen)
 
         return sync
 
     def cut(self) -> list[Image]:
-        """What a power cut, or the end of the process, could leave now."""
+        """Return what a power loss, or the end of the process, could leave now."""
         with self._lock:
             now = self._now()
             return [now, self._synced(now), self._torn(now)]
 
     def restore(self, image: Image) -> None:
-        """Make `image` what lies below `root`."""
+        """Replace everything below `root` by `image`."""
         for path in self._root.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -85,10 +86,10 @@ class Disk:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
-    # --- what is there, what is durable ---
+    # --- what exists, what is durable ---
 
-    def _look(self, path: Path, *, durable: bool = False) -> int | None:
-        """The inode at `path`, held from now on; None for what is gone, or neither file nor directory."""
+    def _open_inode(self, path: Path, *, durable: bool = False) -> int | None:
+        """Return the inode at `path`, and keep it open; None if there is no file and no directory."""
         try:
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -98,7 +99,7 @@ class Disk:
             return None
         inode = os.fstat(fd).st_ino
         if durable:
-            self._settle(inode, self._read(fd))
+            self._record(inode, self._read(fd))
         if inode in self._known:
             os.close(fd)
         else:
@@ -112,14 +113,14 @@ class Disk:
                 return b"".join(iter(lambda: os.read(again, 1 << 20), b""))
             names: dict[str, int] = {}
             for name in os.listdir(again):
-                inode = self._look(Path(f"/proc/self/fd/{again}") / name)
+                inode = self._open_inode(Path(f"/proc/self/fd/{again}") / name)
                 if inode is not None:
                     names[name] = inode
             return names
         finally:
             os.close(again)
 
-    def _settle(self, inode: int, seen: bytes | dict[str, int]) -> None:
+    def _record(self, inode: int, seen: bytes | dict[str, int]) -> None:
         if isinstance(seen, bytes):
             self._content[inode] = seen
         else:
@@ -128,14 +129,14 @@ class Disk:
     def _now(self) -> Image:
         image: Image = {}
         for path in sorted(self._root.rglob("*")):
-            inode = self._look(path)
+            inode = self._open_inode(path)
             if inode is not None:
                 seen = self._read(self._known[inode])
                 image[str(path.relative_to(self._root))] = seen if isinstance(seen, bytes) else None
         return image
 
     def _synced(self, now: Image) -> Image:
-        """Nothing but what was synced. Of a file that was renamed one name is left."""
+        """Return only what was synced. A renamed file keeps one of its names."""
         found: list[tuple[str, int]] = []
 
         def walk(inode: int, under: str) -> None:
@@ -155,10 +156,10 @@ class Disk:
         return image
 
     def _torn(self, now: Image) -> Image:
-        """Every name, and half of each content that was not synced: of a file written in place too."""
+        """Return every name, and half of each content that was not synced, also of a file written in place."""
         image: Image = {}
         for path, content in now.items():
-            inode = self._look(self._root / path)
+            inode = self._open_inode(self._root / path)
             if content is None or inode is None or self._content.get(inode) == content:
                 image[path] = content
             else:
@@ -172,34 +173,33 @@ _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", 
 _EVENTS |= {"os.listdir", "os.scandir"}
 _CALLS = ("write", "fsync", "fdatasync")
 _armed: _Trap | None = None
-_hooked = threading.Lock()
 
 
 class _Trap:
-    """Counts the calls of this process that concern files, and makes one of them fail."""
+    """Counts the system calls of this process that concern files, and makes one of them fail."""
 
     def __init__(self, number: int, error: int) -> None:
         self._left = number
         self._error = error
         self._lock = threading.Lock()
-        self.sprung = False
+        self.has_failed = False
 
     def step(self) -> None:
         with self._lock:
             self._left -= 1
             if self._left:
                 return
-            self.sprung = True
+            self.has_failed = True
         raise OSError(self._error, os.strerror(self._error))
 
 
 @contextmanager
 def failing(number: int, root: Path, error: int = errno.EIO) -> Iterator[_Trap]:
-    """Within it the `number`-th call that touches a file below `root`, or a file by a descriptor, fails.
+    """Make the `number`-th call fail that concerns a file below `root`, or a file by its descriptor.
 
-    Seen are `os.write`, `os.fsync`, `os.fdatasync`, and whatever opens, lists, renames or removes (by audit events).
+    It sees `os.write`, `os.fsync`, `os.fdatasync`, and, by audit events, what opens, lists, renames or removes.
     """
-    global _armed  # noqa: PLW0603 - an audit hook cannot be taken away, so there is one, and it looks here
+    global _armed  # noqa: PLW0603 - the one audit hook reads it
     trap = _Trap(number, error)
     calls = {name: getattr(os, name) for name in _CALLS}
 
@@ -210,10 +210,7 @@ def failing(number: int, root: Path, error: int = errno.EIO) -> Iterator[_Trap]:
 
         return called
 
-    with _hooked:
-        if not getattr(sys, "_artstore_traps", False):
-            sys.addaudithook(_audit)
-            sys._artstore_traps = True  # type: ignore[attr-defined]
+    _install_hook()
     _ROOT[:] = [os.fspath(root)]
     for name, call in calls.items():
         setattr(os, name, failing_first(call))
@@ -227,6 +224,12 @@ def failing(number: int, root: Path, error: int = errno.EIO) -> Iterator[_Trap]:
 
 
 _ROOT = [""]
+
+
+@cache
+def _install_hook() -> None:
+    """Install the audit hook, once: it cannot be removed."""
+    sys.addaudithook(_audit)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
