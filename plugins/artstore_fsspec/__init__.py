@@ -1,1 +1,1 @@
-"""Any fsspec file system, and the protocol of stores that have neither rename nor lock."""
+"""The backend `fsspec`: any file system that fsspec knows."""

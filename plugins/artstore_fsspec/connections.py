@@ -1,4 +1,4 @@
-"""Connections to one file system: one for all threads where it bears that, else each lent to one at a time."""
+"""Connections to one file system: one for all threads where it is thread-safe, else one for each open file."""
 
 from __future__ import annotations
 
@@ -9,61 +9,64 @@ from typing import Any
 
 from artstore.errors import Unavailable
 
-AT_ONCE = 4
-"""Connections begun at a time: sshd turns some away when more than ten have not logged in yet."""
-WAIT = 10.0
-"""Seconds to wait for one's turn to connect."""
+CONNECTING_LIMIT = 4
+"""Connections that are opened at the same time. sshd refuses some when more than ten have not logged in yet."""
+CONNECT_WAIT = 10.0
+"""Seconds that a thread waits until it may open a connection."""
 
 
 class Connections:
-    """`first`, and more of its kind made by `connect`. `threads`: one serves many threads."""
+    """A pool: `first`, and more that `connect` opens. `threads`: one connection serves many threads at once."""
 
     def __init__(self, first: Any, connect: Callable[[], Any], *, threads: bool) -> None:
         self._connect = connect
         self._threads = threads
         self._idle = [first]
         self._lock = threading.Lock()
-        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._connecting = threading.BoundedSemaphore(CONNECTING_LIMIT)
 
-    def take(self) -> Any:
-        """A file system for the caller alone, until `give` or `drop`. Raises `Unavailable`, and what it raises."""
+    def check_out(self) -> Any:
+        """Return a file system that only the caller uses, until `give_back` or `discard`; or the shared one.
+
+        Raises `Unavailable`, and whatever `connect` raises.
+        """
         with self._lock:
             if self._idle:
                 return self._idle[-1] if self._threads else self._idle.pop()
-        if not self._turns.acquire(timeout=WAIT):
+        if not self._connecting.acquire(timeout=CONNECT_WAIT):
             raise Unavailable("The file system does not answer.")
         try:
             return self._connect()
         finally:
-            self._turns.release()
+            self._connecting.release()
 
-    def give(self, fs: Any) -> None:
-        """Back, and in order."""
+    def give_back(self, fs: Any) -> None:
+        """Return a connection that works to the pool."""
         if not self._threads:
             with self._lock:
                 self._idle.append(fs)
 
-    def drop(self) -> None:
-        """The caller's broke: so did, as likely as not, those that lie idle."""
+    def discard(self) -> None:
+        """Give up a connection that failed, and the idle ones too: most likely they broke with it."""
         if not self._threads:
             with self._lock:
                 self._idle.clear()
 
     @contextmanager
-    def lent(self) -> Iterator[Any]:
-        """One for the time of a call."""
-        fs = self.take()
+    def lend(self) -> Iterator[Any]:
+        """Check out a connection for one call. After an exception it is discarded, unless the file was not found."""
+        fs = self.check_out()
         try:
             yield fs
         except FileNotFoundError:
-            self.give(fs)
+            self.give_back(fs)
             raise
         except BaseException:
-            self.drop()
+            self.discard()
             raise
-        self.give(fs)
+        self.give_back(fs)
 
     def close(self) -> None:
-        """Those in use are given up by who uses them."""
+        """Release the idle connections. Each of the others is released by the thread that uses it."""
         with self._lock:
             self._idle.clear()

@@ -1,4 +1,4 @@
-"""What is known of the file systems behind the protocols of URLs, and how one is connected."""
+"""What is known about the file systems behind the protocols of URLs, and how to connect to one."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-PATIENCE = 15.0
-"""Seconds without a word from a server over SFTP."""
+SFTP_TIMEOUT = 15.0
+"""Seconds without an answer from a server over SFTP."""
 
 
 class Facts(NamedTuple):
-    """What is known of one kind of file system."""
+    """What is known about one kind of file system."""
 
-    whole: bool
-    """A file appears, and is replaced, whole."""
+    atomic: bool
+    """A file appears whole, and is replaced whole."""
     durable: bool
-    """What was closed survives power loss."""
+    """A file that was closed survives a power loss."""
     staged: bool
-    """It gets whole by a move in one step; otherwise by the write itself, which shows nothing before its end."""
+    """A file becomes visible by an atomic move. If not, by the write itself, which shows nothing before its end."""
     threads: bool
-    """One connection serves many threads, and mends itself."""
+    """One connection serves many threads, and reconnects by itself."""
 
 
-_OBJECTS = Facts(whole=True, durable=True, staged=False, threads=True)
-_FILES = Facts(whole=True, durable=False, staged=True, threads=True)  # no fsync in the whole of fsspec
-_SFTP = Facts(whole=True, durable=False, staged=True, threads=False)
-_UNKNOWN = Facts(whole=False, durable=False, staged=True, threads=False)
+_OBJECTS = Facts(atomic=True, durable=True, staged=False, threads=True)
+_FILES = Facts(atomic=True, durable=False, staged=True, threads=True)  # fsspec never calls fsync
+_SFTP = Facts(atomic=True, durable=False, staged=True, threads=False)
+_UNKNOWN = Facts(atomic=False, durable=False, staged=True, threads=False)
 
 FACTS = {
     "memory": _FILES,
@@ -46,33 +46,38 @@ FACTS = {
 
 
 def protocol_of(url: str) -> str:
-    """The part before `://`."""
+    """Return the part of `url` before `://`, or `file`."""
     return url.partition("://")[0] if "://" in url else "file"
 
 
 def facts_of(protocol: str) -> Facts:
-    """What is known of it; of one that nobody looked at, nothing."""
+    """Return what is known about a protocol. About one that is not listed, nothing is assumed."""
     return FACTS.get(protocol, _UNKNOWN)
 
 
-def connected(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """A new file system, and the path of the store in it. Raises what fsspec and the library behind it raise."""
+def connect(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """Open a new file system: return it and the path of the store in it.
+
+    Raises what fsspec and the library behind it raise.
+    """
     if facts_of(protocol_of(url)) is _SFTP:
-        return _over_sftp(url, options)
+        return _connect_sftp(url, options)
     fs, root = fsspec.url_to_fs(url, **{"skip_instance_cache": True, "use_listings_cache": False} | options)
     return fs, root
 
 
-def _over_sftp(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """By fsspec's own, whatever else is installed: it was looked at. It hands every option on to paramiko."""
+def _connect_sftp(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """Connect by fsspec's own SFTP, even when another library is installed: only this one was tested.
+
+    It passes every option on to paramiko.
+    """
     from fsspec.implementations.sftp import SFTPFileSystem
 
-    patience = dict.fromkeys(("timeout", "banner_timeout", "auth_timeout", "channel_timeout"), PATIENCE)
-    place = SFTPFileSystem._get_kwargs_from_urls(url)
-    fs = SFTPFileSystem(**{"skip_instance_cache": True} | patience | place | options)
+    timeouts = dict.fromkeys(("timeout", "banner_timeout", "auth_timeout", "channel_timeout"), SFTP_TIMEOUT)
+    host = SFTPFileSystem._get_kwargs_from_urls(url)
+    fs = SFTPFileSystem(**{"skip_instance_cache": True} | timeouts | host | options)
     channel = fs.ftp.get_channel()
-    channel.settimeout(PATIENCE)  # else a server that fell silent is waited for without end
-    channel.get_transport().sock.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )  # 1 MiB/s without, 80 with
+    channel.settimeout(SFTP_TIMEOUT)  # else a call waits for ever for a server that stops answering
+    # Without TCP_NODELAY 1 MiB/s, with it 80.
+    channel.get_transport().sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return fs, SFTPFileSystem._strip_protocol(url)

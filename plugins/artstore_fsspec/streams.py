@@ -1,4 +1,4 @@
-"""Files of an fsspec file system held open, each with a connection of its own where threads cannot share one."""
+"""Open files of an fsspec file system. Each has its own connection where threads cannot share one."""
 
 from __future__ import annotations
 
@@ -6,107 +6,96 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from artstore.errors import DISK_FULL_ERRNOS, ArtstoreError, Damaged, OutcomeUnknown, StorageFull, Unavailable
+from artstore.errors import ArtstoreError, Damaged, OutcomeUnknown, Unavailable
 from artstore.ids import Key
-from artstore.spi import PIECE, Span
+from artstore.spi import PIECE, Reader, Span
 from artstore_fsspec.connections import Connections
+from artstore_fsspec.namespace import Namespace, translate_errors
+from artstore_objects.store import Upload
 
-if TYPE_CHECKING:
-    from artstore_fsspec.files import FsspecObjects
-
-SENT, AHEAD = 8 * PIECE, 4 * PIECE
-"""Bytes that stores of objects keep in memory to be sent, and read ahead; left alone some take 50 MiB."""
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Whatever a file system raises, as one of our errors."""
-    try:
-        yield
-    except ArtstoreError:
-        raise
-    except OSError as e:
-        if e.errno in DISK_FULL_ERRNOS:
-            raise StorageFull(f"There is no space left for {what}.") from e
-        raise Unavailable(f"The file system failed at {what}: {e.strerror or type(e).__name__}.") from e
-    except Exception as e:  # each library behind fsspec has errors of its own
-        raise Unavailable(f"The file system failed at {what}: {type(e).__name__}.") from e
+WRITE_BUFFER = 8 * PIECE
+"""Bytes that the library of an object store collects before it sends them. Its own default may be 50 MiB."""
+READ_BUFFER = 4 * PIECE
+"""Bytes that such a library reads ahead."""
 
 
 class _Stream:
-    """A file held open, and the connection it is held by."""
+    """An open file and the connection that holds it."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._fs: Any = connections.take()
+        self._fs: Any = connections.check_out()
         self._file: Any = None
 
     @contextmanager
-    def _used(self, what: str) -> Iterator[None]:
+    def _use(self, what: str) -> Iterator[None]:
+        """Translate exceptions. After one, the connection is given up."""
         try:
-            with translated(what):
+            with translate_errors(what):
                 yield
         except BaseException:
-            self._end(sound=False)
+            self._release(healthy=False)
             raise
 
-    def _end(self, *, sound: bool) -> None:
+    def _release(self, *, healthy: bool) -> None:
         fs, self._fs = self._fs, None
-        if fs is not None and sound:
-            self._connections.give(fs)
+        if fs is not None and healthy:
+            self._connections.give_back(fs)
         elif fs is not None:
-            self._connections.drop()
+            self._connections.discard()
 
 
-class FsspecUpload(_Stream):
-    """A large file on its way: in the staging area, or where nobody sees it before it is closed."""
+class FsspecUpload(_Stream, Upload):
+    """A new file: in the staging area, or under its name where nothing shows before it is closed."""
 
-    def __init__(
-        self, objects: FsspecObjects, connections: Connections, name: str, staged: str | None
-    ) -> None:
-        super().__init__(connections)
-        self._objects = objects
+    def __init__(self, names: Namespace, name: str) -> None:
+        staged = names.new_staged() if names.staged else None
+        super().__init__(names.connections)
+        self._names = names
         self._name = name
         self._staged = staged
-        with self._used("this file"):
+        with self._use("this file"):
             if staged is None:
-                self._file = self._fs.open(objects.path(name), "wb", block_size=SENT)
-                self._shown(False)
+                self._file = self._fs.open(names.path(name), "wb", block_size=WRITE_BUFFER)
+                self._publish_on_close(False)
             else:
-                self._file = self._fs.open(objects.path(staged), "wb")
+                self._file = self._fs.open(names.path(staged), "wb")
 
-    def _shown(self, shown: bool) -> None:
-        """Whether what was written shows when the file is closed, which one of fsspec's does when forgotten too."""
+    def _publish_on_close(self, publish: bool) -> None:
+        """Set whether closing the file publishes it.
+
+        A buffered file of fsspec publishes also when it is garbage-collected, unless `forced` says that it was done.
+        """
         if self._staged is None:
-            self._file.forced = not shown
+            self._file.forced = not publish
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        with self._used("this file"):
-            self._shown(True)  # else it takes nothing
+        with self._use("this file"):
+            self._publish_on_close(True)  # else it refuses to write
             self._file.write(bytes(piece))
-            self._shown(False)
+            self._publish_on_close(False)
 
     def finish(self) -> bool:
         if self._staged is None:
-            return self._appear()
-        with self._used("this file"):
+            return self._publish()
+        with self._use("this file"):
             self._close()
-        with translated(self._name), self._objects.held(self._name):
-            if self._objects.look(self._name) is not None:
+        with translate_errors(self._name), self._names.lock(self._name):
+            if self._names.head(self._name) is not None:
                 return False
-            self._objects.move(self._staged, self._name)
+            self._names.move(self._staged, self._name)
             self._staged = None
         return True
 
-    def _appear(self) -> bool:
-        with translated(self._name), self._objects.held(self._name):
-            if self._objects.look(self._name) is not None:
+    def _publish(self) -> bool:
+        with translate_errors(self._name), self._names.lock(self._name):
+            if self._names.head(self._name) is not None:
                 return False
             try:
-                with self._used("this file"):
-                    self._shown(True)
+                with self._use("this file"):
+                    self._publish_on_close(True)
                     self._close()
             except Unavailable as e:
                 raise OutcomeUnknown(e.detail) from e
@@ -115,23 +104,24 @@ class FsspecUpload(_Stream):
     def _close(self) -> None:
         file, self._file = self._file, None
         file.close()
-        self._end(sound=True)
+        self._release(healthy=True)
 
     def abort(self) -> None:
         try:
-            with self._used("this file"):
+            with self._use("this file"):
                 if self._file is not None:
                     if self._staged is None:
                         self._file.discard()
                     self._close()
             if self._staged is not None:
-                self._objects.delete(self._staged)
+                with translate_errors("this file"), self._names.lock(self._staged):
+                    self._names.remove(self._staged)
         except ArtstoreError:
-            pass  # it goes when it is older than the grace
+            pass  # `abort_uploads` removes it after the retention
 
 
-class FsspecReader(_Stream):
-    """A file to be read."""
+class FsspecReader(_Stream, Reader):
+    """A file that is open for reading."""
 
     path: str | None = None
 
@@ -140,16 +130,16 @@ class FsspecReader(_Stream):
         self._key = key
         self._lock = threading.Lock()
         self.size = size
-        with self._used(key):
-            if "memory" in self._fs.protocol:  # whose open files all share one position
+        with self._use(key):
+            if "memory" in self._fs.protocol:  # all open files of one name share one position
                 self._file = io.BytesIO(self._fs.cat_file(path))
             else:
-                self._file = self._fs.open(path, "rb", block_size=AHEAD)
+                self._file = self._fs.open(path, "rb", block_size=READ_BUFFER)
 
     def pieces(self, span: Span) -> Iterator[bytes]:
         offset, left = span
         while left:
-            with self._used(self._key), self._lock:
+            with self._use(self._key), self._lock:
                 self._file.seek(offset)
                 piece = self._file.read(min(left, PIECE))
             if not piece:
@@ -161,6 +151,6 @@ class FsspecReader(_Stream):
     def close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            with suppress(ArtstoreError), self._used(self._key):
+            with suppress(ArtstoreError), self._use(self._key):
                 file.close()
-                self._end(sound=True)
+                self._release(healthy=True)

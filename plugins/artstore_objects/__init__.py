@@ -1,1 +1,1 @@
-"""A backend over any object store that has conditional puts."""
+"""A backend over any object store with conditional puts: implement `ObjectStore` and subclass `ObjectBackend`."""

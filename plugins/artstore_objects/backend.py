@@ -1,8 +1,9 @@
-"""The backend contract over an object store: no rename, no lock, only puts with a condition.
+"""The backend contract over an object store that has no rename and no lock, only conditional puts.
 
-The name of a sidecar is the register of its key. It goes absent -> sidecar -> marker, or absent -> marker, and a
-marker stays until no late request can come any more (`grace`): so a key is used once, and of a writer and
-whoever settles its upload exactly one wins, however late the other comes.
+The name of the sidecar decides the state of its key. It changes from absent to a sidecar and from a sidecar to a
+marker, or from absent to a marker. A marker stays until no late request can arrive any more (`tombstone_retention`).
+So a key is used once; and when a writer and the process that resolves its upload race, exactly one of them wins,
+however late the other comes.
 """
 
 from __future__ import annotations
@@ -32,283 +33,292 @@ from artstore.spi import (
     split_key,
 )
 from artstore_objects.layout import (
-    GRAVES,
+    EXPIRING,
     MARKER_SIZE,
     QUARANTINE,
-    TRASH,
+    READ_LIMIT,
+    TOMBSTONES,
     Marker,
     decode_marker,
-    register,
+    sidecar_name,
 )
-from artstore_objects.store import Content, Objects, Stored
-from artstore_objects.writer import MORE_THAN_A_SIDECAR, ObjectWriter
+from artstore_objects.store import Content, ObjectInfo, ObjectStore
+from artstore_objects.writer import ObjectWriter
 
-SWEEP_EVERY = 600.0
-"""Seconds between two looks at what is older than the grace."""
+SWEEP_INTERVAL = 600.0
+"""The most seconds between two searches for what is older than the retention."""
 
 
 class ObjectBackend(Backend, Recoverable):
-    """A store of objects. A subclass builds the `Objects` and declares its capabilities."""
+    """A backend over an `ObjectStore`. A subclass builds the store and declares the capabilities.
+
+    `tombstone_retention`: seconds after which a request of the past cannot arrive any more. Until then a deleted or
+    aborted key keeps its marker and stays taken; unfinished uploads that are older are aborted.
+    """
 
     API: ClassVar[int] = API
     Settings: ClassVar[type[BaseModel]] = BaseModel
     capabilities: Capabilities
 
-    def __init__(self, objects: Objects, *, grace: float) -> None:
-        self._objects = objects
-        self._grace = grace
-        self._under_way: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._swept = float("-inf")
+    def __init__(self, store: ObjectStore, *, tombstone_retention: float) -> None:
+        self._store = store
+        self._retention = tombstone_retention
+        self._open_writers: Counter[Key] = Counter()
+        self._lock = threading.Lock()  # of `_open_writers`
+        self._last_sweep = float("-inf")
 
     # --- upload ---
 
     def create(self, key: Key) -> ObjectWriter:
-        # Data without a sidecar is met at `publish`.
-        if self._objects.look(register(key)) is not None:
+        # Data without a sidecar is found by `publish`.
+        if self._store.head(sidecar_name(key)) is not None:
             raise Conflict(f"The key {key} is taken.")
         with self._lock:
-            self._under_way[key] += 1
+            self._open_writers[key] += 1
         try:
-            return ObjectWriter(self._objects, key, secrets.token_hex(12), lambda: self._ended(key))
+            return ObjectWriter(self._store, key, secrets.token_hex(12), lambda: self._forget_writer(key))
         except BaseException:
-            self._ended(key)
+            self._forget_writer(key)
             raise
 
-    def _ended(self, key: Key) -> None:
+    def _forget_writer(self, key: Key) -> None:
         with self._lock:
-            self._under_way[key] -= 1
+            self._open_writers[key] -= 1
 
     def resolve(self, key: Key) -> bool:
-        marker, there = self._register(key)
-        if there is None:
+        marker, present = self._read(key)
+        if present is None:
             marker = Marker("aborted", secrets.token_hex(8))
-            self._objects.put(GRAVES + key, b"")  # first: a marker that no grave knows of would stay for ever
-            if not self._objects.put(register(key), marker.encode(), absent=True):
-                marker, _ = self._register(key)
+            self._list_as_expiring(key)
+            if not self._store.put(sidecar_name(key), marker.encode(), if_absent=True):
+                marker, _ = self._read(key)
         if marker is None:
             return True
-        self._objects.drop_uploads(key)
-        self._objects.delete(key)
+        self._store.abort_uploads(key)
+        self._store.delete(key)
         return False
+
+    def _list_as_expiring(self, key: Key) -> None:
+        """Note that `key` has a marker. Called before the marker is put: one that is not listed would never expire."""
+        self._store.put(EXPIRING + key, b"")
 
     def in_progress(self, key: Key | None = None) -> Iterator[Key]:
         with self._lock:
-            mine = list((+self._under_way).elements())
-        yield from mine
-        yield from (name for name in self._objects.under_way() if name not in mine)
+            ours = list((+self._open_writers).elements())
+        yield from ours
+        yield from (Key(name) for name in self._store.list_uploads() if name not in ours)
 
     # --- sidecars ---
 
-    def _register(self, key: Key) -> tuple[Marker | None, Content | None]:
-        """The marker under `key`, if that is what is there; and what is there."""
-        there = self._objects.get(register(key), MORE_THAN_A_SIDECAR)
-        return (decode_marker(there.content) if there else None), there
+    def _read(self, key: Key) -> tuple[Marker | None, Content | None]:
+        """Return the marker of `key`, or None; and the marker or sidecar itself, or None."""
+        present = self._store.get(sidecar_name(key), READ_LIMIT)
+        return (decode_marker(present.content) if present else None), present
 
-    def _sidecar(self, key: Key) -> Content:
-        marker, there = self._register(key)
-        if there is None or marker is not None:
+    def _require_sidecar(self, key: Key) -> Content:
+        marker, present = self._read(key)
+        if present is None or marker is not None:
             raise NotFound(f"There is no sidecar of {key}.")
-        return there
+        return present
 
     def read_sidecar(self, key: Key) -> bytes:
-        return self._sidecar(key).content[: SIDECAR_LIMIT + 1]
+        return self._require_sidecar(key).content[: SIDECAR_LIMIT + 1]
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
-        there = self._sidecar(key)
-        if there.content != if_match or not self._objects.put(
-            register(key), sidecar, mark=there.mark, tag=there.tag
+        present = self._require_sidecar(key)
+        if present.content != if_match or not self._store.put(
+            sidecar_name(key), sidecar, writer_id=present.writer_id, if_match=present.etag
         ):
-            self._sidecar(key)
+            self._require_sidecar(key)
             raise PreconditionFailed("The file was changed meanwhile.")
 
     # --- deleting ---
 
     def delete(self, key: Key, *, if_match: bytes) -> None:
-        by = secrets.token_hex(8)
-        trace = f"{TRASH}{key}~{by}"
-        traced = False
+        deletion = secrets.token_hex(8)
+        tombstone = f"{TOMBSTONES}{key}~{deletion}"
+        begun = False
         while True:
-            marker, there = self._register(key)
-            gone = there is None or marker is not None
-            if there is None or gone or there.content != if_match:
-                if traced:
-                    self._objects.delete(trace)
-                if gone:
+            marker, present = self._read(key)
+            if present is None or marker is not None or present.content != if_match:
+                if begun:
+                    self._store.delete(tombstone)
+                if present is None or marker is not None:
                     raise NotFound(f"There is no sidecar of {key}.")
                 raise PreconditionFailed("The file was changed meanwhile.")
-            if not traced:
-                self._objects.put(trace, there.content)
-                traced = True
-            if self._objects.put(
-                register(key), Marker("deleted", by).encode(), mark=there.mark, tag=there.tag
+            if not begun:
+                self._store.put(tombstone, present.content)
+                begun = True
+            if self._store.put(
+                sidecar_name(key),
+                Marker("deleted", deletion).encode(),
+                writer_id=present.writer_id,
+                if_match=present.etag,
             ):
                 return
 
     def delete_data(self, key: Key) -> None:
         try:
-            marker, there = self._register(key)
+            marker, present = self._read(key)
         except NotFound:
             return
         if marker is not None:
-            self._objects.delete(key)
-        elif there is None and self._objects.look(key) is not None:
-            self.resolve(key)  # perhaps on its way: its sidecar must not come after this
+            self._store.delete(key)
+        elif present is None and self._store.head(key) is not None:
+            self.resolve(key)  # its writer may be alive: it must not put the sidecar after this
 
     def list_tombstones(self) -> Iterator[Key]:
-        yield from (key for _, key, took_place in self._traces() if took_place)
+        yield from (key for _, key, happened in self._deletions() if happened)
 
-    def _traces(self) -> Iterator[tuple[Stored, str, bool]]:
-        """Each deletion that was begun, its key, and whether it took place."""
-        for trace in self._objects.walk(TRASH):
-            key, _, by = trace.name.removeprefix(TRASH).rpartition("~")
+    def _deletions(self) -> Iterator[tuple[ObjectInfo, Key, bool]]:
+        """Yield the tombstone of each deletion that was begun, its key, and whether the deletion happened."""
+        for tombstone in self._store.walk(TOMBSTONES):
+            name, _, deletion = tombstone.name.removeprefix(TOMBSTONES).rpartition("~")
+            key = Key(name)
             try:
-                marker, _ = self._register(key)
-            except NotFound:  # a stranger's
+                marker, _ = self._read(key)
+            except NotFound:  # a foreign name
                 continue
-            yield trace, key, marker is not None and marker.by == by
+            yield tombstone, key, marker is not None and marker.by == deletion
 
     def purge(self, key: Key) -> None:
-        marker, _ = self._register(key)
+        marker, _ = self._read(key)
         if marker is not None and marker.kind == "deleted":
-            self._objects.put(GRAVES + key, b"")
-            self._objects.delete(f"{TRASH}{key}~{marker.by}")
+            self._list_as_expiring(key)
+            self._store.delete(f"{TOMBSTONES}{key}~{marker.by}")
 
     def quarantine(self, key: Key) -> None:
-        data = self._objects.look(key)
-        sidecar = self._objects.look(register(key))
-        marker, there = self._register(key)
+        data = self._store.head(key)
+        sidecar = self._store.head(sidecar_name(key))
+        marker, present = self._read(key)
         place = f"{QUARANTINE}{secrets.token_hex(8)}/"
         if data is not None:
-            self._objects.copy(data, place + key)
+            self._store.copy(data, place + key)
         if sidecar is not None and marker is None:
-            self._objects.copy(sidecar, place + register(key))
-        if data is None and (there is None or marker is not None):
+            self._store.copy(sidecar, place + sidecar_name(key))
+        if data is None and (present is None or marker is not None):
             return
         if marker is None:
-            # Whoever changed the sidecar meanwhile, or published at last, keeps the file; the copy harms nobody.
-            gone = Marker("quarantined", secrets.token_hex(8)).encode()
-            self._objects.put(GRAVES + key, b"")
-            if not self._objects.put(
-                register(key), gone, absent=there is None, tag=there.tag if there else None
+            # If the sidecar was changed or published meanwhile, the file stays; the copy does no harm.
+            self._list_as_expiring(key)
+            if not self._store.put(
+                sidecar_name(key),
+                Marker("quarantined", secrets.token_hex(8)).encode(),
+                if_absent=present is None,
+                if_match=present.etag if present else None,
             ):
                 return
-        self._objects.delete(key)
+        self._store.delete(key)
 
     # --- reading and listing ---
 
     def read(self, key: Key) -> Reader:
         split_key(key)
-        reader = self._objects.open(key, key)
+        reader = self._store.open(key, key)
         if reader is None:
             raise NotFound(f"There is no {key}.")
         return reader
 
     def list(self, directory: str) -> Iterator[Entry]:
         if not directory:
-            for found in self._objects.list(""):
-                if isinstance(found, Stored):
+            for found in self._store.list(""):
+                if isinstance(found, ObjectInfo):
                     yield Entry(key=Key(found.name), data=True, sidecar=False)
             return
         try:
             split_key(Key(f"{directory}/x"))
         except NotFound:
             return
-        yield from self._entries(o for o in self._objects.list(f"{directory}/") if isinstance(o, Stored))
+        yield from self._entries(o for o in self._store.list(f"{directory}/") if isinstance(o, ObjectInfo))
 
-    def _entries(self, objects: Iterator[Stored]) -> Iterator[Entry]:
-        data: set[str] = set()
-        sidecars: set[str] = set()
-        for stored in objects:
-            if not stored.name.endswith(SIDECAR_SUFFIX):
-                data.add(stored.name)
-            elif not self._is_marker(stored):
-                sidecars.add(stored.name.removesuffix(SIDECAR_SUFFIX))
+    def _entries(self, objects: Iterator[ObjectInfo]) -> Iterator[Entry]:
+        data: set[Key] = set()
+        sidecars: set[Key] = set()
+        for info in objects:
+            if not info.name.endswith(SIDECAR_SUFFIX):
+                data.add(Key(info.name))
+            elif not self._is_marker(info):
+                sidecars.add(Key(info.name.removesuffix(SIDECAR_SUFFIX)))
         for key in data | sidecars:
-            # A listing of several pages may pass data before it comes, and its sidecar after.
-            there = key in data or self._objects.look(key) is not None
-            yield Entry(key=key, data=there, sidecar=key in sidecars)
+            # While a listing of several pages is read, an upload may be published: then only its sidecar is listed.
+            has_data = key in data or self._store.head(key) is not None
+            yield Entry(key=key, data=has_data, sidecar=key in sidecars)
 
-    def _is_marker(self, stored: Stored) -> bool:
-        if stored.size != MARKER_SIZE:
+    def _is_marker(self, info: ObjectInfo) -> bool:
+        if info.size != MARKER_SIZE:
             return False
-        there = self._objects.get(stored.name, MORE_THAN_A_SIDECAR)
-        return there is not None and decode_marker(there.content) is not None
+        present = self._store.get(info.name, READ_LIMIT)
+        return present is not None and decode_marker(present.content) is not None
 
     def age(self, key: Key) -> float:
-        found = [o.age for o in map(self._objects.look, (key, register(key))) if o is not None]
+        found = [o.age for o in map(self._store.head, (key, sidecar_name(key))) if o is not None]
         return max(0.0, min(found, default=float("inf")))
 
     def list_directories(self, since: str = "") -> Iterator[str]:
-        yield from self._below("", since)
+        yield from self._walk_directories("", since)
 
-    def _below(self, directory: str, since: str) -> Iterator[str]:
+    def _walk_directories(self, directory: str, since: str) -> Iterator[str]:
         if directory and directory < since[: len(directory)]:
             return
-        files = False
-        below: list[str] = []
-        for found in self._objects.list(f"{directory}/" if directory else ""):
+        has_files = False
+        deeper: list[str] = []
+        for found in self._store.list(f"{directory}/" if directory else ""):
             if isinstance(found, str):
-                below.append(found.removesuffix("/"))
-            elif not files:
-                files = not (found.name.endswith(SIDECAR_SUFFIX) and self._is_marker(found))
-        if files and directory and directory >= since:
+                deeper.append(found.removesuffix("/"))
+            elif not has_files:
+                has_files = not (found.name.endswith(SIDECAR_SUFFIX) and self._is_marker(found))
+        if has_files and directory and directory >= since:
             yield directory
-        for name in sorted(below):
+        for name in sorted(deeper):
             if name != INTERNAL:
-                yield from self._below(name, since)
+                yield from self._walk_directories(name, since)
 
     # --- recovery ---
 
     def recover(self) -> Iterator[Recovered]:
-        """Only the log tells the dead from the living here; what goes is what is older than the grace."""
-        if time.monotonic() - self._swept > min(SWEEP_EVERY, self._grace):
-            self._swept = time.monotonic()
-            self._objects.drop_uploads(older=self._grace)
-            for trace, _, took_place in self._traces():
-                if trace.age > self._grace and not took_place:
-                    self._objects.delete(trace.name)
-            for grave in self._objects.walk(GRAVES):
-                if grave.age > self._grace:
-                    self._dig_up(grave)
+        """Remove what is older than the retention. Only the log knows which writers are dead, so nothing is yielded."""
+        if time.monotonic() - self._last_sweep > min(SWEEP_INTERVAL, self._retention):
+            self._last_sweep = time.monotonic()
+            self._store.abort_uploads(older_than=self._retention)
+            for tombstone, _, happened in self._deletions():
+                if tombstone.age > self._retention and not happened:
+                    self._store.delete(tombstone.name)
+            for expiring in self._store.walk(EXPIRING):
+                if expiring.age > self._retention:
+                    self._expire(expiring)
         yield from ()
 
-    def _dig_up(self, grave: Stored) -> None:
-        key = grave.name.removeprefix(GRAVES)
-        marker, there = self._register(key)
-        if marker is not None and there is not None:
-            self._objects.delete(key)  # what a late writer put there after all
-            self._objects.delete(register(key), tag=there.tag)
-        self._objects.delete(grave.name)
-
-    def is_sole_writer(self) -> bool:
-        return False
+    def _expire(self, expiring: ObjectInfo) -> None:
+        """Remove the marker of a key. From now on the key is free."""
+        key = Key(expiring.name.removeprefix(EXPIRING))
+        marker, present = self._read(key)
+        if marker is not None and present is not None:
+            self._store.delete(key)  # a late writer may have put data there
+            self._store.delete(sidecar_name(key), if_match=present.etag)
+        self._store.delete(expiring.name)
 
     # --- the element ---
 
     def read_document(self, name: str) -> bytes | None:
-        there = self._objects.get(f"{INTERNAL}/{name}", PIECE)
-        return None if there is None else there.content
+        present = self._store.get(f"{INTERNAL}/{name}", PIECE)
+        return None if present is None else present.content
 
     def write_document(
         self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
     ) -> None:
-        tag = None
+        etag = None
         if if_match is not None:
-            there = self._objects.get(f"{INTERNAL}/{name}", PIECE)
-            if there is None or there.content != if_match:
+            present = self._store.get(f"{INTERNAL}/{name}", PIECE)
+            if present is None or present.content != if_match:
                 raise PreconditionFailed(f"{name} was changed meanwhile.")
-            tag = there.tag
-        if not self._objects.put(f"{INTERNAL}/{name}", document, absent=if_absent, tag=tag):
+            etag = present.etag
+        if not self._store.put(f"{INTERNAL}/{name}", document, if_absent=if_absent, if_match=etag):
             if if_absent:
                 raise Conflict(f"There is a {name} already.")
             raise PreconditionFailed(f"{name} was changed meanwhile.")
 
-    def free_bytes(self) -> int | None:
-        return None
-
     def check(self, *, writing: bool) -> None:
-        self._objects.check(writing=writing)
+        self._store.check(writing=writing)
 
     def close(self) -> None:
-        self._objects.close()
+        self._store.close()

@@ -1,11 +1,11 @@
-"""Where things lie in a store, and the marker that takes the place of a sidecar for good.
+"""Names of the objects in a store, and the marker that replaces a sidecar for good.
 
-<directory>/<name>                        data
-<directory>/<name>.attr.json              the register of the key: absent -> sidecar -> marker, or absent -> marker
-.artstore/trash/<key>~<deletion>          a deletion begun; it took place when the marker names it
-.artstore/graves/<key>                    a marker that goes after the grace
-.artstore/quarantine/<random>/<key>       what was broken
-.artstore/<name>                          documents of the element
+<directory>/<name>                           data
+<directory>/<name>.attr.json                 the sidecar of the key, or a marker in its place
+.artstore/tombstones/<key>~<deletion>        a deletion that was begun; it happened if the marker names it
+.artstore/expiring/<key>                     this key has a marker, which is removed after the retention
+.artstore/quarantine/<random>/<key>          damaged files
+.artstore/<name>                             documents of the element
 """
 
 from __future__ import annotations
@@ -17,40 +17,42 @@ from artstore.attr import SIDECAR_SUFFIX
 from artstore.ids import Key
 from artstore.spi import INTERNAL, split_key
 
-TRASH = f"{INTERNAL}/trash/"
-GRAVES = f"{INTERNAL}/graves/"
+TOMBSTONES = f"{INTERNAL}/tombstones/"
+EXPIRING = f"{INTERNAL}/expiring/"
 QUARANTINE = f"{INTERNAL}/quarantine/"
 
 MARKER_SIZE = 4099
-"""No sidecar is that long, so a listing shows what may be a marker."""
+"""Bytes of a marker. No sidecar has this size, so the sizes in a listing show which objects may be markers."""
+READ_LIMIT = 8192
+"""Bytes that are read of a sidecar or a marker: more than either may have."""
 
 
-def register(key: Key) -> str:
-    """The name under which the sidecar of `key` lies, or the marker in its place."""
+def sidecar_name(key: Key) -> str:
+    """Return the name of the sidecar of `key`, or of the marker in its place. Raises `NotFound` for an invalid key."""
     split_key(key)
     return key + SIDECAR_SUFFIX
 
 
 class Marker(NamedTuple):
-    """Why there is no sidecar and never will be. `by` tells one deletion from another."""
+    """Says why a key has no sidecar and will never have one. `by` identifies the deletion that wrote it."""
 
     kind: Literal["aborted", "deleted", "quarantined"]
     by: str
 
     def encode(self) -> bytes:
-        """Bytes of a size that tells markers in a listing."""
+        """Return `MARKER_SIZE` bytes."""
         text = json.dumps({"artstore": f"no file: {self.kind}", "kind": self.kind, "by": self.by})
         return text.encode().ljust(MARKER_SIZE)
 
 
 def decode_marker(content: bytes) -> Marker | None:
-    """The marker these bytes are, or None: then they are a sidecar, sound or not."""
+    """Return the marker that `content` is, or None when it is a sidecar, valid or not."""
     if len(content) != MARKER_SIZE:
         return None
     try:
-        told = json.loads(content)
-        if str(told["artstore"]).startswith("no file: "):
-            return Marker(told["kind"], told["by"])
+        fields = json.loads(content)
+        if str(fields["artstore"]).startswith("no file: "):
+            return Marker(fields["kind"], fields["by"])
     except (ValueError, KeyError, TypeError):
         pass
     return None

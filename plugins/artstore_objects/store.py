@@ -1,90 +1,158 @@
-"""What the protocol for object stores asks of a store: whole objects under names, and puts with a condition."""
+"""The contract of an object store: whole objects under names, and puts with a condition.
+
+A name is a path with `/` between its parts. Every method may be called from many threads at once; an `Upload` and a
+`Reader` belong to one thread at a time. Every method raises `Unavailable` when the store does not answer in time. An
+exception that is not of `artstore.errors` is a bug of the store.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from artstore.ids import Key
-from artstore.spi import Reader
+from artstore.spi import INTERNAL, Reader, Span
 
 
-class Stored(NamedTuple):
-    """An object as a look or a listing shows it. `age` in seconds since it came to its place."""
+class ObjectInfo(NamedTuple):
+    """What the store knows about an object without reading it."""
 
     name: str
     size: int
-    tag: str
+    """Bytes."""
+    etag: str
+    """Changes with every put, or at least with every change of the content."""
     age: float
-    mark: str = ""
-    """What it was put with; listings do not tell."""
+    """Seconds since the object was put, by the clock of the store."""
+    writer_id: str = ""
+    """The `writer_id` of the put or upload. Empty in a listing, and in a store that cannot keep it."""
 
 
 class Content(NamedTuple):
-    """A small object, read."""
+    """The content of a small object, read in one call."""
 
     content: bytes
-    tag: str
-    mark: str
+    etag: str
+    writer_id: str
 
 
 class Upload(Protocol):
-    """A large object on its way; nobody sees it before `finish`."""
+    """A new object of any size. No reader sees it before `finish`."""
 
+    @abstractmethod
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append. Raises `StorageFull`, `Unavailable`."""
+        """Append `piece`. Nothing is durable yet. Raises `StorageFull`, `Unavailable`."""
 
+    @abstractmethod
     def finish(self) -> bool:
-        """Put it under its name, durably; False when the name is taken. Raises `OutcomeUnknown`, `Unavailable`."""
+        """Put the object under its name, if the name is free; return False if it is taken. Durable on return.
 
-    def abort(self) -> None:
-        """Leave nothing. Harmless after `finish` and twice. Never raises."""
-
-
-class Objects(Protocol):
-    """The store. Every method raises `Unavailable` when it does not answer in time, and `StorageFull`."""
-
-    def look(self, name: str) -> Stored | None:
-        """What lies under `name`, or None."""
-
-    def get(self, name: str, limit: int) -> Content | None:
-        """The first `limit` bytes of it, or None."""
-
-    def put(
-        self, name: str, content: bytes, *, mark: str = "", absent: bool = False, tag: str | None = None
-    ) -> bool:
-        """Put it there; atomic, durable on return. False when the condition does not hold.
-
-        `absent`: only when nothing is there; `tag`: only in place of what has that tag. A reply that was lost
-        is found out by looking. Raises `OutcomeUnknown` when it may have happened, or may yet.
+        Raises `OutcomeUnknown` when the object may be there, or may still appear. After `StorageFull` and
+        `Unavailable` it is not there. Called once.
         """
 
-    def delete(self, name: str, tag: str | None = None) -> None:
-        """Remove it (if it still has that tag). Not there: no error."""
+    @abstractmethod
+    def abort(self) -> None:
+        """Remove what was written. Never raises. Has no effect after a `finish` that returned True, and twice."""
 
-    def copy(self, source: Stored, target: str) -> None:
-        """Copy within the store; durable on return."""
 
-    def list(self, prefix: str) -> Iterator[Stored | str]:
-        """One level below `prefix` (ends in `/` or is empty): objects, and prefixes of more (end in `/`)."""
+class ObjectStore(Protocol):
+    """An object store. Subclass it and write the seven abstract methods; the others have defaults.
 
-    def walk(self, prefix: str) -> Iterator[Stored]:
-        """All objects below `prefix`."""
+    A backend gets its guarantees from the conditions of `put`, of `delete` and of `Upload.finish`. The store itself
+    must check them, atomically, for all the processes and machines that use it.
+    """
 
-    def upload(self, name: str, mark: str) -> Upload:
-        """Begin a new object of any size."""
+    @abstractmethod
+    def head(self, name: str) -> ObjectInfo | None:
+        """Return what is known about the object `name`, or None when there is none."""
 
+    @abstractmethod
+    def get(self, name: str, limit: int) -> Content | None:
+        """Return the first `limit` bytes of the object `name`, or None when there is none."""
+
+    @abstractmethod
+    def put(
+        self,
+        name: str,
+        content: bytes,
+        *,
+        writer_id: str = "",
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> bool:
+        """Put a small object, whole; durable on return. Return False, and change nothing, if a condition fails.
+
+        `if_absent`: there must be no object of that name. `if_match`: there must be one with this etag. When the reply
+        was lost, read the object to find out what happened. Raises `OutcomeUnknown` when the put may have happened, or
+        may still happen; after `StorageFull` and `Unavailable` it did not.
+        """
+
+    @abstractmethod
+    def delete(self, name: str, *, if_match: str | None = None) -> None:
+        """Remove the object, if it has the etag `if_match`. No such object is no error. Durable on return."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[ObjectInfo | str]:
+        """Yield one level below `prefix`, in any order: its objects, and the prefixes of deeper levels.
+
+        `prefix` is empty or ends in `/`; so does each prefix that is yielded. A listing shows every object that was
+        there before it began and stays until its end.
+        """
+
+    @abstractmethod
+    def upload(self, name: str, writer_id: str) -> Upload:
+        """Begin a new object. Raises `StorageFull`."""
+
+    @abstractmethod
     def open(self, name: str, key: Key) -> Reader | None:
-        """Open it for reading; `key` is what errors call it."""
+        """Open the object for reading, or return None when there is none. Errors name it by `key`."""
 
-    def under_way(self) -> Iterator[str]:
-        """Names of large objects that anybody has on the way, as far as the store tells."""
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield all objects below `prefix`, at every level. The default calls `list` for each level."""
+        for found in list(self.list(prefix)):
+            if isinstance(found, str):
+                yield from self.walk(found)
+            else:
+                yield found
 
-    def drop_uploads(self, name: str | None = None, *, older: float = 0.0) -> None:
-        """End large objects on their way (to `name`) that are older than `older` seconds."""
+    def copy(self, source: ObjectInfo, target: str) -> None:
+        """Copy an object to the name `target`, which is free; durable on return. The default sends it through here."""
+        reader = self.open(source.name, Key(source.name))
+        if reader is None:
+            return
+        try:
+            upload = self.upload(target, "")
+            try:
+                for piece in reader.pieces(Span(0, reader.size)):
+                    upload.write(piece)
+                upload.finish()
+            finally:
+                upload.abort()
+        finally:
+            reader.close()
+
+    def list_uploads(self) -> Iterator[str]:
+        """Yield the names with an unfinished upload, of any process, as far as the store knows. The default: none."""
+        yield from ()
+
+    def abort_uploads(self, name: str | None = None, *, older_than: float = 0.0) -> None:
+        """Abort unfinished uploads, to `name` or to any name, that are older than `older_than` seconds.
+
+        The default aborts none: right for a store in which an upload that is not finished leaves nothing.
+        """
+        return
 
     def check(self, *, writing: bool) -> None:
-        """Raise `Unavailable` with a sentence unless reading (and writing) works now."""
+        """Raise `Unavailable`, with a sentence, unless reading (and `writing`) works now.
+
+        The default asks for one object, and puts a small one.
+        """
+        if writing:
+            self.put(f"{INTERNAL}/probe", b"")
+        self.head(f"{INTERNAL}/probe")
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release everything. A second call has no effect. The default has nothing to release."""
+        return

@@ -1,4 +1,4 @@
-"""An upload on its way to an object store: data first, then the sidecar, both where nothing was."""
+"""An upload to an object store: the data first, then the sidecar, each under a name that was free."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Callable
 
 from artstore.errors import ArtstoreError, Conflict, OutcomeUnknown, StorageFull, Unavailable
 from artstore.ids import Key
-from artstore_objects.layout import decode_marker, register
-from artstore_objects.store import Objects
+from artstore.spi import Writer
+from artstore_objects.layout import READ_LIMIT, decode_marker, sidecar_name
+from artstore_objects.store import ObjectStore
 
 
-class ObjectWriter:
-    """New data for one key. `mark` tells this upload from every other; `over` hears when it has ended."""
+class ObjectWriter(Writer):
+    """New data for one key. `writer_id` is unique to this upload. `on_end` is called once, at its end."""
 
-    def __init__(self, objects: Objects, key: Key, mark: str, over: Callable[[], None]) -> None:
-        self._objects = objects
+    def __init__(self, store: ObjectStore, key: Key, writer_id: str, on_end: Callable[[], None]) -> None:
+        self._store = store
         self._key = key
-        self._mark = mark
-        self._done = over
-        self._over = False
-        self._upload = objects.upload(key, mark)
+        self._writer_id = writer_id
+        self._on_end = on_end
+        self._ended = False
+        self._upload = store.upload(key, writer_id)
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         self._upload.write(piece)
@@ -33,36 +34,36 @@ class ObjectWriter:
             except OutcomeUnknown:
                 raise
             except (Unavailable, StorageFull) as e:
-                self._withdraw(e)
+                self._remove_data(e)
                 raise
         finally:
             self.abort()
 
     def _commit(self, sidecar: bytes) -> None:
-        """The commit point. A refusal is read: the sidecar there may be this very one, put and then answered
-        to nobody, and perhaps changed or deleted by others since."""
-        name = register(self._key)
-        if self._objects.put(name, sidecar, mark=self._mark, absent=True):
+        """Put the sidecar: the commit point.
+
+        If the name is taken, it is read. The sidecar there may be ours: an earlier try put it and its reply was lost;
+        others may have changed or deleted it since.
+        """
+        name = sidecar_name(self._key)
+        if self._store.put(name, sidecar, writer_id=self._writer_id, if_absent=True):
             return
-        there = self._objects.get(name, MORE_THAN_A_SIDECAR)
-        if there is not None and there.mark == self._mark:
+        present = self._store.get(name, READ_LIMIT)
+        if present is not None and present.writer_id == self._writer_id:
             return
-        if there is None or decode_marker(there.content) is not None:
-            raise Unavailable("This upload was given up by recovery before it was complete; try again.")
+        if present is None or decode_marker(present.content) is not None:
+            raise Unavailable("Recovery aborted this upload before it was complete; try again.")
         raise Conflict(f"The key {self._key} is taken.")
 
-    def _withdraw(self, reason: Unavailable | StorageFull) -> None:
-        """The store refused the sidecar: nobody saw the data."""
+    def _remove_data(self, reason: Unavailable | StorageFull) -> None:
+        """Remove the data after the store refused the sidecar: no reader saw the data."""
         try:
-            self._objects.delete(self._key)
+            self._store.delete(self._key)
         except ArtstoreError:
             raise OutcomeUnknown(reason.detail) from reason
 
     def abort(self) -> None:
-        if not self._over:
-            self._over = True
+        if not self._ended:
+            self._ended = True
             self._upload.abort()
-            self._done()
-
-
-MORE_THAN_A_SIDECAR = 8192
+            self._on_end()

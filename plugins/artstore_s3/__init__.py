@@ -1,1 +1,1 @@
-"""S3 and compatibles: conditional requests make the sidecar key a register that one of many wins."""
+"""The backend `s3`: S3 and compatible servers, with conditional puts."""

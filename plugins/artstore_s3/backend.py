@@ -1,4 +1,4 @@
-"""The backend `s3`: one bucket, or a part of one, that any number of nodes may serve."""
+"""The backend `s3`: a bucket, or a part of one. Any number of nodes may serve it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from artstore.errors import ConfigError, Unavailable
 from artstore.ids import Key
 from artstore.spi import Capabilities, Context
 from artstore_objects.backend import ObjectBackend
-from artstore_s3.client import Client, Lost, Refusal, unavailable
-from artstore_s3.objects import S3Objects
+from artstore_s3.bucket import Bucket
+from artstore_s3.client import Client, Lost, Refusal, translate
+from artstore_s3.objects import S3Store
 from artstore_s3.settings import S3Settings
 
 
 class S3Backend(ObjectBackend):
-    """See `artstore_objects.backend` for the protocol; the conditions are kept by the server."""
+    """A store in S3. The protocol is in `artstore_objects.backend`; the server checks the conditions."""
 
     Settings: ClassVar[type[BaseModel]] = S3Settings
     capabilities = Capabilities(
@@ -33,27 +34,27 @@ class S3Backend(ObjectBackend):
         except BaseException:
             self._client.close()
             raise
-        super().__init__(S3Objects(self._client, settings.prefix), grace=settings.grace)
-        self._full = settings.prefix
+        self._bucket = Bucket(self._client, settings.prefix)
+        super().__init__(S3Store(self._bucket), tombstone_retention=settings.tombstone_retention)
 
     def redirect(self, key: Key, *, content_type: str, disposition: str) -> str | None:
         if not self._presign_seconds:
             return None
         try:
-            return self._client.within(
-                lambda: self._client.presigned(
+            return self._client.run(
+                lambda: self._client.presign(
                     self._presign_seconds,
-                    Key=self._full + key,
+                    Key=self._bucket.full(key),
                     ResponseContentType=content_type,
                     ResponseContentDisposition=disposition,
                 )
             )
         except Lost as e:
-            raise unavailable(e, key) from None
+            raise translate(e, key) from None
 
 
 def _require_bucket(client: Client, settings: S3Settings) -> None:
-    """Missing, denied and not there are three things: each has another cure."""
+    """Raise an error with a cure when the bucket cannot be listed: missing, denied, or no server."""
     try:
         client.call("list_objects_v2", Prefix=f"{settings.prefix}.artstore/", MaxKeys=1)
     except Lost as e:
@@ -65,9 +66,9 @@ def _require_bucket(client: Client, settings: S3Settings) -> None:
 
 
 def _require_conditions(client: Client, settings: S3Settings) -> None:
-    """All that is promised stands on conditional puts; a server that ignores them must not be trusted."""
+    """Raise `ConfigError` when the server ignores conditions of a put: every guarantee of the store depends on them."""
     name = f"{settings.prefix}.artstore/conditions"
-    body = b"A server that replaces this in spite of its conditions cannot hold a store.\n"
+    body = b"A server that replaces this object in spite of the condition cannot hold a store.\n"
     conditions: tuple[dict[str, Any], ...] = (
         {"IfNoneMatch": "*"},
         {"IfNoneMatch": "*"},
@@ -88,16 +89,17 @@ def _require_conditions(client: Client, settings: S3Settings) -> None:
         raise ConfigError(
             f"The S3 server at {client.where} ignores If-None-Match or If-Match on PUT.",
             place="backend.s3.endpoint_url",
-            cure="Take a server that honours conditional writes: AWS, MinIO, SeaweedFS, Ceph of today.",
+            cure="Use a server that checks conditional writes: a current AWS, MinIO, SeaweedFS or Ceph.",
         )
 
 
 def _wrong_setting(client: Client, error: Refusal) -> ConfigError:
+    """Return the error, with a cure, for a refusal that a setting explains."""
     if error.code == "NoSuchBucket":
         return ConfigError(
             f"There is no bucket '{client.bucket}' at {client.where}.",
             place="backend.s3.bucket",
-            cure="Make it, or name the right one.",
+            cure="Create it, or correct the name.",
         )
     if error.code in (
         "PermanentRedirect",
@@ -105,18 +107,18 @@ def _wrong_setting(client: Client, error: Refusal) -> ConfigError:
         "IllegalLocationConstraintException",
     ):
         return ConfigError(
-            f"The bucket '{client.bucket}' lies in another region.",
+            f"The bucket '{client.bucket}' is in another region.",
             place="backend.s3.region",
-            cure="Name the region in which it lies.",
+            cure="Set the region in which it is.",
         )
     if error.status in (401, 403):
         return ConfigError(
             f"{client.where} denies access to the bucket '{client.bucket}': {error.code}.",
             place="backend.s3.access_key_id, backend.s3.secret_access_key",
-            cure="Check the credentials and their rights; docs/operations.md lists those that are needed.",
+            cure="Check the credentials and their rights; docs/operations.md lists the rights that are needed.",
         )
     return ConfigError(
         f"{client.where} does not speak S3: it answered {error.code} ({error.status}).",
         place="backend.s3.endpoint_url",
-        cure="Name the address of the S3 server.",
+        cure="Set the address of an S3 server.",
     )

@@ -1,7 +1,7 @@
-"""Calls to S3, through s3fs' own client and on its loop: tried again, never past their deadline, never blindly.
+"""Calls to S3 through the client of s3fs, on its event loop: with retries, within a deadline.
 
-s3fs' own retries hide what was answered, and its files publish what an exception cut short; so only its session
-is used.
+Only the session of s3fs is used: its own retries hide what the server answered, and its files publish data that an
+exception cut short.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ from artstore_s3.settings import S3Settings
 T = TypeVar("T")
 
 SLOWEST = 1 << 20
-"""Bytes a second that a call may be slow."""
-CONNECTIONS = 64
+"""Bytes per second: the slowest transfer for which the deadline of a call makes room."""
+CONNECTION_LIMIT = 64
+"""Connections to the server that one process opens."""
 TRIES = 5
-_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "EntityTooLarge"})
+"""How often one call is tried, at most."""
+_RETRY_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "EntityTooLarge"})
 _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, TokenRetrievalError)
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError)
 LOST = (HTTPClientError, BotoCoreError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, OSError)
@@ -48,26 +50,26 @@ logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
 
 
 class Refusal(Exception):
-    """S3 said no. `unsure`: an earlier try of the same call may have been carried out all the same."""
+    """S3 refused a call. `in_doubt`: an earlier try of the same call may have been carried out."""
 
-    def __init__(self, code: str, status: int, unsure: bool) -> None:
+    def __init__(self, code: str, status: int, in_doubt: bool) -> None:
         super().__init__(f"{code} ({status})")
         self.code = code
         self.status = status
-        self.unsure = unsure
+        self.in_doubt = in_doubt
 
 
 class Lost(Exception):
-    """No answer in time. `unsure`: it may have been carried out, or may yet."""
+    """No answer in time. `in_doubt`: the call may have been carried out, or may still be."""
 
-    def __init__(self, reason: str, unsure: bool) -> None:
+    def __init__(self, reason: str, in_doubt: bool) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.unsure = unsure
+        self.in_doubt = in_doubt
 
 
 class Client:
-    """One bucket, for all threads of a process."""
+    """The connections to one bucket, for all threads of a process."""
 
     def __init__(self, settings: S3Settings) -> None:
         self.bucket = settings.bucket
@@ -83,109 +85,110 @@ class Client:
                 endpoint_url=settings.endpoint_url,
                 client_kwargs={"region_name": settings.region} if settings.region else {},
                 config_kwargs={
-                    "signature_version": "s3v4",  # else addresses that hold for a moment get an older one
+                    "signature_version": "s3v4",  # else signed addresses get an older signature
                     "connect_timeout": settings.connect_timeout,
                     "read_timeout": settings.read_timeout,
-                    "max_pool_connections": CONNECTIONS,
+                    "max_pool_connections": CONNECTION_LIMIT,
                     "retries": {"total_max_attempts": 1, "mode": "standard"},
-                    # Servers other than AWS know nothing else; the signature covers the body, or TLS does.
+                    # Servers other than AWS know no other checksums. The signature protects the body, or TLS does.
                     "request_checksum_calculation": "when_required",
                     "response_checksum_validation": "when_required",
                 },
                 skip_instance_cache=True,
                 use_listings_cache=False,
             )
-            self.fs.loop.set_exception_handler(_unasked)
+            self.fs.loop.set_exception_handler(_log_lost_connection)
             self._s3 = self.wait(self.fs.set_session())
         except (ValueError, *LOST) as e:
             raise ConfigError(
-                f"S3 cannot be used as it is set: {type(e).__name__}.",
+                f"S3 cannot be used with these settings: {type(e).__name__}.",
                 place="backend.s3",
                 cure="Check endpoint_url, region and credentials; see docs/operations.md.",
             ) from None
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run on the loop of s3fs, from any other thread."""
-        return self.begin(work).result()
+        """Run `work` on the loop of s3fs and return its result. Called from any other thread."""
+        return self.start(work).result()
 
-    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """The same, waited for later."""
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start `work` on the loop of s3fs and return at once."""
         return asyncio.run_coroutine_threadsafe(work, self.fs.loop)
 
     def call(self, operation: str, *, size: int = 0, **parameters: Any) -> dict[str, Any]:
-        """One call, `size` bytes heavy. Raises `Refusal`, `Lost`."""
+        """Call an operation of S3 and return its answer. `size`: the bytes to send. Raises `Refusal`, `Lost`."""
         return self.wait(self.acall(operation, size=size, **parameters))
 
     async def acall(self, operation: str, *, size: int = 0, **parameters: Any) -> dict[str, Any]:
-        """The same, on the loop. `Body` are bytes."""
-        ends = time.monotonic() + self._deadline + size / SLOWEST
+        """The same, on the loop. A `Body` is given as bytes."""
+        deadline = time.monotonic() + self._deadline + size / SLOWEST
         function = getattr(self._s3, operation)
         content = parameters.get("Body", b"")
-        unsure = False
+        in_doubt = False
         for n in range(TRIES):
             try:
-                async with asyncio.timeout(ends - time.monotonic()):
+                async with asyncio.timeout(deadline - time.monotonic()):
                     if content:
-                        # aiohttp closes what it has sent, and sends bytes in one go that holds up the loop
+                        # A new file for each try: aiohttp closes it. Plain bytes would be sent at once, and
+                        # block the loop.
                         parameters["Body"] = io.BytesIO(content)
                     answer: dict[str, Any] = await function(Bucket=self.bucket, **parameters)
                     return answer
             except ClientError as e:
                 status = int(e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
                 code = str(e.response.get("Error", {}).get("Code", ""))
-                if status not in _AGAIN and status != 0:
-                    raise Refusal(code, status, unsure) from None
-                unsure, reason = True, f"it answered {code or status}"
+                if status not in _RETRY_STATUSES and status != 0:
+                    raise Refusal(code, status, in_doubt) from None
+                in_doubt, reason = True, f"it answered {code or status}"
             except _CREDENTIALS:
-                raise Refusal("NoCredentials", 403, unsure) from None
+                raise Refusal("NoCredentials", 403, in_doubt) from None
             except _NEVER_SENT as e:
                 reason = _reason(e)
             except LOST as e:
-                unsure, reason = True, _reason(e)
+                in_doubt, reason = True, _reason(e)
             pause = random.uniform(0.5, 1) * 0.1 * 3**n  # noqa: S311
-            if time.monotonic() + pause >= ends:
+            if time.monotonic() + pause >= deadline:
                 break
             await asyncio.sleep(pause)
-        raise Lost(f"{operation}: {reason}", unsure)
+        raise Lost(f"{operation}: {reason}", in_doubt)
 
-    async def presigned(self, seconds: int, **parameters: Any) -> str:
-        """An address from which anybody may read one object for a while."""
+    async def presign(self, seconds: int, **parameters: Any) -> str:
+        """Return an address at which anyone may read one object for `seconds`."""
         url: str = await self._s3.generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket, **parameters}, ExpiresIn=seconds
         )
         return url
 
-    def within(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Other work on the loop, with the deadline of one call. Raises `Lost`."""
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run other work on the loop, within the deadline of one call. Raises `Lost`."""
 
-        async def run() -> T:
+        async def run_in_time() -> T:
             try:
                 async with asyncio.timeout(self._deadline):
                     return await work()
             except LOST as e:
                 raise Lost(_reason(e), True) from None
 
-        return self.wait(run())
+        return self.wait(run_in_time())
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections. Never raises `Lost`."""
         try:
-            self.within(lambda: self._s3.__aexit__(None, None, None))
+            self.run(lambda: self._s3.__aexit__(None, None, None))
         except Lost:
             pass
 
 
-def _unasked(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """aiohttp writes in tasks of its own, and nobody asks them how they ended: the call itself says that it is lost."""
+def _log_lost_connection(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log quietly when a task of aiohttp that sends a body fails: the call itself fails too and reports it."""
     error = context.get("exception")
     if isinstance(error, LOST):
-        log.debug("a connection to S3 was lost while something was sent: %s", type(error).__name__)
+        log.debug("a connection to S3 was lost while a body was sent: %s", type(error).__name__)
     else:
         loop.default_exception_handler(context)
 
 
 def _reason(error: BaseException) -> str:
-    """Which kind of fault; texts of libraries may hold what is nobody's business."""
+    """Return the kind of failure in words. The texts of libraries may hold secrets, so they are not shown."""
     if isinstance(error, _NEVER_SENT):
         return "it cannot be reached"
     if isinstance(error, asyncio.TimeoutError) or "Timeout" in type(error).__name__:
@@ -193,11 +196,11 @@ def _reason(error: BaseException) -> str:
     return f"the connection failed ({type(error).__name__})"
 
 
-def unavailable(error: Refusal | Lost, what: str) -> Unavailable | StorageFull:
-    """The error of ours for a call that failed."""
+def translate(error: Refusal | Lost, what: str) -> Unavailable | StorageFull:
+    """Return the error of `artstore.errors` for a failed call that concerned `what`."""
     if isinstance(error, Lost):
         return Unavailable(f"S3 does not answer at {what}: {error.reason}.")
-    if error.code in _FULL or error.status == 507:
+    if error.code in _FULL_CODES or error.status == 507:
         return StorageFull(f"S3 has no room for {what}: {error.code}.")
     if error.code == "NoSuchBucket":
         return Unavailable(f"S3 has lost the bucket, at {what}.")

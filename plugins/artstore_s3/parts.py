@@ -1,159 +1,161 @@
-"""An object on its way: in one request while it is small, in parts after that, a few of them at a time."""
+"""An upload to S3: in one request while it is small, else in parts, a few of them sent at the same time."""
 
 from __future__ import annotations
 
 import io
 from collections import deque
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from artstore.errors import ArtstoreError, OutcomeUnknown, Unavailable
-from artstore_s3.client import Client, Lost, Refusal, unavailable
-
-if TYPE_CHECKING:
-    from artstore_s3.objects import S3Objects
+from artstore_objects.store import Upload
+from artstore_s3.bucket import WRITER_ID, Bucket
+from artstore_s3.client import Lost, Refusal, translate
 
 MIB = 1 << 20
 FIRST_PART = 8 * MIB
-EQUAL = 256
-"""Parts of that size; what is longer than 2 GiB needs larger ones."""
-GROWTH = 115_000
-"""Bytes by which each later part is longer than the one before: 10,000 parts, the most there may be, hold 5 TiB."""
-WINDOW = 16 * MIB
-"""Bytes sent at the same moment; one part at least. More is no quicker on one machine, and memory is not free."""
+"""Bytes of the first parts. A smaller object is sent in one request."""
+EQUAL_PARTS = 256
+"""Parts of that size, 2 GiB together. Each later part is larger."""
+PART_GROWTH = 115_000
+"""Bytes by which each later part is longer than the one before. So 10,000 parts, the limit of S3, hold 5 TiB."""
+SENDING_LIMIT = 16 * MIB
+"""Bytes that are sent at the same time; at least one part. More was no faster on one machine, and costs memory."""
+COMPLETE_SIZE = 16 * MIB
+"""Bytes that the deadline of completing counts for: a server may need time to put the parts together."""
 
 
 def part_size(number: int) -> int:
-    """Bytes of the part of that number; parts count from 1."""
-    return FIRST_PART + max(0, number - EQUAL) * GROWTH
+    """Return the bytes of the part `number`; parts count from 1."""
+    return FIRST_PART + max(0, number - EQUAL_PARTS) * PART_GROWTH
 
 
-class S3Upload:
-    """New data for one name. Holds the part that fills and those under way, no more."""
+class S3Upload(Upload):
+    """A new object. Memory holds the part that is being filled and those that are being sent, nothing else."""
 
-    def __init__(
-        self, objects: S3Objects, client: Client, name: str, mark: str, metadata: dict[str, str]
-    ) -> None:
-        self._objects = objects
-        self._client = client
+    def __init__(self, bucket: Bucket, name: str, writer_id: str) -> None:
+        self._bucket = bucket
+        self._client = bucket.client
         self._name = name
-        self._mark = mark
-        self._metadata = metadata
-        self._filling = io.BytesIO()
+        self._writer_id = writer_id
+        self._part = io.BytesIO()
         self._upload_id: str | None = None
-        self._sent = 0
-        self._tags: list[str] = []
-        self._under_way: deque[tuple[int, Future[dict[str, Any]]]] = deque()
-        self._over = False
+        self._parts_sent = 0
+        self._etags: list[str] = []
+        self._sending: deque[tuple[int, Future[dict[str, Any]]]] = deque()
+        self._ended = False
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         rest = memoryview(piece)
         while rest:
-            room = part_size(self._sent + 1) - self._filling.tell()
-            self._filling.write(rest[:room])
+            room = part_size(self._parts_sent + 1) - self._part.tell()
+            self._part.write(rest[:room])
             rest = rest[room:]
-            if rest:  # a part goes when the next one begins: the last may have any size
+            if rest:  # a full part waits until more comes: the last part may have any size
                 self._send()
 
     def _send(self) -> None:
-        part, self._filling = self._filling.getvalue(), io.BytesIO()
+        part, self._part = self._part.getvalue(), io.BytesIO()
+        name = self._bucket.full(self._name)
         try:
             if self._upload_id is None:
-                begun = self._client.call(
-                    "create_multipart_upload", Key=self._objects.full(self._name), Metadata=self._metadata
+                created = self._client.call(
+                    "create_multipart_upload", Key=name, Metadata={WRITER_ID: self._writer_id}
                 )
-                self._upload_id = begun["UploadId"]
-            while self._under_way and sum(size for size, _ in self._under_way) + len(part) > WINDOW:
-                self._collect()
+                self._upload_id = created["UploadId"]
+            while self._sending and sum(size for size, _ in self._sending) + len(part) > SENDING_LIMIT:
+                self._wait_for_part()
         except (Refusal, Lost) as e:
-            raise unavailable(e, "this file") from None
-        self._sent += 1
-        sending = self._client.acall(
+            raise translate(e, "this file") from None
+        self._parts_sent += 1
+        call = self._client.acall(
             "upload_part",
             size=len(part),
-            Key=self._objects.full(self._name),
+            Key=name,
             UploadId=self._upload_id,
-            PartNumber=self._sent,
+            PartNumber=self._parts_sent,
             Body=part,
         )
-        self._under_way.append((len(part), self._client.begin(sending)))
+        self._sending.append((len(part), self._client.start(call)))
 
-    def _collect(self) -> None:
-        _, sending = self._under_way.popleft()
-        self._tags.append(sending.result()["ETag"])
+    def _wait_for_part(self) -> None:
+        _, call = self._sending.popleft()
+        self._etags.append(call.result()["ETag"])
 
     def finish(self) -> bool:
         if self._upload_id is None:
-            content, self._filling = self._filling.getvalue(), io.BytesIO()
+            content, self._part = self._part.getvalue(), io.BytesIO()
             try:
-                done = self._objects.put(self._name, content, mark=self._mark, absent=True)
+                return self._bucket.put(self._name, content, writer_id=self._writer_id, if_absent=True)
             except OutcomeUnknown:
-                self._over = True
+                self._ended = True
                 raise
-            return done
         self._send()
         try:
-            while self._under_way:
-                self._collect()
+            while self._sending:
+                self._wait_for_part()
         except (Refusal, Lost) as e:
-            raise unavailable(e, "this file") from None
-        done = self._complete()
-        self._over = done
-        return done
+            raise translate(e, "this file") from None
+        self._ended = self._complete()
+        return self._ended
 
     def _complete(self) -> bool:
-        parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(self._tags, 1)]
+        parts = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(self._etags, 1)]
         try:
             self._client.call(
                 "complete_multipart_upload",
-                size=16 * MIB,  # a server may take its time to put it together
-                Key=self._objects.full(self._name),
+                size=COMPLETE_SIZE,
+                Key=self._bucket.full(self._name),
                 UploadId=self._upload_id,
                 MultipartUpload={"Parts": parts},
                 IfNoneMatch="*",
             )
             return True
         except Lost as e:
-            if not e.unsure:
-                raise unavailable(e, "this file") from None
-            self._over = True
+            if not e.in_doubt:
+                raise translate(e, "this file") from None
+            self._ended = True
             raise OutcomeUnknown(f"S3 does not answer at this file: {e.reason}.") from None
         except Refusal as e:
             if e.status in (404, 412):
-                return self._was_ours(taken=e.status == 412)
-            if e.unsure:
-                self._over = True
-                raise OutcomeUnknown(unavailable(e, "this file").detail) from None
-            raise unavailable(e, "this file") from None
+                return self._was_completed(taken=e.status == 412)
+            if e.in_doubt:
+                self._ended = True
+                raise OutcomeUnknown(translate(e, "this file").detail) from None
+            raise translate(e, "this file") from None
 
-    def _was_ours(self, *, taken: bool) -> bool:
-        """No such upload any more, or the name is taken: by this very upload, completed and not answered?"""
+    def _was_completed(self, *, taken: bool) -> bool:
+        """Return whether the object is there by this very upload.
+
+        S3 answered that there is no such upload, or that the name is taken (`taken`): an earlier try, whose reply was
+        lost, may have completed it.
+        """
         try:
-            there = self._objects.look(self._name)
+            present = self._bucket.head(self._name)
         except Unavailable as e:
-            self._over = True
+            self._ended = True
             raise OutcomeUnknown(e.detail) from None
-        if there is not None and there.mark == self._mark:
+        if present is not None and present.writer_id == self._writer_id:
             return True
-        if taken or there is not None:
+        if taken or present is not None:
             return False
-        raise Unavailable("The parts of this upload were taken away meanwhile; try again.")
+        raise Unavailable("The parts of this upload were removed meanwhile; try again.")
 
     def abort(self) -> None:
-        if self._over:
+        if self._ended:
             return
-        self._over = True
-        self._filling = io.BytesIO()
-        for _, sending in self._under_way:
-            sending.cancel()
-        for _, sending in self._under_way:
+        self._ended = True
+        self._part = io.BytesIO()
+        for _, call in self._sending:
+            call.cancel()
+        for _, call in self._sending:
             try:
-                sending.result()
+                call.result()
             except (Refusal, Lost, CancelledError):
                 pass
-        self._under_way.clear()
+        self._sending.clear()
         if self._upload_id is not None:
             try:
-                self._objects.drop(self._name, self._upload_id)
+                self._bucket.abort_upload(self._name, self._upload_id)
             except ArtstoreError:
-                pass  # it goes when it is older than the grace
+                pass  # `abort_uploads` removes it after the retention

@@ -1,4 +1,4 @@
-"""What an operator may set: `[backend.s3]`."""
+"""The settings `[backend.s3]`."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from pydantic import BaseModel, Field, SecretStr, field_validator, model_validat
 
 
 class S3Settings(BaseModel, extra="forbid"):
-    """`[backend.s3]`: times in seconds. Credentials that are not set are looked for where AWS tools look."""
+    """`[backend.s3]`. Times are in seconds. Credentials that are not set are searched where the tools of AWS do."""
 
     bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")
     prefix: str = Field(default="", max_length=200, pattern=r"^[A-Za-z0-9._/-]*$")
-    """What all names begin with, so that several stores fit one bucket."""
+    """The beginning of all names, so that one bucket can hold several stores."""
     endpoint_url: str | None = None
-    """Of a server that is not AWS."""
+    """The address of a server that is not AWS."""
     region: str | None = None
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     connect_timeout: float = Field(default=5, gt=0)
     read_timeout: float = Field(default=15, gt=0)
-    """Between two bytes of an answer."""
+    """The longest pause within an answer."""
     deadline: float = Field(default=30, gt=0)
-    """Of one call with all its tries; one more for each MiB it carries."""
-    grace: float = Field(default=86_400, gt=0)
-    """After which no request of the past can come any more, and no upload is still on its way."""
+    """The time for one call with all its tries. Each MiB that it sends adds one second."""
+    tombstone_retention: float = Field(default=86_400, gt=0)
+    """The time after which a request of the past cannot arrive any more. Until then a deleted key stays taken, and an
+    unfinished upload is kept."""
     presign: bool = False
-    """Send whoever downloads to the store, by an address that holds for a moment."""
+    """Redirect downloads to the store, to an address that is valid for `presign_seconds`."""
     presign_seconds: int = Field(default=60, ge=1, le=3600)
 
     @field_validator("endpoint_url")
     @classmethod
-    def _is_an_address(cls, url: str | None) -> str | None:
+    def _require_address(cls, url: str | None) -> str | None:
         if url is None:
             return None
         parts = urlsplit(url)
@@ -42,14 +43,14 @@ class S3Settings(BaseModel, extra="forbid"):
 
     @field_validator("prefix")
     @classmethod
-    def _ends_in_a_slash(cls, prefix: str) -> str:
+    def _normalise_prefix(cls, prefix: str) -> str:
         parts = [part for part in prefix.split("/") if part]
         if {".", "..", ".artstore"} & set(parts):
             raise ValueError("must not hold ., .. or .artstore as a part")
         return "".join(f"{part}/" for part in parts)
 
     @model_validator(mode="after")
-    def _goes_in_pairs(self) -> S3Settings:
+    def _require_both_or_none(self) -> S3Settings:
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("access_key_id and secret_access_key go together")
         return self

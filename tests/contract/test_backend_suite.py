@@ -17,7 +17,7 @@ from artstore.testing import BackendSuite, MemoryBackend, make_context
 from artstore.testing.backend import smoke_only
 from artstore.testing.memory_backend import Kept, MemoryStore
 from artstore_fsspec.backend import FsspecBackend
-from artstore_fsspec.protocols import connected
+from artstore_fsspec.protocols import connect
 from artstore_local.backend import LocalBackend
 from artstore_s3.backend import S3Backend
 from artstore_s3.settings import S3Settings
@@ -92,7 +92,7 @@ class TestFsspecInFiles(InFiles, BackendSuite):
     def test_an_upload_that_fails_while_it_locks_a_name_unlocks_it(
         self, backend: Backend, reopen: Callable[[], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("artstore_fsspec.files._SHARDS", 1)  # all names share one lock
+        monkeypatch.setattr("artstore_fsspec.namespace._LOCKS", 1)  # all names share one lock
         self.test_a_failed_system_call_is_translated_and_leaves_nothing(backend, reopen, tmp_path, errno.EIO)
 
 
@@ -110,7 +110,7 @@ class FsspecSuite(Store, BackendSuite):
     @pytest.fixture
     def lay(self, settings: FsspecBackend.Settings) -> Lay:
         def lay(name: str, content: bytes) -> None:
-            fs, root = connected(settings.url.get_secret_value(), settings.options)
+            fs, root = connect(settings.url.get_secret_value(), settings.options)
             fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
             fs.pipe_file(f"{root}/{name}", content)
 

@@ -56,8 +56,8 @@ class Case:
         place.mkdir()
         servers.prepare(self.home)
 
-    def configure(self, home: Path, port: int, grace: float = 86_400) -> None:
-        told = s3.settings(self.server, self.bucket, prefix=self.prefix, grace=grace, deadline=20)
+    def configure(self, home: Path, port: int, retention: float = 86_400) -> None:
+        told = s3.settings(self.server, self.bucket, prefix=self.prefix, tombstone_retention=retention, deadline=20)
         told["endpoint_url"] = f"http://127.0.0.1:{port}"
         lines = [f"{name} = {json.dumps(value)}" for name, value in told.items()]
         (home / "artstore.toml").write_text(
@@ -67,8 +67,8 @@ class Case:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.told.read_text().splitlines()] if self.told.exists() else []
 
-    def open(self, home: Path, grace: float = 86_400) -> Node:
-        self.configure(home, self.server.port, grace)
+    def open(self, home: Path, retention: float = 86_400) -> Node:
+        self.configure(home, self.server.port, retention)
         return open_node(load(home=home, environ={}))
 
     def neighbour(self, name: str) -> Path:
@@ -162,9 +162,9 @@ def _gone(pid: int) -> bool:
 
 
 def check(case: Case, step: str) -> None:
-    """After recovery and grace: what was acknowledged is true, and nothing is there by half."""
+    """After recovery and retention: what was acknowledged is true, and nothing is there by half."""
     outcome = case.outcome
-    node = case.open(case.neighbour("third"), grace=0.5)
+    node = case.open(case.neighbour("third"), retention=0.5)
     try:
         file_id = outcome.get("done") or outcome.get("ready")
         listed = {attr.file_id: attr for attr in node.kernel.search(Query()).items}
@@ -249,7 +249,7 @@ def test_each_request_in_each_state(
             break
     for case, _ in cases:
         case.open(case.home).close()  # the writer's own restart
-    time.sleep(1.1)  # ages are whole seconds: after this everything is older than the grace
+    time.sleep(1.1)  # ages are whole seconds: after this everything is older than the retention
     for case, what in cases:
         try:
             check(case, step)

@@ -58,7 +58,7 @@ def test_a_server_that_went_and_came_back(tmp_path: Path, server: Sftp) -> None:
 def test_a_server_that_falls_silent_is_not_waited_for_without_end(
     tmp_path: Path, server: Sftp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocols, "PATIENCE", 0.3)
+    monkeypatch.setattr(protocols, "SFTP_TIMEOUT", 0.3)
     backend = opened(server.url(tmp_path / "store"), tmp_path)
     put(backend)
     writer = backend.create(key(2))
@@ -68,7 +68,7 @@ def test_a_server_that_falls_silent_is_not_waited_for_without_end(
     writer.abort()
     assert_unavailable(backend)
     server.stop(signal.SIGCONT)
-    monkeypatch.setattr(protocols, "PATIENCE", 15.0)
+    monkeypatch.setattr(protocols, "SFTP_TIMEOUT", 15.0)
     assert (backend.read_sidecar(KEY), get(backend)) == (SIDECAR, b"the data")
     put(backend, key(2))
     backend.close()

@@ -26,7 +26,7 @@ from artstore.host.settings import load, validate
 from artstore.spi import Span, SupportsRedirect
 from artstore.testing import make_context
 from artstore_fsspec.backend import FsspecBackend
-from artstore_objects.layout import GRAVES, TRASH, Marker, decode_marker
+from artstore_objects.layout import EXPIRING, TOMBSTONES, Marker, decode_marker
 from artstore_s3.backend import S3Backend
 from artstore_s3.parts import FIRST_PART, part_size
 from artstore_s3.settings import S3Settings
@@ -135,20 +135,20 @@ def test_an_upload_in_parts_that_is_given_up_leaves_none(opened: Open, client: A
     writer = backend.create(KEY)
     for _ in range(20):
         writer.write(bytes(1 << 20))
-    assert list(opened().staged()) == [KEY]
+    assert list(opened().in_progress()) == [KEY]
     writer.abort()
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
 
 
-def test_parts_that_a_dead_writer_left_go_after_the_grace(opened: Open, client: Any, bucket: str) -> None:
+def test_parts_that_a_dead_writer_left_go_after_the_retention(opened: Open, client: Any, bucket: str) -> None:
     writer = opened().create(KEY)
     for _ in range(10):
         writer.write(bytes(1 << 20))
-    assert list(opened().reap()) == []
+    assert list(opened().recover()) == []
     assert client.list_multipart_uploads(Bucket=bucket)["Uploads"]
 
     def swept() -> bool:
-        list(opened(grace=0.5).reap())
+        list(opened(tombstone_retention=0.5).recover())
         return "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
 
     servers.until(swept, "the parts are gone")
@@ -168,26 +168,26 @@ def test_settling_ends_parts_and_data_of_a_writer_that_comes_late(
     assert list(backend.list(KEY.rpartition("/")[0])) == []
 
 
-def test_markers_go_after_the_grace(opened: Open, client: Any, bucket: str) -> None:
+def test_markers_go_after_the_retention(opened: Open, client: Any, bucket: str) -> None:
     backend = opened()
     put(backend, b"x")
     backend.delete(KEY, if_match=backend.read_sidecar(KEY))
     backend.delete_data(KEY)
     backend.purge(KEY)
     assert not backend.resolve(KEY + "2")
-    never = f"{TRASH}{KEY}~0000"  # a deletion that was begun and did not take place
+    never = f"{TOMBSTONES}{KEY}~0000"  # a deletion that was begun and did not take place
     client.put_object(Bucket=bucket, Key=never, Body=b"{}")
     list(backend.recover())
 
     def names() -> set[str]:
         return {o["Key"] for o in client.list_objects_v2(Bucket=bucket).get("Contents", ())}
 
-    kept = {k + SIDECAR_SUFFIX for k in (KEY, KEY + "2")} | {GRAVES + KEY, GRAVES + KEY + "2", never}
+    kept = {k + SIDECAR_SUFFIX for k in (KEY, KEY + "2")} | {EXPIRING + KEY, EXPIRING + KEY + "2", never}
     assert {n for n in names() if not n.endswith("conditions")} == kept
 
     def swept() -> bool:
-        list(opened(grace=0.5).reap())
-        return not names() & kept and not any(n.startswith((GRAVES, TRASH)) for n in names())
+        list(opened(tombstone_retention=0.5).recover())
+        return not names() & kept and not any(n.startswith((EXPIRING, TOMBSTONES)) for n in names())
 
     servers.until(swept, "markers are gone")
 
