@@ -186,6 +186,16 @@ def test_plugins_reports_a_chosen_provider_that_does_not_exist(
     assert "artstore:local" in out
 
 
+def test_plugins_shows_who_accepted_missing_guarantees(cli: Cli, home: Path) -> None:
+    (home / "artstore.toml").write_text(
+        'backend = "fsspec"\n[backend.fsspec]\nurl = "memory://x"\nallow_missing_guarantees = true\n'
+    )
+    shown = {r["name"]: r["allows_missing_guarantees"] for r in cli.json("plugins") if r["role"] == "backend"}
+    assert shown["fsspec"]
+    assert not any(accepted for name, accepted in shown.items() if name != "fsspec")
+    assert "(guarantees less than it should)" in " ".join(cli("plugins")[1].split())
+
+
 def test_config(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("config", "check") == (0, "The configuration is fine (no file).\n", "")
     home.mkdir(exist_ok=True)
