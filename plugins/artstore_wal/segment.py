@@ -146,7 +146,7 @@ class Segment:
         self.release()
 
     def _copy(self) -> None:
-        """Move the content to another file of this name. In a file whose fsync failed, a second fsync proves nothing."""
+        """Move the content to a new file of this name: after a failed fsync, a second one proves nothing."""
         path = self._file.path
         copy_path = path.with_suffix(".copy")
         copy_path.unlink(missing_ok=True)
