@@ -109,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     plugin.add_argument("what", choices=["new"], metavar="new", help="make it in this directory")
     plugin.add_argument("name", metavar="NAME", help="of the provider; the directory is artstore-NAME")
     plugin.add_argument(
-        "--role", required=True, choices=["backend", "auth", "cache", "naming"], help="what it provides"
+        "--role",
+        required=True,
+        choices=["backend", "object-store", "auth", "cache", "naming"],
+        help="what it provides",
     )
 
     config = add("config", _config, "Show or check the configuration.", as_json)

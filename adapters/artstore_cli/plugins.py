@@ -19,7 +19,7 @@ from artstore.host.providers import open_registry
 from artstore.host.settings import Configuration, suggestion
 from artstore.roles import ROLES
 from artstore_cli.invocation import read_configuration
-from artstore_cli.scaffold import make
+from artstore_cli.scaffold import make, provided_role
 
 _COLUMNS = ("role", "name", "status", "plugin", "version")
 
@@ -47,7 +47,7 @@ def new_plugin(args: argparse.Namespace) -> int:
     """
     registry = Registry()
     registry.load()
-    taken = {o.provider.name: o.plugin for o in registry.offers if o.role == args.role}
+    taken = {o.provider.name: o.plugin for o in registry.offers if o.role == provided_role(args.role)}
     made = make(args.name, args.role, Path.cwd(), taken)
     print(f"Made {made.name}. Go on with:")
     for command in (f"cd {made.name}", "pip install -e '.[test]'", "pytest", f"artstore plugins {args.name}"):

@@ -20,12 +20,13 @@ NAME_LIMIT = 40
 
 SOURCES = {
     "backend": ("artstore", "testing/memory_backend.py", "Memory"),
+    "object-store": ("artstore_objects", "memory.py", "Memory"),
     "cache": ("artstore", "testing/memory_cache.py", "Memory"),
     "auth": ("artstore", "testing/memory_auth.py", "Static"),
     "naming": ("artstore_naming", "dated.py", "Dated"),
 }
-"""Role -> package and file of the provider that is copied, and the word that its class names begin with. The file is
-read and not imported: `artstore.testing` needs pytest, which a plain installation does not have."""
+"""Choice of `--role` -> package and file of the provider that is copied, and the word that its class names begin with.
+The file is read and not imported: `artstore.testing` needs pytest, which a plain installation does not have."""
 
 PYPROJECT = """\
 [build-system]
@@ -115,6 +116,39 @@ class Test{kind}(BackendSuite):
     def open_second(self, store: {Name}Store) -> Callable[[], RecoverableBackend]:
         return lambda: {kind}(store=store)
 ''',
+    "object-store": '''\
+"""The suite of artstore, held against `{kind}`."""
+
+from collections.abc import Callable
+
+import pytest
+from {module}.backend import {kind}, {Name}Bucket
+
+from artstore.spi import RecoverableBackend
+from artstore.testing import BackendSuite
+
+
+class Test{kind}(BackendSuite):
+    @pytest.fixture
+    def bucket(self) -> {Name}Bucket:
+        return {Name}Bucket()
+
+    @pytest.fixture
+    def backend(self, bucket: {Name}Bucket) -> RecoverableBackend:
+        return {kind}(bucket=bucket)
+
+    @pytest.fixture
+    def reopen(self, backend: RecoverableBackend, bucket: {Name}Bucket) -> Callable[[], RecoverableBackend]:
+        def reopen() -> RecoverableBackend:
+            backend.close()
+            return {kind}(bucket=bucket)
+
+        return reopen
+
+    @pytest.fixture
+    def open_second(self, bucket: {Name}Bucket) -> Callable[[], RecoverableBackend]:
+        return lambda: {kind}(bucket=bucket)
+''',
     "other": '''\
 """The suite of artstore, held against `{kind}`."""
 
@@ -135,12 +169,18 @@ class Test{kind}({Role}Suite):
 }
 
 
-def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = None) -> Path:
+def provided_role(choice: str) -> str:
+    """Return the role that a choice of `--role` provides: an object store is the short way to a backend."""
+    return "backend" if choice == "object-store" else choice
+
+
+def make(name: str, choice: str, place: Path, taken: Mapping[str, str] | None = None) -> Path:
     """Make a distribution in a new directory below `place`, and return that directory.
 
-    `taken`: the names that are offered already -> the plugins that offer them. Raises `InvalidField` for an impossible
-    name, `Conflict` for a name or a directory that is in use, `OSError`.
+    `choice`: a key of `SOURCES`. `taken`: the names that are offered already -> the plugins that offer them. Raises
+    `InvalidField` for an impossible name, `Conflict` for a name or a directory that is in use, `OSError`.
     """
+    role = provided_role(choice)
     if not NAME.fullmatch(name) or len(name) > NAME_LIMIT:
         raise InvalidField(
             "NAME",
@@ -151,7 +191,7 @@ def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = No
     directory = place / f"artstore-{name}"
     if directory.exists():
         raise Conflict(f"{directory.name} is here already.")
-    package, source, old = SOURCES[role]
+    package, source, old = SOURCES[choice]
     new = "".join(part.capitalize() for part in name.split("-"))
     fill = {
         "name": name, "role": role, "hook": ROLES[role].hook, "Role": role.capitalize(), "Name": new,
@@ -164,7 +204,7 @@ def make(name: str, role: str, place: Path, taken: Mapping[str, str] | None = No
         "src/{module}/__init__.py": '"""The {role} \'{name}\' for artstore."""\n',
         "src/{module}/py.typed": "",
         "src/{module}/plugin.py": PLUGIN,
-        "tests/test_{role}.py": TESTS.get(role, TESTS["other"]),
+        "tests/test_{role}.py": TESTS.get(choice, TESTS["other"]),
     }
     for path, text in written.items():
         _write(directory, path, text, fill)

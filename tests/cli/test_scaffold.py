@@ -13,12 +13,13 @@ import pytest
 
 from artstore.errors import Conflict, InvalidField
 from artstore_cli import main as cli
-from artstore_cli.scaffold import SOURCES, make
+from artstore_cli.scaffold import SOURCES, make, provided_role
 
 
-@pytest.mark.parametrize("role", SOURCES)
-def test_a_new_plugin_is_valid_python_and_offers_its_name(tmp_path: Path, role: str) -> None:
-    made = make("tape-2", role, tmp_path)
+@pytest.mark.parametrize("choice", SOURCES)
+def test_a_new_plugin_is_valid_python_and_offers_its_name(tmp_path: Path, choice: str) -> None:
+    made = make("tape-2", choice, tmp_path)
+    role = provided_role(choice)
     assert made.name == "artstore-tape-2"
     project = tomllib.loads((made / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["artstore"] == {"tape-2": "artstore_tape_2.plugin"}
