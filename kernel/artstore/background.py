@@ -91,7 +91,7 @@ class Background:
             raise
         except ArtstoreError as e:
             log.error("%s can have no index entry: %s", key, e.detail)
-        # An update or a deletion whose outcome was in doubt may have happened, and no observer has heard of it.
+        # An update or a deletion whose outcome was in doubt may have happened without an event.
         self._observers.redeliver_current(self._parts.backend, file_id, key)
 
     def _run(self) -> None:

@@ -63,7 +63,7 @@ class Backlog:
         self._repairs = 0
         self._incomplete = False
         self._announced = False
-        """Whether other nodes may have heard that this process has a backlog."""
+        """Whether other nodes may think that this process has a backlog."""
         self._changed = False
         self._to_purge: list[Key] = []
 
@@ -91,7 +91,7 @@ class Backlog:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether entries may be missing that nobody knows of, so that the index has to be compared with the store."""
+        """Whether unknown entries may be missing, so that the index has to be compared with the store."""
         return self._incomplete
 
     def mark_incomplete(self) -> None:
@@ -139,7 +139,7 @@ class Backlog:
     def enqueue(self, file_id: FileId, key: Key, intent: Intent | None) -> bool:
         """Add an entry that differs from its sidecar. `intent` stays open until the entry is written.
 
-        Returns False when the other nodes cannot learn of it: they would take their index for complete.
+        Returns False when the other nodes cannot learn of it: they would consider their index complete.
         """
         if intent is not None:
             try:

@@ -102,7 +102,7 @@ class Index:
 
         The change succeeded whatever the cache answers. When the cache fails, the entry goes into the backlog, and
         `intent` stays open until it is written. Raises `Unavailable` when other nodes cannot learn of that: they would
-        take their index for complete, so the change must not be acknowledged.
+        consider their index complete, so the change must not be acknowledged.
         """
         cache, backend = self._parts.cache, self._parts.backend
         try:

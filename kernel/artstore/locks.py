@@ -28,7 +28,7 @@ _POLL_INTERVAL = 0.01
 
 
 class Locks:
-    """Named locks. Each use opens the file anew, so threads exclude each other as processes do."""
+    """Named locks. Each use opens the file again, so threads exclude each other as processes do."""
 
     def __init__(self, directory: Path) -> None:
         """Create the files. Raises `ConfigError`, `StorageFull`, `Unavailable`."""

@@ -62,8 +62,8 @@ from support.uploads import BY, content, upload
 CHOSEN = FileId("00000000-0000-4000-8000-0000000000aa")
 
 
-class Moody(MemoryCache):
-    """A cache that does not answer while it is `down`, and can be told to fail from the n-th call on."""
+class FailingCache(MemoryCache):
+    """A cache that does not answer while it is `down`."""
 
     down = False
 
@@ -230,7 +230,7 @@ def test_an_aborted_upload_leaves_nothing(ground: Ground, kernel: Kernel) -> Non
     ({}, {"metadata": {"x": float("nan")}}, InvalidField),
     ({}, {"description": "\ud800"}, InvalidField),
 ])  # fmt: skip
-def test_a_commit_that_cannot_be_leaves_nothing(
+def test_a_refused_commit_leaves_nothing(
     kernel: Kernel, options: dict[str, Any], fields: dict[str, Any], error: type[ArtstoreError]
 ) -> None:
     session = kernel.begin(BY, filename="a", **options)
@@ -266,9 +266,7 @@ def test_a_file_may_not_be_too_large(ground: Ground) -> None:
     assert upload(kernel, b"x" * 10).size == 10
 
 
-def test_a_writer_gets_a_mib_at_most_whatever_comes_at_once(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_receives_pieces_of_at_most_one_mib(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     for writer in (MemoryWriter, LocalWriter):
 
@@ -283,7 +281,7 @@ def test_a_writer_gets_a_mib_at_most_whatever_comes_at_once(
     assert lengths == [PIECE, PIECE, PIECE, 5]
 
 
-def test_a_full_element_takes_nothing_but_gives_and_deletes(ground: Ground) -> None:
+def test_a_full_element_refuses_uploads_and_still_reads_and_deletes(ground: Ground) -> None:
     kernel = ground.open(capacity=10)
     attr = upload(kernel, b"123456")
     with pytest.raises(StorageFull):
@@ -330,7 +328,7 @@ def test_a_chosen_id_in_use_is_a_conflict(kernel: Kernel, other: dict[str, Any])
     assert everything(kernel) == {CHOSEN: first}
 
 
-def test_of_many_uploads_of_one_id_one_is_made(kernel: Kernel) -> None:
+def test_of_concurrent_uploads_of_one_id_one_is_stored(kernel: Kernel) -> None:
     barrier = threading.Barrier(6)
 
     def one(n: int) -> object:
@@ -352,7 +350,7 @@ def test_of_many_uploads_of_one_id_one_is_made(kernel: Kernel) -> None:
     assert list(everything(kernel)) == [CHOSEN]
 
 
-def test_a_deleted_id_may_be_chosen_again_at_once(kernel: Kernel) -> None:
+def test_a_deleted_id_can_be_chosen_again_immediately(kernel: Kernel) -> None:
     for n in range(4):
         new = put(kernel, b"%d" % n)[1]
         assert new
@@ -363,7 +361,7 @@ def test_a_deleted_id_may_be_chosen_again_at_once(kernel: Kernel) -> None:
     assert not any(sidecar for _, sidecar in entries(kernel))
 
 
-def test_a_file_deleted_while_its_retry_comes_is_not_half_there(kernel: Kernel) -> None:
+def test_a_retry_whose_file_is_deleted_meanwhile_is_a_conflict(kernel: Kernel) -> None:
     put(kernel)
     retry = kernel.begin(BY, filename="a.txt", file_id=CHOSEN)
     retry.write(b"data")
@@ -376,7 +374,7 @@ def test_a_file_deleted_while_its_retry_comes_is_not_half_there(kernel: Kernel) 
 # --- read ---
 
 
-def test_what_is_not_there_is_not_found(kernel: Kernel) -> None:
+def test_an_unknown_id_is_not_found(kernel: Kernel) -> None:
     upload(kernel)
     for file_id in (CHOSEN, "0194567e-8c3a-7d21-b5f0-1c9ea1b2c3d4"):
         with pytest.raises(NotFound):
@@ -400,7 +398,7 @@ def test_a_download_goes_on_while_its_file_is_deleted(kernel: Kernel) -> None:
     download.close()
 
 
-def test_data_that_lacks_bytes_is_never_served(shipped: Ground) -> None:
+def test_data_of_the_wrong_size_is_never_served(shipped: Ground) -> None:
     kernel = shipped.open()
     attr = upload(kernel)
     (shipped.home / "files" / attr.key).write_bytes(b"dat")
@@ -412,7 +410,7 @@ def test_data_that_lacks_bytes_is_never_served(shipped: Ground) -> None:
     assert kernel.attr(attr.file_id) == attr
 
 
-def test_a_row_that_names_nonsense_does_not_hide_the_file(shipped: Ground) -> None:
+def test_a_corrupt_index_entry_does_not_hide_the_file(shipped: Ground) -> None:
     cache = MemoryCache()
     kernel = shipped.open(cache=cache)
     attr = upload(kernel)
@@ -436,7 +434,7 @@ def test_an_update_makes_the_next_revision(ground: Ground, kernel: Kernel) -> No
     assert ground.received[-1] == ("update", attr.file_id)
 
 
-def test_an_update_that_changes_nothing_is_none(ground: Ground, kernel: Kernel) -> None:
+def test_an_update_that_changes_nothing_makes_no_revision(ground: Ground, kernel: Kernel) -> None:
     attr = upload(kernel, description="d", tags=["a"])
     before = kernel.parts.backend.read_sidecar(attr.key)
     assert kernel.update(BY, attr.file_id, change(description="d", tags=["a"])) == attr
@@ -445,7 +443,7 @@ def test_an_update_that_changes_nothing_is_none(ground: Ground, kernel: Kernel) 
     assert [op for op, _ in ground.received] == ["upload"]
 
 
-def test_an_update_keeps_what_it_does_not_know(kernel: Kernel) -> None:
+def test_an_update_keeps_unknown_keys(kernel: Kernel) -> None:
     attr = upload(kernel)
     future = attr.model_copy(update={"from_version_9": {"x": [1, None]}})
     kernel.parts.backend.replace_sidecar(attr.key, future.encode(), if_match=attr.encode())
@@ -454,7 +452,7 @@ def test_an_update_keeps_what_it_does_not_know(kernel: Kernel) -> None:
     assert kernel.attr(attr.file_id) == new
 
 
-def test_an_update_that_cannot_be_changes_nothing(kernel: Kernel) -> None:
+def test_a_refused_update_changes_nothing(kernel: Kernel) -> None:
     attr = upload(kernel, description="old")
 
     def refuse(_: Attr) -> dict[str, Any]:
@@ -528,7 +526,7 @@ def test_a_file_is_deleted_once(kernel: Kernel) -> None:
 
 
 def test_everything_but_search_works_without_a_cache(ground: Ground) -> None:
-    cache = Moody()
+    cache = FailingCache()
     kernel = ground.open(cache=cache)
     old, (chosen, _) = upload(kernel, b"old"), put(kernel)
     cache.down = True
@@ -555,12 +553,12 @@ def test_everything_but_search_works_without_a_cache(ground: Ground) -> None:
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
 
-def test_the_keeper_pays_soon_and_ever_less_often_while_the_cache_is_away(
+def test_failed_index_writes_are_retried_soon_then_less_and_less_often(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "INTERVAL", 1e6)
     monkeypatch.setattr(background, "RETRY_MIN", 0.002)
-    cache = Moody()
+    cache = FailingCache()
     kernel = ground.open(cache=cache)
     tries: list[float] = []
     drain = kernel.background.drain
@@ -575,18 +573,18 @@ def test_the_keeper_pays_soon_and_ever_less_often_while_the_cache_is_away(
         tries.clear()
         cache.down = True
         known = {a.file_id: a for a in (upload(kernel), upload(kernel))}
-        while len(tries) < 4:  # more and more is owed, and nobody tries the sooner for it
+        while len(tries) < 4:  # the backlog grows, and that makes no retry earlier
             known |= {a.file_id: a for a in (upload(kernel),)}
         pauses = [b - a for a, b in itertools.pairwise(tries)]
         assert all(pause >= 0.002 * 2**n for n, pause in enumerate(pauses, 1))
         cache.down = False
-        until(kernel.index.backlog.is_complete, "all rows are paid")
+        until(kernel.index.backlog.is_complete, "the backlog to be empty")
         assert known.items() <= everything(kernel).items()
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
 
-def test_a_tombstone_outlives_a_row_that_is_owed(ground: Ground) -> None:
-    cache = Moody()
+def test_a_tombstone_stays_until_the_index_entry_is_removed(ground: Ground) -> None:
+    cache = FailingCache()
     kernel = ground.open(cache=cache)
     attr = upload(kernel)
     cache.down = True
@@ -600,8 +598,8 @@ def test_a_tombstone_outlives_a_row_that_is_owed(ground: Ground) -> None:
     assert everything(kernel) == {}
 
 
-def test_a_debt_met_by_another_is_paid_once_and_whole(ground: Ground) -> None:
-    cache = Moody()
+def test_several_pending_changes_of_one_file_are_indexed_and_all_committed(ground: Ground) -> None:
+    cache = FailingCache()
     kernel = ground.open(cache=cache)
     cache.down = True
     attr = upload(kernel)
@@ -613,7 +611,7 @@ def test_a_debt_met_by_another_is_paid_once_and_whole(ground: Ground) -> None:
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
 
-def test_what_is_no_mark_among_the_marks_is_said_once_and_hides_nothing(
+def test_a_foreign_file_among_the_flags_is_logged_once_and_ignored(
     ground: Ground, caplog: pytest.LogCaptureFixture
 ) -> None:
     kernel = ground.open()
@@ -631,7 +629,7 @@ def test_what_is_no_mark_among_the_marks_is_said_once_and_hides_nothing(
     ]
 
 
-def test_a_start_on_a_full_disk_leaves_for_later_what_finds_no_room(
+def test_a_start_on_a_full_disk_postpones_what_needs_space(
     shipped: Ground, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A sidecar is in place and its data is staged: a power cut kept the later rename only."""
@@ -662,8 +660,8 @@ def test_a_start_on_a_full_disk_leaves_for_later_what_finds_no_room(
     assert not shard.parent.exists()
 
 
-def test_a_row_owed_by_a_dead_process_is_paid_at_the_next_start(ground: Ground) -> None:
-    cache = Moody()
+def test_the_backlog_of_a_dead_process_is_written_at_the_next_start(ground: Ground) -> None:
+    cache = FailingCache()
     kernel = ground.open(cache=cache)
     kept, gone = upload(kernel, b"kept"), upload(kernel, b"gone")
     cache.down = True
@@ -671,16 +669,16 @@ def test_a_row_owed_by_a_dead_process_is_paid_at_the_next_start(ground: Ground) 
     kernel.delete(BY, gone.file_id, anyway)
     new = upload(kernel)
     ground.close()
-    cache = Moody()  # it was in memory; a cache that was rebuilt must be as good
+    cache = FailingCache()  # it was in memory; a cache that was rebuilt must be as good
     kernel = ground.open(cache=cache)
     assert everything(kernel) == {a.file_id: a for a in (kept, new)}
     assert {status for _, status in statuses(kernel)} == {"committed"}
 
 
-def test_the_log_tells_what_is_owed_for_an_update_that_seemed_to_fail(
+def test_the_log_keeps_an_update_in_doubt_until_its_entry_is_written(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = Moody()
+    cache = FailingCache()
     kernel = ground.open(cache=cache)
     attr = upload(kernel)
     kernel.background.flush()
@@ -705,7 +703,7 @@ def test_the_log_tells_what_is_owed_for_an_update_that_seemed_to_fail(
 # --- modes ---
 
 
-def test_modes_are_remembered_by_the_store(ground: Ground) -> None:
+def test_the_store_keeps_the_mode(ground: Ground) -> None:
     kernel = ground.open(mode=Mode.RW)
     attr = upload(kernel)
     with pytest.raises(ModeNotAllowed):
@@ -734,7 +732,7 @@ def test_modes_are_remembered_by_the_store(ground: Ground) -> None:
     assert sorted(s for op, s in statuses(kernel) if op == "mode") == ["committed"] * 3 + ["rolled_back"] * 2
 
 
-def test_an_upload_begun_before_a_transition_is_refused_at_its_end(ground: Ground) -> None:
+def test_an_upload_that_began_before_a_transition_is_refused_at_its_commit(ground: Ground) -> None:
     kernel = ground.open(mode=Mode.RW)
     session = kernel.begin(BY, filename="a")
     session.write(b"data")
@@ -745,7 +743,7 @@ def test_an_upload_begun_before_a_transition_is_refused_at_its_end(ground: Groun
 
 
 def test_after_a_transition_nothing_changes(ground: Ground) -> None:
-    kernel, neighbour = ground.open(mode=Mode.RW), ground.open(mode=Mode.RW)
+    kernel, other = ground.open(mode=Mode.RW), ground.open(mode=Mode.RW)
     refused: list[ModeNotAllowed] = []
     started = threading.Semaphore(0)
 
@@ -762,7 +760,7 @@ def test_after_a_transition_nothing_changes(ground: Ground) -> None:
                 started.release()
 
     with ThreadPoolExecutor(4) as pool:
-        loads = [pool.submit(load, k) for k in (kernel, neighbour, kernel, neighbour)]
+        loads = [pool.submit(load, k) for k in (kernel, other, kernel, other)]
         for _ in loads:
             assert started.acquire(timeout=30)
         kernel.transition(BY, Mode.RO, confirm=False, reason="")
@@ -774,7 +772,7 @@ def test_after_a_transition_nothing_changes(ground: Ground) -> None:
     assert len(refused) == 4
 
 
-def test_a_mode_is_durable_before_it_is_said_to_be_there_already(
+def test_a_repeated_transition_is_refused_only_when_the_mode_is_durable(
     shipped: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = shipped.open(mode=Mode.RW)
@@ -801,10 +799,10 @@ def test_a_mode_is_durable_before_it_is_said_to_be_there_already(
     assert statuses(kernel) == [("mode", "failed"), ("mode", "rolled_back")]
 
 
-def test_a_mode_holds_before_it_is_said_to_be_there_already(
+def test_a_repeated_transition_is_refused_only_when_forbidden_changes_are_over(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel, neighbour = ground.open(mode=Mode.RW), ground.open(mode=Mode.RW)
+    kernel, other = ground.open(mode=Mode.RW), ground.open(mode=Mode.RW)
     real, asked = kernel.parts.locks._open, threading.Event()
 
     def refuse(name: str) -> int:
@@ -818,7 +816,7 @@ def test_a_mode_holds_before_it_is_said_to_be_there_already(
         return real(name)
 
     with ThreadPoolExecutor(1) as pool:
-        with neighbour.parts.element.gate(Operation.UPDATE):
+        with other.parts.element.gate(Operation.UPDATE):
             monkeypatch.setattr(kernel.parts.locks, "_open", refuse)
             with pytest.raises(Unavailable):
                 kernel.transition(BY, Mode.RO, confirm=False, reason="")
@@ -832,17 +830,17 @@ def test_a_mode_holds_before_it_is_said_to_be_there_already(
 
 
 @pytest.mark.parametrize("before", [Mode.RO, Mode.RW])
-def test_a_mode_that_allows_changes_does_not_wait_for_a_moment_without_any(
+def test_a_transition_to_a_mode_that_allows_changes_does_not_wait_for_them(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, before: Mode
 ) -> None:
     """Under load there is none: one change ends after the next has begun."""
-    kernel, neighbour = ground.open(mode=before), ground.open(mode=before)
+    kernel, other = ground.open(mode=before), ground.open(mode=before)
     write_document = kernel.parts.backend.write_document
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
 
         def put(*args: Any, **options: Any) -> None:
             write_document(*args, **options)
-            stack.enter_context(neighbour.parts.element.gate(Operation.UPLOAD))
+            stack.enter_context(other.parts.element.gate(Operation.UPLOAD))
 
         stack.enter_context(monkeypatch.context()).setattr(kernel.parts.backend, "write_document", put)
         step = pool.submit(kernel.transition, BY, Mode.RW, confirm=True, reason="")
@@ -854,7 +852,7 @@ def test_a_mode_that_allows_changes_does_not_wait_for_a_moment_without_any(
                 step.result()
 
 
-def test_a_start_does_not_wait_for_a_moment_without_changes(ground: Ground) -> None:
+def test_a_start_does_not_wait_for_changes_in_progress(ground: Ground) -> None:
     kernel = ground.open()
     with ThreadPoolExecutor(1) as pool, kernel.parts.element.gate(Operation.UPLOAD):
         start = pool.submit(ground.open)
@@ -892,7 +890,7 @@ def fill(kernel: Kernel) -> dict[str, Attr]:
 
 
 @pytest.mark.parametrize("lost", ["state/cache*", "state/wal", "state", "state/locks"])
-def test_what_is_lost_in_the_state_comes_back_from_the_files(shipped: Ground, lost: str) -> None:
+def test_a_lost_state_directory_is_rebuilt_from_the_store(shipped: Ground, lost: str) -> None:
     files = fill(shipped.open())
     shipped.close()
     for path in shipped.home.glob(lost):
@@ -915,7 +913,7 @@ def test_copying_the_files_is_backup_and_restore(shipped: Ground, tmp_path: Path
     restored.close()
 
 
-def test_a_cache_whose_stamp_is_unknown_is_rebuilt(ground: Ground) -> None:
+def test_a_cache_of_an_unknown_generation_is_rebuilt(ground: Ground) -> None:
     cache = MemoryCache()
     kernel = ground.open(cache=cache)
     files = fill(kernel)
@@ -932,7 +930,7 @@ def test_a_cache_whose_stamp_is_unknown_is_rebuilt(ground: Ground) -> None:
     assert cache.generation() not in (None, stamp, "another store's")
 
 
-def test_an_older_copy_of_the_cache_brings_nothing_back(shipped: Ground) -> None:
+def test_an_older_copy_of_the_cache_is_rebuilt(shipped: Ground) -> None:
     kernel = shipped.open()
     files = [upload(kernel, b"%d" % n) for n in range(3)]
     shipped.close()
@@ -949,7 +947,7 @@ def test_an_older_copy_of_the_cache_brings_nothing_back(shipped: Ground) -> None
     assert everything(shipped.open()) == {a.file_id: a for a in (files[1], files[2], new)}
 
 
-def test_while_a_cache_is_rebuilt_no_file_is_missed(ground: Ground) -> None:
+def test_no_file_is_missed_while_the_cache_is_rebuilt(ground: Ground) -> None:
     class Watched(MemoryCache):
         seen: ClassVar[list[bool]] = []
 
@@ -964,36 +962,36 @@ def test_while_a_cache_is_rebuilt_no_file_is_missed(ground: Ground) -> None:
     files = {attr.file_id: attr for attr in (upload(kernel, b"%d" % n) for n in range(4))}
     cache.set_generation("another store's")
     watching = True
-    neighbour = ground.open(cache=cache)
+    other = ground.open(cache=cache)
     assert cache.seen
     assert all(cache.seen)
     watching = False
-    assert everything(neighbour) == files
+    assert everything(other) == files
     assert kernel.index.backlog.is_complete()
 
 
-def test_recovery_twice_does_nothing_twice(ground: Ground) -> None:
+def test_recovery_is_idempotent(ground: Ground) -> None:
     kernel = ground.open()
     fill(kernel)
     assert str(kernel.recover()) in ("1 deleted", "nothing to do")
     assert str(kernel.recover()) == "nothing to do"
 
 
-def test_a_broken_pair_goes_to_quarantine_and_a_stranger_stays(shipped: Ground) -> None:
+def test_a_broken_pair_goes_to_quarantine_and_a_foreign_file_stays(shipped: Ground) -> None:
     kernel = shipped.open()
     attr, other = upload(kernel), upload(kernel)
     shipped.close()
     place = shipped.home / "files" / attr.key
     place.unlink()
-    (place.parent / "notes.txt").write_bytes(b"a stranger's")
+    (place.parent / "notes.txt").write_bytes(b"foreign")
     (place.parent / "sub").mkdir()
     assert everything(shipped.open()) == {other.file_id: other}
-    assert (place.parent / "notes.txt").read_bytes() == b"a stranger's"
+    assert (place.parent / "notes.txt").read_bytes() == b"foreign"
     kept = shipped.home / "files" / ".artstore" / "quarantine" / f"{attr.key}.attr.json"
     assert kept.read_bytes() == attr.encode()
 
 
-def test_what_somebody_is_deleting_is_not_set_aside(ground: Ground) -> None:
+def test_a_deletion_in_progress_is_not_quarantined(ground: Ground) -> None:
     kernel = ground.open()
     attr = upload(kernel)
     kernel.parts.backend.delete(
@@ -1005,19 +1003,19 @@ def test_what_somebody_is_deleting_is_not_set_aside(ground: Ground) -> None:
     assert [(e.key, e.data) for e in kernel.parts.backend.list(attr.storage_path)] == [(attr.key, True)]
 
 
-def test_a_neighbour_that_starts_touches_nothing_of_ours(ground: Ground) -> None:
+def test_a_second_process_that_starts_leaves_live_uploads_alone(ground: Ground) -> None:
     cache = MemoryCache() if ground.kind == "memory" else None
     kernel = ground.open(cache=cache)
     session = kernel.begin(BY, filename="a")
     session.write(b"data")
     done = upload(kernel)
-    neighbour = ground.open(cache=cache)
-    neighbour.background.recover()
+    other = ground.open(cache=cache)
+    other.background.recover()
     attr, _ = session.commit()
-    assert everything(kernel) == everything(neighbour) == {a.file_id: a for a in (done, attr)}
+    assert everything(kernel) == everything(other) == {a.file_id: a for a in (done, attr)}
 
 
-def test_a_dead_neighbour_is_settled_while_we_serve(ground: Ground) -> None:
+def test_a_dead_process_is_recovered_while_another_serves(ground: Ground) -> None:
     cache = MemoryCache() if ground.kind == "memory" else None
     kernel, dying = ground.open(cache=cache), ground.open(cache=cache)
     attr = upload(kernel)
@@ -1039,7 +1037,7 @@ def test_a_dead_neighbour_is_settled_while_we_serve(ground: Ground) -> None:
         dying.parts.cache.close()
 
 
-def test_pages_are_the_cache_s(kernel: Kernel) -> None:
+def test_pages_follow_each_other(kernel: Kernel) -> None:
     for n in range(5):
         upload(kernel, b"x" * n)
     page: Page = kernel.search(Query(sort="size", descending=False, limit=3))
@@ -1049,7 +1047,7 @@ def test_pages_are_the_cache_s(kernel: Kernel) -> None:
     assert rest.next is None
 
 
-class Volatile(MemoryCache):
+class VolatileCache(MemoryCache):
     """A cache that knows what a power cut would take from it; `first` is called once, before the next row is put."""
 
     def __init__(self) -> None:
@@ -1073,8 +1071,8 @@ class Volatile(MemoryCache):
         self.unflushed.clear()
 
 
-def test_a_flush_that_comes_between_takes_no_row_for_durable(ground: Ground) -> None:
-    cache = Volatile()
+def test_a_flush_during_a_change_does_not_checkpoint_its_entry(ground: Ground) -> None:
+    cache = VolatileCache()
     kernel = ground.open(cache=cache)
     attr = upload(kernel)
     kernel.background.flush()
@@ -1084,8 +1082,8 @@ def test_a_flush_that_comes_between_takes_no_row_for_durable(ground: Ground) -> 
     assert not cache.unflushed, "the log says that it is durable"
 
 
-def test_a_row_that_was_owed_is_made_durable(ground: Ground) -> None:
-    cache = Volatile()
+def test_an_entry_written_from_the_backlog_is_flushed(ground: Ground) -> None:
+    cache = VolatileCache()
     kernel = ground.open(cache=cache)
     attr = upload(kernel)
 
@@ -1102,7 +1100,7 @@ def test_a_row_that_was_owed_is_made_durable(ground: Ground) -> None:
     assert not cache.unflushed, "the log says that it is durable"
 
 
-class Unsaid(MemoryWriter):
+class SilentWriter(MemoryWriter):
     """A writer whose answer is lost, after it published or before."""
 
     published = True
@@ -1115,15 +1113,15 @@ class Unsaid(MemoryWriter):
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_a_retry_settles_an_upload_whose_outcome_nobody_knows(
+def test_a_retry_resolves_an_upload_in_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: bool
 ) -> None:
     """Or two files would have one id, and the second would outlive the deletion of the first."""
     ground = Ground(tmp_path, "memory")
     kernel = ground.open()
     with monkeypatch.context() as patched:
-        patched.setattr(Unsaid, "published", published)
-        patched.setattr(MemoryBackend, "create", lambda backend, key: Unsaid(backend, key))
+        patched.setattr(SilentWriter, "published", published)
+        patched.setattr(MemoryBackend, "create", lambda backend, key: SilentWriter(backend, key))
         with pytest.raises(OutcomeUnknown):
             put(kernel)
     with pytest.raises(Unavailable):
@@ -1145,51 +1143,51 @@ def test_a_retry_settles_an_upload_whose_outcome_nobody_knows(
     ground.close()
 
 
-class Shared(MemoryBackend):
+class SharedBackend(MemoryBackend):
     """One to which a request of a dead process may still be on its way."""
 
     capabilities = replace(MemoryBackend.capabilities, shared=True)
 
 
-class Delayed(MemoryWriter):
+class DelayedWriter(MemoryWriter):
     """A writer whose request to publish stays on its way."""
 
     arrive: Callable[[], None]
 
     def publish(self, sidecar: bytes) -> None:
-        Delayed.arrive = lambda: MemoryWriter.publish(self, sidecar)
+        DelayedWriter.arrive = lambda: MemoryWriter.publish(self, sidecar)
         self.abort = lambda: None  # type: ignore[method-assign]
         raise OutcomeUnknown("The store does not answer.")
 
 
 @pytest.mark.parametrize("arrives", ["before", "after"])
-def test_a_retry_by_a_neighbour_settles_what_is_on_its_way(
+def test_a_retry_in_another_process_resolves_an_upload_in_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str
 ) -> None:
-    ground = Ground(tmp_path, "memory", memory=Shared)
+    ground = Ground(tmp_path, "memory", memory=SharedBackend)
     cache = MemoryCache()
-    kernel, neighbour = ground.open(cache=cache), ground.open(cache=cache)
+    kernel, other = ground.open(cache=cache), ground.open(cache=cache)
     with monkeypatch.context() as patched:
-        patched.setattr(MemoryBackend, "create", lambda backend, key: Delayed(backend, key))
+        patched.setattr(MemoryBackend, "create", lambda backend, key: DelayedWriter(backend, key))
         with pytest.raises(OutcomeUnknown):
             put(kernel)
     if arrives == "before":
-        Delayed.arrive()
-    attr, new = put(neighbour)
+        DelayedWriter.arrive()
+    attr, new = put(other)
     assert new is (arrives == "after")
     if new:
         with pytest.raises(Unavailable):
-            Delayed.arrive()
+            DelayedWriter.arrive()
     kernel.background.resolve_in_doubt()
     kernel.background.drain()
-    assert everything(kernel) == everything(neighbour) == {CHOSEN: attr}
+    assert everything(kernel) == everything(other) == {CHOSEN: attr}
     assert entries(kernel) == [(True, True)]
-    neighbour.delete(BY, CHOSEN, anyway)
+    other.delete(BY, CHOSEN, anyway)
     assert everything(kernel) == {}
     ground.close()
 
 
-def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None:
+def test_a_late_index_entry_does_not_hide_a_file_that_was_uploaded_again(kernel: Kernel) -> None:
     """A rebuild has read a sidecar; before its row is there the file is deleted, and its id used again elsewhere."""
     put(kernel)
     old = kernel.update(BY, CHOSEN, change(description="old"))
@@ -1205,7 +1203,7 @@ def test_a_row_written_late_hides_no_file_that_came_back(kernel: Kernel) -> None
 
 
 @pytest.mark.parametrize("operation", ["update", "upload"])
-def test_a_process_that_holds_a_lock_and_is_stopped_stops_nobody_else(
+def test_a_stopped_process_that_holds_a_lock_does_not_block_others(
     shipped: Ground, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     for module in ("reservation", "index"):
@@ -1229,8 +1227,10 @@ def test_a_process_that_holds_a_lock_and_is_stopped_stops_nobody_else(
 
 @pytest.mark.parametrize("operation", ["update", "delete"])
 @pytest.mark.parametrize("spoilt", [None, b"{" * 5000, b"[]"])
-def test_what_was_rolled_back_comes_too_late(tmp_path: Path, operation: str, spoilt: bytes | None) -> None:
-    ground = Ground(tmp_path / "home", "memory", memory=Shared)
+def test_a_late_request_of_a_rolled_back_change_fails(
+    tmp_path: Path, operation: str, spoilt: bytes | None
+) -> None:
+    ground = Ground(tmp_path / "home", "memory", memory=SharedBackend)
     dying, cache = ground.open(), MemoryCache()
     attr = upload(dying)
     dying.parts.log.begin(
@@ -1255,7 +1255,7 @@ def test_what_was_rolled_back_comes_too_late(tmp_path: Path, operation: str, spo
     ground.close()
 
 
-class Late(MemoryCache):
+class LateCache(MemoryCache):
     """A cache at which the next row arrives late."""
 
     meanwhile: Callable[[], None] | None = None
@@ -1267,10 +1267,10 @@ class Late(MemoryCache):
         super().put(attrs)
 
 
-def test_a_row_that_comes_after_the_deletion_by_another_node_does_not_stay(tmp_path: Path) -> None:
-    cache = Late()
-    ground = Ground(tmp_path / "one", "memory", memory=Shared)
-    elsewhere = Ground(tmp_path / "two", "memory", memory=Shared, store=ground.store)
+def test_a_late_index_entry_of_a_file_deleted_on_another_node_is_removed(tmp_path: Path) -> None:
+    cache = LateCache()
+    ground = Ground(tmp_path / "one", "memory", memory=SharedBackend)
+    elsewhere = Ground(tmp_path / "two", "memory", memory=SharedBackend, store=ground.store)
     one, two = ground.open(cache=cache), elsewhere.open(cache=cache)
     attr = upload(one)
     cache.meanwhile = lambda: two.delete(BY, attr.file_id, anyway)

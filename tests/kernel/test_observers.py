@@ -1,4 +1,4 @@
-"""Observers in a kernel: each change is heard, whatever observers do, and whatever dies; nobody waits for them."""
+"""Observers in a kernel: each change is delivered, whatever fails or dies, and no request waits for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from support.uploads import BY, upload
 
 
 class Recorder:
-    """An observer that remembers what it heard, and what of it was flushed; `fault` says how it fails."""
+    """An observer that keeps what it received, and how much of it was flushed. `fault` may raise."""
 
     API = 1
     Settings = Settings
@@ -89,7 +89,7 @@ class Home:
         return kernel
 
     def kill(self, kernel: Kernel) -> None:
-        """As SIGKILL would: locks go, nothing else is done."""
+        """As SIGKILL would: locks are released, nothing else is done."""
         for segment, _ in kernel.parts.log.position():
             segment.release()
         kernel.parts.backend._staging.close()
@@ -119,7 +119,7 @@ def delete(kernel: Kernel, file_id: str) -> None:
     kernel.delete(BY, file_id, lambda attr: None)
 
 
-def test_every_change_is_heard_in_order_and_once(home: Home) -> None:
+def test_every_change_is_delivered_in_order_and_once(home: Home) -> None:
     recorder = Recorder()
     kernel = home.start(recorder)
     one, two = upload(kernel), upload(kernel)
@@ -133,7 +133,7 @@ def test_every_change_is_heard_in_order_and_once(home: Home) -> None:
     assert recorder.flushed == 4
 
 
-def test_what_was_flushed_is_not_told_again(home: Home) -> None:
+def test_flushed_events_are_not_delivered_again(home: Home) -> None:
     kernel = home.start(Recorder())
     upload(kernel)
     kernel.background.flush()
@@ -147,7 +147,7 @@ def stuck() -> None:
     raise Unavailable("Not now.")
 
 
-def test_what_a_dead_process_had_not_handed_over_is_told_again(
+def test_undelivered_events_of_a_dead_process_are_delivered_at_the_next_start(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = home.start(Recorder(stuck))
@@ -173,8 +173,8 @@ class Death(BaseException):
 
 
 @pytest.mark.parametrize("op", ["upload", "update", "delete"])
-@pytest.mark.parametrize("step", ["the row", "the line", "the end of its intent"])
-def test_a_change_is_told_wherever_its_process_died(
+@pytest.mark.parametrize("step", ["index entry", "queue", "end of the intent"])
+def test_a_change_is_delivered_wherever_its_process_died(
     home: Home, monkeypatch: pytest.MonkeyPatch, step: str, op: str
 ) -> None:
     kernel = home.start(Recorder())
@@ -185,9 +185,9 @@ def test_a_change_is_told_wherever_its_process_died(
         raise Death
 
     with monkeypatch.context() as patch:
-        if step == "the row":
+        if step == "index entry":
             patch.setattr(kernel.parts.cache, "remove" if op == "delete" else "put", die)
-        elif step == "the line":
+        elif step == "queue":
             patch.setattr(kernel.observers, "deliver", die)
         else:
             patch.setattr(FileIntent, "commit", die)
@@ -202,8 +202,8 @@ def test_a_change_is_told_wherever_its_process_died(
     recorder = Recorder()
     again = home.start(recorder)
     assert again.observers.is_delivered()
-    ((told, file_id, revision),) = recorder.received
-    assert told == op
+    ((delivered, file_id, revision),) = recorder.received
+    assert delivered == op
     assert revision == {"upload": 1, "update": 2, "delete": None}[op]
     if op == "upload":
         assert again.attr(file_id).original_filename == "new.txt"
@@ -211,7 +211,7 @@ def test_a_change_is_told_wherever_its_process_died(
         assert file_id == one.file_id
 
 
-def test_a_neighbour_tells_for_the_dead(home: Home) -> None:
+def test_a_live_process_delivers_the_events_of_a_dead_one(home: Home) -> None:
     recorder = Recorder()
     alive = home.start(recorder)
     dead = home.start(Recorder(stuck))
@@ -221,7 +221,7 @@ def test_a_neighbour_tells_for_the_dead(home: Home) -> None:
     assert recorder.received == [("upload", one.file_id, 1)]
 
 
-def test_the_log_of_the_dead_is_kept_while_nobody_can_be_told(
+def test_the_log_of_a_dead_process_is_kept_while_observers_fail(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observers, "DELIVERY_TIMEOUT", 0.05)
@@ -237,9 +237,7 @@ def test_the_log_of_the_dead_is_kept_while_nobody_can_be_told(
     assert recorder.received == [("upload", one.file_id, 1)]
 
 
-def test_an_observer_that_cannot_now_is_told_again_in_order(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_deliveries_are_repeated_in_order(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers, "RETRY", 0.01)
     troubles = iter([Unavailable("Not now."), None, None, Unavailable("Nor now.")])
 
@@ -254,7 +252,7 @@ def test_an_observer_that_cannot_now_is_told_again_in_order(
     assert [file_id for _, file_id, _ in recorder.received] == [attr.file_id for attr in made]
 
 
-def test_a_faulty_or_hanging_observer_delays_nobody(
+def test_a_faulty_or_hanging_observer_delays_no_other(
     monkeypatch: pytest.MonkeyPatch, home: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = threading.Event()
@@ -272,15 +270,15 @@ def test_a_faulty_or_hanging_observer_delays_nobody(
     )  # for the one that never flushes, at the end of `home` too
     begun = time.monotonic()
     made = [upload(kernel) for _ in range(3)]
-    until(lambda: len(recorder.received) == 3, "the third one hears")
+    until(lambda: len(recorder.received) == 3, "the third one to receive all")
     assert time.monotonic() - begun < 20
     gate.set()
     assert [kernel.attr(attr.file_id) for attr in made] == made
-    until(lambda: caplog.text.count("missed the upload of") == 3, "its faults are told")
+    until(lambda: caplog.text.count("missed the upload of") == 3, "its faults to be logged")
     assert "RuntimeError: oops" in caplog.text
 
 
-def test_what_a_full_line_cannot_take_is_told_at_the_next_start(
+def test_what_a_full_queue_rejects_is_delivered_at_the_next_start(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(observers, "QUEUE_LIMIT", 3)
@@ -290,7 +288,7 @@ def test_what_a_full_line_cannot_take_is_told_at_the_next_start(
     kernel = home.start(slow)
     made = [upload(kernel, name=f"{n}.txt") for n in range(8)]
     gate.set()
-    until(lambda: len(slow.received) == 3, "what was in line is heard")
+    until(lambda: len(slow.received) == 3, "the queue to be delivered")
     assert not kernel.observers.is_delivered()
     assert caplog.text.count("is too slow") == 1
     home.open.remove(kernel)
@@ -303,7 +301,7 @@ def test_what_a_full_line_cannot_take_is_told_at_the_next_start(
     assert {file_id for _, file_id, _ in recorder.received} == {attr.file_id for attr in made}
 
 
-def test_what_is_in_line_is_told_before_the_end(home: Home) -> None:
+def test_queued_events_are_delivered_before_the_end(home: Home) -> None:
     recorder = Recorder()
     kernel = home.start(recorder)
     attr = upload(kernel)
@@ -314,9 +312,7 @@ def test_what_is_in_line_is_told_before_the_end(home: Home) -> None:
     assert recorder.closed
 
 
-def test_an_update_that_seemed_to_fail_is_told_when_it_took_place(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_update_in_doubt_that_happened_is_delivered(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     kernel = home.start(recorder)
     one = upload(kernel)
