@@ -1,4 +1,4 @@
-"""From one revision of the schema to another. Alembic is imported only where there is something to do."""
+"""Moves the schema from one revision to another. Alembic is imported only when there is something to move."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from sqlalchemy import Connection, inspect, text
 
 from artstore.errors import ConfigError
 
-HEAD = "r6"
-"""The revision this version works with."""
+HEAD = "v1"
+"""The revision that this version works with."""
+DEVELOPMENT = {"r1", "r2", "r3", "r4", "r5", "r6"}
+"""Revisions of the time before the first release. No step leads from them."""
 _SCRIPTS = Path(__file__).with_name("revisions")
 
 
@@ -19,7 +21,7 @@ def version_table(prefix: str) -> str:
 
 
 def present(connection: Connection, prefix: str) -> str | None:
-    """The revision of what is there, or None when nothing is."""
+    """Return the revision of the tables, or None when there are none."""
     if not inspect(connection).has_table(version_table(prefix)):
         return None
     rows = connection.execute(text(f"SELECT version_num FROM {version_table(prefix)}"))
@@ -27,8 +29,8 @@ def present(connection: Connection, prefix: str) -> str | None:
     return found
 
 
-def mark(connection: Connection, prefix: str) -> None:
-    """Note that what is there is of this version's making."""
+def record_head(connection: Connection, prefix: str) -> None:
+    """Record that the tables are of this version."""
     table = version_table(prefix)
     connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) NOT NULL)")
     connection.exec_driver_sql(f"DELETE FROM {table}")
@@ -36,9 +38,10 @@ def mark(connection: Connection, prefix: str) -> None:
 
 
 def move(connection: Connection, prefix: str, target: str) -> str | None:
-    """Go to `target`: a revision, `head`, `base`, or steps such as `-1` and `+1`; where we are then.
+    """Move the schema to `target` and return the revision then.
 
-    Within the transaction of `connection`. Raises `ConfigError` for a revision that does not exist.
+    `target`: a revision, `head`, `base`, or steps such as `-1` and `+1`. It runs in the transaction of `connection`.
+    Raises `ConfigError` for a revision that does not exist.
     """
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
@@ -48,6 +51,8 @@ def move(connection: Connection, prefix: str, target: str) -> str | None:
     script = ScriptDirectory(str(_SCRIPTS), version_locations=[str(_SCRIPTS)])
     known = [one.revision for one in script.walk_revisions()]
     now = present(connection, prefix)
+    if now in DEVELOPMENT:
+        raise made_in_development(str(now))
     if now is not None and now not in known:
         raise newer(now)
     down = (
@@ -77,8 +82,19 @@ def move(connection: Connection, prefix: str, target: str) -> str | None:
 
 
 def newer(revision: str) -> ConfigError:
+    """Return the error for tables of a later version."""
     return ConfigError(
         f"The cache was made by a newer artstore (revision {revision}, ours is {HEAD}).",
         place="cache.sql",
-        cure="Install that version, or drop the tables of this element: they are filled anew from the sidecars.",
+        cure="Install that version, or drop the tables of this element: the cache is rebuilt from the sidecars.",
+    )
+
+
+def made_in_development(revision: str) -> ConfigError:
+    """Return the error for tables of a development version: their log may hold open intents, so nothing is rebuilt."""
+    return ConfigError(
+        f"The tables were made by a development version of artstore (revision {revision}).",
+        place="cache.sql, wal.sql",
+        cure="Run `artstore recover` with that version, stop all nodes, then drop the tables of this element: the "
+        "cache is rebuilt from the sidecars.",
     )

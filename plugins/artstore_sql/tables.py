@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,6 +67,12 @@ class Tables:
             Column("name", Text, primary_key=True),
             Column("value", Text, nullable=False),
         )
+
+
+@cache
+def tables_of(prefix: str) -> Tables:
+    """Return the tables of one prefix, the same ones each time: to make them takes longer than to open a cache."""
+    return Tables(prefix)
 
 
 def row(attr: Attr) -> dict[str, Any]:

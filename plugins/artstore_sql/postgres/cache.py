@@ -17,7 +17,7 @@ from artstore_sql.postgres.database import Postgres
 from artstore_sql.postgres.errors import Dropped
 from artstore_sql.postgres.schema import Opened
 from artstore_sql.postgres.search import found
-from artstore_sql.postgres.tables import Tables
+from artstore_sql.postgres.tables import Tables, tables_of
 from artstore_sql.sqlite.cache import SqlSettings
 from artstore_sql.sqlite.search import page_of, possible
 from artstore_sql.tables import consistent, is_text, row
@@ -46,7 +46,7 @@ class PostgresCache(Cache):
     def __init__(self, settings: SqlSettings, context: Context) -> None:
         if settings.url is None:
             raise TypeError("a cache in PostgreSQL has a url")
-        self._tables = Tables(settings.table_prefix)
+        self._tables = tables_of(settings.table_prefix)
         self._database = Postgres(settings.url, settings.timeout, place="cache.sql.url", size=CONNECTIONS)
         self._opened = Opened(self._database, settings.table_prefix, reading=context.read_only)
         self._upsert = _upsert(self._tables)

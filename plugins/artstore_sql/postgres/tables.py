@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from sqlalchemy import ARRAY, BigInteger, Column, Integer, MetaData, Table, Text
 
 
@@ -33,3 +35,9 @@ class Tables:
             f"{prefix}totals", metadata, Column("files", BigInteger), Column("size", BigInteger)
         )
         self.meta = Table(f"{prefix}meta", metadata, Column("name", Text), Column("value", Text))
+
+
+@cache
+def tables_of(prefix: str) -> Tables:
+    """Return the tables of one prefix, the same ones each time: to make them takes longer than to open a cache."""
+    return Tables(prefix)

@@ -28,7 +28,7 @@ from artstore_sql.sqlite.opening import PATIENCE, look_into
 from artstore_sql.sqlite.schema import has_trigram, renew
 from artstore_sql.sqlite.search import found, page_of, possible
 from artstore_sql.sqlite.writer import BATCH, Row, Step, Writer
-from artstore_sql.tables import Tables, consistent, is_text, row
+from artstore_sql.tables import Tables, consistent, is_text, row, tables_of
 
 _PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
 
@@ -62,7 +62,7 @@ class SqlCache(Cache):
 
     def __init__(self, settings: SqlSettings, context: Context) -> None:
         path = _path(settings.url, context)
-        self._tables = Tables(settings.table_prefix)
+        self._tables = tables_of(settings.table_prefix)
         self._database = Sqlite(path, settings.timeout, reading=context.read_only)
         self._in_use: InUse | None = None
         if context.read_only:

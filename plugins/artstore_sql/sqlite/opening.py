@@ -172,18 +172,20 @@ def _prepare(database: Sqlite, tables: Tables, *, trigram: bool) -> bool:
             # A virtual table whose module is missing can be neither written nor dropped.
             raise _Useless("its words are indexed by FTS5, which this SQLite lacks")
         if schema == str(SCHEMA):
-            return _newest(connection, tables, indexed)
+            return _newest(connection, tables, indexed=indexed, trigram=trigram)
         if known:
-            log.warning("the cache %s has schema %r, not %d: it is begun anew", database.path, schema, SCHEMA)
+            log.warning("the cache %s has schema %r, not %d: it is rebuilt", database.path, schema, SCHEMA)
         renew(connection, tables, trigram=trigram)
         return trigram
 
 
-def _newest(connection: Connection, tables: Tables, indexed: bool) -> bool:
+def _newest(connection: Connection, tables: Tables, *, indexed: bool, trigram: bool) -> bool:
     revision = migration.present(connection, tables.prefix)
-    if revision is None:  # made before revisions were counted, and the same as the newest
-        migration.mark(connection, tables.prefix)
-    elif revision != migration.HEAD:
+    if revision is None or revision in migration.DEVELOPMENT:
+        log.warning("the cache has the schema of a development version: it is rebuilt")
+        renew(connection, tables, trigram=trigram)
+        return trigram
+    if revision != migration.HEAD:
         migration.move(connection, tables.prefix, "head")
         return _meta(connection, tables).get("words") == "trigram"
     return indexed

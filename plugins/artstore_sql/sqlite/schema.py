@@ -71,7 +71,7 @@ def renew(connection: Connection, tables: Tables, *, trigram: bool) -> None:
     connection.execute(insert(tables.totals).values(files=0, size=0))
     facts = {"schema": str(SCHEMA), "words": "trigram" if trigram else "none"}
     connection.execute(insert(tables.meta), [{"name": name, "value": value} for name, value in facts.items()])
-    migration.mark(connection, tables.prefix)
+    migration.record_head(connection, tables.prefix)
 
 
 def _drop(connection: Connection, tables: Tables) -> None:
