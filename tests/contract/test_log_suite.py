@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from artstore.spi import Log
-from artstore.testing import LogSuite, make_context
+from artstore.testing import LogSuite, SharedLogSuite, make_context
 from artstore_sql.postgres.log import LogSettings, SqlLog
 from artstore_wal.log import FileLog
 from support.postgres import Postgres
@@ -37,7 +37,7 @@ class TestFileLogInSmallSegments(TestFileLog):
     segment_size = 300
 
 
-class TestSqlLog(LogSuite):
+class TestSqlLog(SharedLogSuite):
     @pytest.fixture
     def open_log(self, tmp_path: Path, postgres: Postgres) -> Iterator[Callable[[], Log]]:
         prefix = f"log_suite_{next(PREFIXES):02}_"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from artstore.testing.auth import AuthSuite
     from artstore.testing.backend import BackendSuite
     from artstore.testing.cache import CacheSuite
-    from artstore.testing.log import LogSuite
+    from artstore.testing.log import LogSuite, SharedLogSuite
     from artstore.testing.memory_auth import StaticAuth
     from artstore.testing.memory_backend import MemoryBackend
     from artstore.testing.memory_cache import MemoryCache
@@ -38,6 +38,7 @@ __all__ = [
     "MemoryCache",
     "NamingSuite",
     "ObserverSuite",
+    "SharedLogSuite",
     "StaticAuth",
     "make_attr",
     "make_context",
@@ -52,6 +53,7 @@ _PLACES = {
     "MemoryCache": "memory_cache",
     "NamingSuite": "naming",
     "ObserverSuite": "observer",
+    "SharedLogSuite": "log",
     "StaticAuth": "memory_auth",
     "make_attr": "attrs",
     "make_context": "attrs",

@@ -1,6 +1,6 @@
 """What every log must do: subclass `LogSuite` and override `open_log`.
 
-A log that is a `Coordination` as well is held to that contract too.
+For a log that is a `Coordination` as well, subclass `SharedLogSuite`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SharedLog(Log, Coordination, Protocol):
 
 
 class LogSuite:
-    """The promises of `artstore.spi.Log`, `Intent` and `AbandonedLog`, and of `Coordination` where it is kept."""
+    """The promises of `artstore.spi.Log`, `Intent` and `AbandonedLog`."""
 
     patience: ClassVar[float] = 0.0
     """Seconds after which `abandoned` yields at the latest what a closed log left."""
@@ -261,17 +261,12 @@ class LogSuite:
         log.close()
         log.close()
 
-    # --- what nodes agree on ---
 
-    @pytest.fixture
-    def open_coordination(self, open_log: Callable[[], Log]) -> Callable[[], Log]:
-        """Open a log that coordinates nodes; tests of that are skipped for any other."""
-        if not isinstance(open_log(), Coordination):
-            pytest.skip("this log is of one node")
-        return open_log
+class SharedLogSuite(LogSuite):
+    """The promises of `Coordination` too, for a log that several nodes share."""
 
-    def test_a_lock_is_held_by_one_node(self, open_coordination: Callable[[], SharedLog]) -> None:
-        one, two = open_coordination(), open_coordination()
+    def test_a_lock_is_held_by_one_node(self, open_log: Callable[[], SharedLog]) -> None:
+        one, two = open_log(), open_log()
         with one.exclusive("recovery"):
             with pytest.raises(Conflict), two.exclusive("recovery", wait=False):
                 pass
@@ -280,8 +275,8 @@ class LogSuite:
         with two.exclusive("recovery"):
             pass
 
-    def test_who_waits_for_a_lock_gets_it(self, open_coordination: Callable[[], SharedLog]) -> None:
-        one, two = open_coordination(), open_coordination()
+    def test_who_waits_for_a_lock_gets_it(self, open_log: Callable[[], SharedLog]) -> None:
+        one, two = open_log(), open_log()
         entered = threading.Event()
 
         def enter() -> None:
@@ -294,8 +289,8 @@ class LogSuite:
                 assert not entered.wait(0.3)
             waiting.result(60)
 
-    def test_a_lock_is_held_by_one_thread(self, open_coordination: Callable[[], SharedLog]) -> None:
-        log, inside, most = open_coordination(), 0, 0
+    def test_a_lock_is_held_by_one_thread(self, open_log: Callable[[], SharedLog]) -> None:
+        log, inside, most = open_log(), 0, 0
 
         def enter(_: int) -> None:
             nonlocal inside, most
@@ -309,9 +304,9 @@ class LogSuite:
         assert most == 1
 
     def test_a_node_that_is_dirty_is_so_until_it_has_written_all(
-        self, open_coordination: Callable[[], SharedLog]
+        self, open_log: Callable[[], SharedLog]
     ) -> None:
-        one, two = open_coordination(), open_coordination()
+        one, two = open_log(), open_log()
         assert not two.any_dirty()
         one.set_dirty()
         position = one.position()
@@ -324,9 +319,9 @@ class LogSuite:
         two.clear_dirty(two.position())  # of a process that set nothing
 
     def test_what_a_dead_process_did_not_write_counts_until_recovery(
-        self, open_coordination: Callable[[], SharedLog]
+        self, open_log: Callable[[], SharedLog]
     ) -> None:
-        one, two = open_coordination(), open_coordination()
+        one, two = open_log(), open_log()
         begin(one, 1)
         one.set_dirty()
         one.close()
@@ -335,10 +330,8 @@ class LogSuite:
         recover(left)
         assert not two.any_dirty()
 
-    def test_the_open_uploads_of_other_processes_are_known(
-        self, open_coordination: Callable[[], SharedLog]
-    ) -> None:
-        one, two = open_coordination(), open_coordination()
+    def test_the_open_uploads_of_other_processes_are_known(self, open_log: Callable[[], SharedLog]) -> None:
+        one, two = open_log(), open_log()
         intent = begin(one, 1)
         begin(one, 2)
         begin(one, 1, "update")
