@@ -1,1 +1,1 @@
-"""Encryption at rest, around any backend."""
+"""The backend `crypt`: encryption at rest, around any backend."""

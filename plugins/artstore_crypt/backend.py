@@ -1,7 +1,7 @@
-"""The backend `crypt`: another backend, whose data is encrypted on its way in and opened on its way out.
+"""The backend `crypt`: wraps another backend, and encrypts the data.
 
-What a sidecar says stays readable, but for the key of its data, which a master key wraps; sizes and digests are
-those of the plain bytes.
+Sidecars stay readable, apart from the key of the data, which a master key wraps. Sizes and digests are those of the
+plain bytes.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from artstore_crypt.keys import KEY_SIZE, Keyring, Wrapped
 
 log = logging.getLogger("artstore.crypt")
 
-RECORD = "crypt.json"
-"""Which master keys the store needs: its element is not started without one of them."""
+KEY_IDS_DOCUMENT = "crypt.json"
+"""The document that lists the master keys that the store needs. An element starts only if it has them all."""
 
 
-def _is_key(text: SecretStr) -> SecretStr:
+def _require_key(text: SecretStr) -> SecretStr:
     try:
         if len(base64.b64decode(text.get_secret_value(), validate=True)) == KEY_SIZE:
             return text
@@ -47,15 +47,18 @@ def _is_key(text: SecretStr) -> SecretStr:
     raise ValueError("must be 32 bytes in base64; openssl rand -base64 32 makes them")
 
 
-def _words(value: object) -> object:
+def _split_words(value: object) -> object:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
-MasterKey = Annotated[SecretStr, AfterValidator(_is_key)]
+MasterKey = Annotated[SecretStr, AfterValidator(_require_key)]
 
 
 class CryptBackend(Backend, Recoverable):
-    """Everything but `create`, `read` and the sidecars is left to the inner backend."""
+    """Encrypts data and puts its key into the sidecar. All other methods call the inner backend.
+
+    Data is durable, and changes are atomic, when the inner backend says so.
+    """
 
     API: ClassVar[int] = API
 
@@ -63,13 +66,13 @@ class CryptBackend(Backend, Recoverable):
         """`[backend.crypt]`"""
 
         inner: str = Field(
-            "local", description="The backend that keeps the files; its settings in its own table."
+            "local", description="The backend that stores the files. It has its own table of settings."
         )
         key: MasterKey = Field(description="32 bytes in base64.")
-        old_keys: Annotated[list[MasterKey], BeforeValidator(_words)] = Field(
-            [], description="Master keys used before; they open, and wrap nothing."
+        old_keys: Annotated[list[MasterKey], BeforeValidator(_split_words)] = Field(
+            [], description="Earlier master keys: they open files, and encrypt nothing."
         )
-        allow_plain: bool = Field(False, description="Serve files that were stored without encryption, too.")
+        allow_plain: bool = Field(False, description="Also serve files that were stored without encryption.")
 
     def __init__(self, settings: Settings, context: Context) -> None:
         self._inner: RecoverableBackend = context.inner
@@ -78,24 +81,24 @@ class CryptBackend(Backend, Recoverable):
         self._allow_plain = settings.allow_plain
         limit = self._inner.capabilities.sidecar_limit - envelope.ROOM
         self.capabilities = replace(self._inner.capabilities, sidecar_limit=limit)
-        needed = self._needed()
+        needed = self._read_key_ids()
         missing = sorted(needed - self._keys.ids)
         if missing:
             raise ConfigError(
-                f"This store needs the master key {', '.join(missing)}; given is {', '.join(sorted(self._keys.ids))}.",
+                f"This store needs the master key {', '.join(missing)}; it has {', '.join(sorted(self._keys.ids))}.",
                 place="backend.crypt.key",
-                cure="Give that key as key, or among old_keys if another is to follow it.",
+                cure="Set that key as key, or add it to old_keys if another key replaces it.",
             )
-        if not needed and not self._allow_plain and self._begins_plain():
-            # Each of its files would be refused as damaged, and a repair would move them all to quarantine.
+        if not needed and not self._allow_plain and self._is_first_file_plain():
+            # Without this, every file would be refused as damaged, and a repair would quarantine them all.
             raise ConfigError(
                 "This store holds files that are not encrypted.",
                 place="backend.crypt.allow_plain",
-                cure="Set it to true to serve them, too; or give the encrypted files a store of their own.",
+                cure="Set it to true to serve them as well, or use a separate store for encrypted files.",
             )
 
-    def _begins_plain(self) -> bool:
-        """Whether the first file of the store has no key in its sidecar."""
+    def _is_first_file_plain(self) -> bool:
+        """Return whether the first file of the store has no key in its sidecar."""
         for directory in self._inner.list_directories():
             for entry in self._inner.list(directory):
                 if entry.sidecar:
@@ -105,35 +108,37 @@ class CryptBackend(Backend, Recoverable):
                         continue
         return False
 
-    def _needed(self) -> frozenset[str]:
-        document = self._inner.read_document(RECORD)
+    def _read_key_ids(self) -> frozenset[str]:
+        """Return the ids of the master keys that the store needs. Raises `ConfigError`, `Unavailable`."""
+        document = self._inner.read_document(KEY_IDS_DOCUMENT)
         try:
             return frozenset() if document is None else frozenset(json.loads(document)["key_ids"])
         except (ValueError, KeyError, TypeError):
             raise ConfigError(
-                f"{RECORD} of the store cannot be read.",
-                place=f".artstore/{RECORD}",
-                cure="Restore it from a backup of the store, or remove it: it is made anew.",
+                f"{KEY_IDS_DOCUMENT} of the store cannot be read.",
+                place=f".artstore/{KEY_IDS_DOCUMENT}",
+                cure="Restore it from a backup of the store, or remove it: artstore writes a new one.",
             ) from None
 
-    def _need(self, key_ids: frozenset[str]) -> None:
+    def _write_key_ids(self, key_ids: frozenset[str]) -> None:
         document = {"schema_version": 1, "key_ids": sorted(key_ids)}
-        self._inner.write_document(RECORD, json.dumps(document, indent=2).encode())
+        self._inner.write_document(KEY_IDS_DOCUMENT, json.dumps(document, indent=2).encode())
 
-    # --- what is encrypted ---
+    # --- encrypted ---
 
     def create(self, key: Key) -> CryptWriter:
-        # Each time: a rekey elsewhere may have dropped a key that this process, not restarted, still wraps with.
-        self._bind()
+        # At each upload: this process may still use a key that a rekey by another process has removed from the list.
+        self._require_listed()
         return CryptWriter(self._inner.create(key), key, self._keys)
 
-    def _bind(self) -> None:
+    def _require_listed(self) -> None:
+        """List the present master key as needed, durably, before data depends on it. Raises `Unavailable`."""
         try:
-            needed = self._needed()
-        except ConfigError as e:  # not at start: somebody spoilt it while we serve
+            needed = self._read_key_ids()
+        except ConfigError as e:  # damaged while we serve, not at the start
             raise Unavailable(e.detail) from e
         if self._keys.present not in needed:
-            self._need(needed | {self._keys.present})
+            self._write_key_ids(needed | {self._keys.present})
 
     def read(self, key: Key) -> Reader:
         try:
@@ -144,9 +149,9 @@ class CryptBackend(Backend, Recoverable):
             return self._inner.read(key)
         if member is None:
             if not self._allow_plain:
-                # Or whoever takes the key out of a sidecar could pass off data of their own.
+                # Else an attacker could remove the key from a sidecar and replace the data.
                 raise Damaged(
-                    f"The data of {key} is not encrypted, and backend.crypt.allow_plain does not say that it may be."
+                    f"The data of {key} is not encrypted, and backend.crypt.allow_plain does not allow that."
                 )
             return self._inner.read(key)
         wrapped = Wrapped.parse(member, key)
@@ -155,7 +160,7 @@ class CryptBackend(Backend, Recoverable):
         if reader.size != sealed_size(wrapped.size):
             reader.close()
             raise Damaged(
-                f"The data of {key} was cut or lengthened: it has {reader.size} bytes in the store."
+                f"The data of {key} was truncated or extended: it has {reader.size} bytes in the store."
             )
         return CryptReader(reader, key, data_key, wrapped.size)
 
@@ -163,31 +168,31 @@ class CryptBackend(Backend, Recoverable):
         return envelope.split(self._inner.read_sidecar(key))[0]
 
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
-        self._on(
+        self._change(
             key,
             if_match,
-            lambda now, member: self._inner.replace_sidecar(
-                key, envelope.join(sidecar, member), if_match=now
+            lambda stored, member: self._inner.replace_sidecar(
+                key, envelope.join(sidecar, member), if_match=stored
             ),
         )
 
     def delete(self, key: Key, *, if_match: bytes) -> None:
-        self._on(key, if_match, lambda now, _: self._inner.delete(key, if_match=now))
+        self._change(key, if_match, lambda stored, _: self._inner.delete(key, if_match=stored))
 
-    def _on(self, key: Key, old: bytes, change: Callable[[bytes, bytes | None], None]) -> None:
-        """`change` the sidecar of `key` if it is `old`, with whatever key in it."""
+    def _change(self, key: Key, if_match: bytes, change: Callable[[bytes, bytes | None], None]) -> None:
+        """Call `change` with the stored sidecar and its wrapped key, if the sidecar without that key is `if_match`."""
         while True:
             current = self._inner.read_sidecar(key)
             sidecar, member = envelope.split(current)
-            if sidecar != old:
+            if sidecar != if_match:
                 raise PreconditionFailed("The file was changed meanwhile.")
             try:
                 return change(current, member)
             except PreconditionFailed:
-                continue  # perhaps only the key was wrapped anew
+                continue  # perhaps a rekey only wrapped the key again
 
     def rekey(self) -> Iterator[Rekeyed]:
-        self._bind()
+        self._require_listed()
         done = True
         for directory in self._inner.list_directories():
             for entry in self._inner.list(directory):
@@ -199,11 +204,11 @@ class CryptBackend(Backend, Recoverable):
                     except Damaged as e:
                         log.error("%s", e.detail)
                         outcome = "damaged"
-                    # One that was wrapped anew may not have been the last: the next run tells.
+                    # Another process may still add files with the old key: only a run without a renewal is the last.
                     done = done and outcome in ("present", "plain")
                     yield outcome
         if done:
-            self._need(frozenset({self._keys.present}))
+            self._write_key_ids(frozenset({self._keys.present}))
 
     def _rekey(self, key: Key) -> Rekeyed:
         while True:
@@ -214,16 +219,16 @@ class CryptBackend(Backend, Recoverable):
             wrapped = Wrapped.parse(member, key)
             if wrapped.key_id == self._keys.present:
                 return "present"
-            name = envelope.file_id(sidecar)
-            data_key = self._keys.unwrap(wrapped, key=key, file_id=name)
-            anew = self._keys.wrap(data_key, key=key, file_id=name, size=wrapped.size)
+            file_id = envelope.file_id(sidecar)
+            data_key = self._keys.unwrap(wrapped, key=key, file_id=file_id)
+            renewed = self._keys.wrap(data_key, key=key, file_id=file_id, size=wrapped.size)
             try:
-                self._inner.replace_sidecar(key, envelope.join(sidecar, anew.encode()), if_match=current)
+                self._inner.replace_sidecar(key, envelope.join(sidecar, renewed.encode()), if_match=current)
             except PreconditionFailed:  # changed meanwhile
                 continue
             return "renewed"
 
-    # --- what is not ---
+    # --- passed on ---
 
     def delete_data(self, key: Key) -> None:
         self._inner.delete_data(key)

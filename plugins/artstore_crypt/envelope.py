@@ -1,7 +1,7 @@
-"""Where the wrapped data key lies: in the sidecar, as its first member, unseen by the kernel.
+"""Puts the wrapped data key into the sidecar, as its first member, and takes it out again. The kernel never sees it.
 
-What the kernel wrote stays as it is to the byte, so taking the member out gives it back, and a sidecar can still be
-compared with what it was.
+Every other byte of the sidecar stays as the kernel wrote it. So removing the member gives the original bytes, and a
+sidecar can still be compared with an earlier one.
 """
 
 from __future__ import annotations
@@ -11,44 +11,48 @@ import re
 
 from artstore.attr import SIDECAR_LIMIT
 from artstore.errors import InvalidField
+from artstore.ids import FileId
 from artstore_crypt.keys import Wrapped
 
 _MEMBER = re.compile(rb'\A(\{?)\n  "crypt": (\{[^{}]*\}),')
 ROOM = len(b'\n  "crypt": ,') + len(Wrapped(key_id="0" * 16, size=2**63, data_key="0" * 80).encode())
-"""Bytes of a sidecar that the key takes, at most."""
+"""The most bytes that the key needs in a sidecar."""
 
 
 def join(sidecar: bytes, member: bytes | None) -> bytes:
-    """The sidecar with the key in it. Raises `InvalidField` when the two are too long together."""
+    """Return the sidecar with the key in it. Raises `InvalidField` when they are too long together.
+
+    A damaged sidecar, without a brace, gets the key too: `split` returns it as it was.
+    """
     if member is None:
         return sidecar
-    brace = sidecar.startswith(b"{")
-    joined = b'%s\n  "crypt": %s,%s' % (sidecar[:brace], member, sidecar[brace:])
+    brace = b"{" if sidecar.startswith(b"{") else b""
+    joined = b'%s\n  "crypt": %s,%s' % (brace, member, sidecar.removeprefix(brace))
     if len(joined) > SIDECAR_LIMIT:
-        most = SIDECAR_LIMIT - (len(joined) - len(sidecar))
+        limit = SIDECAR_LIMIT - (len(joined) - len(sidecar))
         raise InvalidField(
-            "metadata", f"Metadata and names need {len(sidecar)} bytes; {most} is the limit here."
+            "metadata", f"Metadata and names need {len(sidecar)} bytes; {limit} is the limit here."
         )
     return joined
 
 
 def split(joined: bytes) -> tuple[bytes, bytes | None]:
-    """The sidecar as the kernel wrote it, and the key; None when there is none."""
+    """Return the sidecar as the kernel wrote it, and the key, or None when it has no key."""
     found = _MEMBER.match(joined)
     if found is not None:
         return found[1] + joined[found.end() :], found[2]
-    # Perhaps a person, or a tool of theirs, laid it out anew.
-    told = _load(joined) if b'"crypt"' in joined else None
-    if not isinstance(told, dict) or "crypt" not in told:
+    # A person or a tool may have formatted the sidecar differently.
+    fields = _load(joined) if b'"crypt"' in joined else None
+    if not isinstance(fields, dict) or "crypt" not in fields:
         return joined, None
-    member = json.dumps(told.pop("crypt")).encode()
-    return json.dumps(told, indent=2, ensure_ascii=False).encode(), member
+    member = json.dumps(fields.pop("crypt")).encode()
+    return json.dumps(fields, indent=2, ensure_ascii=False).encode(), member
 
 
-def file_id(sidecar: bytes) -> str:
-    """The id that a sidecar speaks of, or nothing."""
-    told = _load(sidecar)
-    return str(told.get("file_id", "")) if isinstance(told, dict) else ""
+def file_id(sidecar: bytes) -> FileId:
+    """Return the file id in a sidecar, or an empty one when there is none."""
+    fields = _load(sidecar)
+    return FileId(str(fields.get("file_id", "")) if isinstance(fields, dict) else "")
 
 
 def _load(text: bytes) -> object:

@@ -1,9 +1,9 @@
-"""Data in frames, each sealed by itself, so that a span is read without what lies before it.
+"""Encrypts data in frames. Each frame is sealed by itself, so a span is read without the frames before it.
 
 The construction is STREAM (Hoang, Reyhanitabar, Rogaway, Vizár: Online Authenticated-Encryption and its
 Nonce-Reuse Misuse-Resistance, CRYPTO 2015) with AES-256-GCM: the nonce of a frame is its number and whether it is
-the last. A frame that was dropped, repeated, swapped or cut off does not open where it lies then, nor in another
-file, whose key is another. The key of a file seals its frames once, so no nonce is used twice.
+the last. If frames are dropped, repeated, swapped or cut off, or moved to another file, which has another key, they do
+not open there. The key of a file seals its frames once, so no nonce is used twice.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from artstore_crypt import envelope
 from artstore_crypt.keys import KEY_SIZE, Keyring
 
 FRAME = 65536
+"""Plain bytes of a frame. The last frame may be shorter; only empty data has an empty frame."""
 TAG = 16
+"""Bytes that sealing adds to a frame."""
 SEALED = FRAME + TAG
-"""Bytes of a whole frame: plain, and sealed. The last one may be shorter; only empty data has an empty frame."""
-_TOGETHER = PIECE // FRAME
+"""Bytes of a whole frame when it is sealed."""
+_BATCH = PIECE // FRAME
+"""Frames that are opened at a time: a piece of 1 MiB."""
 
 
 def sealed_size(size: int) -> int:
-    """Bytes that `size` plain bytes take."""
+    """Return the bytes of the sealed data for `size` plain bytes."""
     return size + TAG * (_last(size) + 1)
 
 
 def _last(size: int) -> int:
+    """Return the number of the last frame."""
     return max(0, size - 1) // FRAME
 
 
@@ -39,8 +43,8 @@ def _nonce(number: int, *, last: bool) -> bytes:
     return number.to_bytes(11, "big") + bytes([last])
 
 
-class CryptWriter:
-    """Seals what comes, and hands it on."""
+class CryptWriter(Writer):
+    """Seals the data and passes it to the inner writer."""
 
     def __init__(self, inner: Writer, key: Key, keys: Keyring) -> None:
         self._inner = inner
@@ -54,7 +58,7 @@ class CryptWriter:
 
     def write(self, piece: bytes | bytearray | memoryview) -> None:
         self._size += len(piece)
-        # A whole frame waits as well: whether it is the last is told by what follows.
+        # A whole frame waits too: it is the last one unless more data follows.
         if len(self._rest) + len(piece) <= FRAME:
             self._rest += piece
             return
@@ -79,8 +83,8 @@ class CryptWriter:
 
     def publish(self, sidecar: bytes) -> None:
         try:
-            name = envelope.file_id(sidecar)
-            wrapped = self._keys.wrap(self._data_key, key=self._key, file_id=name, size=self._size)
+            file_id = envelope.file_id(sidecar)
+            wrapped = self._keys.wrap(self._data_key, key=self._key, file_id=file_id, size=self._size)
             joined = envelope.join(sidecar, wrapped.encode())
             self._inner.write(self._seal(self._rest, last=True))
         except BaseException:
@@ -92,8 +96,8 @@ class CryptWriter:
         self._inner.abort()
 
 
-class CryptReader:
-    """Opens frames as they are asked for. There is no path: the bytes that lie there are not those of the file."""
+class CryptReader(Reader):
+    """Opens the frames of a span. It has no `path`: the bytes in the store are not those of the file."""
 
     path: str | None = None
 
@@ -131,13 +135,13 @@ class CryptReader:
 
 
 def _batches(pieces: Iterator[bytes]) -> Iterator[list[memoryview]]:
-    """Frames out of pieces of any size, as many at a time as make a piece of 1 MiB."""
+    """Yield the sealed frames in pieces of any size, `_BATCH` at a time."""
     rest = b""
     for piece in pieces:
         data = memoryview(rest + piece if rest else piece)
         whole = len(data) - len(data) % SEALED
         frames = [data[at : at + SEALED] for at in range(0, whole, SEALED)]
-        yield from (frames[i : i + _TOGETHER] for i in range(0, len(frames), _TOGETHER))
+        yield from (frames[i : i + _BATCH] for i in range(0, len(frames), _BATCH))
         rest = bytes(data[whole:])
     if rest:
         yield [memoryview(rest)]

@@ -19,7 +19,7 @@ from artstore.testing import BackendSuite, MemoryBackend, make_attr, make_contex
 from artstore.testing.backend import DATA, KEY, get, key, put
 from artstore.testing.memory_backend import Kept, MemoryStore
 from artstore_crypt import envelope
-from artstore_crypt.backend import RECORD, CryptBackend
+from artstore_crypt.backend import KEY_IDS_DOCUMENT, CryptBackend
 from artstore_crypt.frames import FRAME, SEALED, TAG, sealed_size
 from artstore_crypt.keys import Keyring, key_id
 from artstore_local.backend import LocalBackend
@@ -75,9 +75,9 @@ class TestCryptOverS3(OverS3):
         other = open_second()
         assert get(other) == data
         assert get(other, span=Span(FRAME - 1, PIECE)) == data[FRAME - 1 : FRAME - 1 + PIECE]
-        other.replace_sidecar(KEY, sidecar(size=len(data)), sidecar(size=len(data), revision=2))
+        other.replace_sidecar(KEY, sidecar(size=len(data), revision=2), if_match=sidecar(size=len(data)))
         with pytest.raises(PreconditionFailed):
-            backend.replace_sidecar(KEY, sidecar(size=len(data)), sidecar())
+            backend.replace_sidecar(KEY, sidecar(), if_match=sidecar(size=len(data)))
         backend._keys = Keyring(NEXT, [MASTER])
         assert list(backend.rekey()) == ["renewed"]
         assert get(backend) == data
@@ -310,7 +310,7 @@ def test_plain_files_are_served_only_where_that_is_allowed(
     assert store.sidecars[KEY].content == sidecar(revision=2)
     # Of what was encrypted, taking the key out makes nothing plain.
     put(lax, key(1), sidecar=sidecar(key(1)))
-    store.sidecars[key(1)] = Kept(lax.sidecar(key(1)))
+    store.sidecars[key(1)] = Kept(lax.read_sidecar(key(1)))
     assert get(lax, key(1)) != DATA
 
 
@@ -334,7 +334,7 @@ def test_a_sidecar_too_long_is_refused_and_nothing_is_left(backend: Backend, sto
 
 
 def needed(store: MemoryStore) -> list[str]:
-    found: list[str] = json.loads(store.records[RECORD])["key_ids"]
+    found: list[str] = json.loads(store.documents[KEY_IDS_DOCUMENT])["key_ids"]
     return found
 
 
@@ -342,12 +342,12 @@ def test_a_store_is_not_opened_without_its_key(
     store: MemoryStore, opened: Callable[..., CryptBackend]
 ) -> None:
     put(opened(), sidecar=sidecar())
-    before = dict(store.records)
+    before = dict(store.documents)
     with pytest.raises(ConfigError, match=key_id(MASTER)) as caught:
         opened(NEXT)
     assert caught.value.place == "backend.crypt.key"
     assert text(NEXT) not in str(caught.value)
-    assert store.records == before
+    assert store.documents == before
 
 
 def test_rotation_wraps_sidecars_anew_and_leaves_the_data(
@@ -377,7 +377,7 @@ def test_rotation_wraps_sidecars_anew_and_leaves_the_data(
     alone = opened(NEXT)
     for n in range(21):
         assert get(alone, key(n)) == DATA
-        assert alone.sidecar(key(n)) == sidecar(key(n))
+        assert alone.read_sidecar(key(n)) == sidecar(key(n))
     with pytest.raises(ConfigError):
         opened(MASTER)
 
@@ -405,7 +405,7 @@ def test_a_store_that_is_only_opened_needs_no_key(
 ) -> None:
     opened()
     opened(NEXT)
-    assert not store.records
+    assert not store.documents
 
 
 def test_rotation_tells_what_it_cannot_open_and_keeps_the_old_key_in_use(
@@ -451,7 +451,7 @@ def test_rotation_beside_changes_loses_none(store: MemoryStore, opened: Callable
     thread.join()
     assert not faults
     lax = opened(MASTER, old_keys=[text(NEXT)])
-    assert lax.sidecar(KEY) == sidecar(revision=299)
+    assert lax.read_sidecar(KEY) == sidecar(revision=299)
     assert get(lax) == DATA
     with pytest.raises(PreconditionFailed):
         lax.replace_sidecar(KEY, sidecar(), if_match=sidecar(revision=298))
