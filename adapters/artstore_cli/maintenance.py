@@ -14,8 +14,8 @@ from artstore.host.boot import Node, open_node
 from artstore.host.exit_codes import DAMAGE, OK, UNREACHABLE
 from artstore.host.offline import open_backend, open_survey
 from artstore.maintenance import repair
-from artstore.maintenance.jobs import Job, Record
-from artstore.maintenance.verify import SOUND, Finding, Kind, Survey
+from artstore.maintenance.jobs import Job, Progress, Record
+from artstore.maintenance.verify import HEALTHY, Finding, Kind, Survey
 from artstore.spi import SupportsRekey
 from artstore_cli.invocation import existing_home, user_name
 from artstore_cli.progress import Bar
@@ -25,9 +25,14 @@ def verify(args: argparse.Namespace) -> int:
     """`artstore verify`: compare files, sidecars and cache, and change nothing."""
     bar = Bar(sys.stderr)
     counts = dict.fromkeys(Kind, 0)
-    with open_survey(existing_home(args), since=args.since, digests=args.digests) as survey:
+    total: int | None = None
+
+    def draw(survey: Survey) -> None:
+        bar.draw(survey.files, total, survey.size)
+
+    configuration = existing_home(args)
+    with open_survey(configuration, since=args.since, digests=args.digests, on_progress=draw) as survey:
         started, total = time.monotonic(), survey.total()
-        survey.pulse = lambda: bar.draw(survey.files, total, survey.size)
         report = _JsonReport() if args.json else _TextReport()
         try:
             for finding in survey.findings():
@@ -40,7 +45,7 @@ def verify(args: argparse.Namespace) -> int:
             raise
         finally:
             bar.clear()
-        sound = all(not n for kind, n in counts.items() if kind not in SOUND)
+        sound = all(not n for kind, n in counts.items() if kind not in HEALTHY)
         report.end(counts, survey, time.monotonic() - started, sound=sound)
     if not sound:
         return DAMAGE
@@ -68,7 +73,7 @@ class _JsonReport:
             {
                 "counts": {kind.value: n for kind, n in counts.items()},
                 "sound": sound,
-                "cache": survey.compared,
+                "cache": survey.cache_state,
                 "under_way": _count_uploads(survey),
                 "bytes": survey.size,
                 "seconds": round(seconds, 3),
@@ -96,8 +101,8 @@ class _TextReport:
         if survey.size:
             rate += f", {survey.size / max(seconds, 0.001) / (1 << 20):,.0f} MiB/s"
         print(f"{'Sound' if sound else 'DAMAGE'}: {found} ({seconds:.1f} s, {rate}).")
-        if survey.compared != "compared":
-            print(f"The cache was not compared: {survey.compared}.")
+        if survey.cache_state != "compared":
+            print(f"The cache was not compared: {survey.cache_state}.")
         uploads = _count_uploads(survey)
         if uploads:
             print(f"{uploads:,} uploads are under way, or wait for the next start (`artstore recover`).")
@@ -137,11 +142,13 @@ def _rebuild(node: Node) -> Record:
     bar = Bar(sys.stderr)
 
     def work(job: Job) -> None:
-        job.drawn = lambda p: bar.draw(p.done, p.total)
-        repair.rebuild(node.kernel, job, node.jobs)
+        repair.rebuild(node.kernel.parts, node.kernel.index, job, node.jobs)
+
+    def draw(progress: Progress) -> None:
+        bar.draw(progress.done, progress.total)
 
     try:
-        return node.jobs.run("rebuild", by=user_name(), digests=False, work=work)
+        return node.jobs.run("rebuild", by=user_name(), digests=False, work=work, on_progress=draw)
     finally:
         bar.clear()
         node.close()

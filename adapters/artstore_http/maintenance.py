@@ -1,9 +1,9 @@
-"""Operations that begin long work on the whole store, and tell how far it is."""
+"""Operations that start jobs on the whole store, and show their progress."""
 
 from __future__ import annotations
 
 from artstore.maintenance.jobs import Job, Record
-from artstore.maintenance.repair import rebuild as rebuild_cache
+from artstore.maintenance.repair import rebuild as rebuild_index
 from artstore.maintenance.repair import reconcile as reconcile_store
 from artstore_http.call import Call, json_response
 from artstore_http.files import json_body
@@ -18,13 +18,15 @@ def reconcile(call: Call) -> Receiver:
     """POST /api/v1/maintenance/reconcile"""
 
     def then(body: bytes) -> Response:
-        wish = parse_model(ReconcileRequest, body)
-        repair = wish.mode == "repair"
+        wanted = parse_model(ReconcileRequest, body)
+        repair = wanted.mode == "repair"
 
         def work(job: Job) -> None:
-            reconcile_store(call.kernel, job, repair=repair, digests=wish.digests)
+            reconcile_store(call.kernel.parts, call.kernel.index, job, repair=repair, digests=wanted.digests)
 
-        return _begun(call.node.jobs.start(wish.mode, by=call.by.name, digests=wish.digests, work=work))
+        return _accepted(
+            call.node.jobs.start(wanted.mode, by=call.by.name, digests=wanted.digests, work=work)
+        )
 
     return json_body(call, ("application/json",), then)
 
@@ -34,9 +36,9 @@ def rebuild(call: Call) -> Response:
     jobs = call.node.jobs
 
     def work(job: Job) -> None:
-        rebuild_cache(call.kernel, job, jobs)
+        rebuild_index(call.kernel.parts, call.kernel.index, job, jobs)
 
-    return _begun(jobs.start("rebuild", by=call.by.name, digests=False, work=work))
+    return _accepted(jobs.start("rebuild", by=call.by.name, digests=False, work=work))
 
 
 def job(call: Call) -> Response:
@@ -53,7 +55,7 @@ def jobs(call: Call) -> Response:
     return json_response(page.model_dump_json().encode())
 
 
-def _begun(record: Record) -> Response:
+def _accepted(record: Record) -> Response:
     body = _json(record).model_dump_json().encode()
     return json_response(body, 202, [("Location", f"{_JOBS}/{record.id}")])
 

@@ -75,9 +75,15 @@ class House:
 
         def work(job: Job) -> None:
             if task == "rebuild":
-                rebuild(node.kernel, job, node.jobs)
+                rebuild(node.kernel.parts, node.kernel.index, job, node.jobs)
             else:
-                reconcile(node.kernel, job, repair=task == "repair", digests=options.get("digests", False))
+                reconcile(
+                    node.kernel.parts,
+                    node.kernel.index,
+                    job,
+                    repair=task == "repair",
+                    digests=options.get("digests", False),
+                )
 
         return node.jobs.run(task, by="test", digests=False, work=work)  # type: ignore[arg-type]
 
@@ -426,17 +432,18 @@ def test_a_deletion_that_begins_between_the_looks_is_no_damage(
     looks: list[str] = []
 
     class Busy(MemoryBackend):
-        def scan(self, directory: str) -> Iterator[Entry]:
+        def list(self, directory: str) -> Iterator[Entry]:
             looks.append(directory)
-            if len(looks) == 2:  # its upload was seen by half, and ended since
+            # The first look lists the root and the directory, and sees half of an upload. It ended since.
+            if len(looks) == 3:
                 self.store.tombstones[key] = b""
-            yield from super().scan(directory)
+            yield from super().list(directory)
 
     backend = Busy()
     backend.store.data[key] = Kept(b"data")
     naming = DatedNaming(DatedNaming.Settings(), make_context(tmp_path))
     assert list(Survey(backend=backend, naming=naming, cache=None).findings()) == []
-    assert len(looks) == 2
+    assert len(looks) == 3
 
 
 def test_where_only_the_log_traces_uploads_it_is_asked(tmp_path: Path) -> None:
@@ -594,14 +601,14 @@ def test_a_store_that_stops_answering_half_way_leaves_whole_json(
     attr = house.upload()
     path(house, make_old(house, attr)).unlink()
     house.close()
-    scan = LocalBackend.scan
+    list_directory = LocalBackend.list
 
     def failing(self: LocalBackend, directory: str) -> Iterator[Entry]:
         if directory == attr.storage_path:
             raise Unavailable("The disk failed.")
-        yield from scan(self, directory)
+        yield from list_directory(self, directory)
 
-    monkeypatch.setattr(LocalBackend, "scan", failing)
+    monkeypatch.setattr(LocalBackend, "list", failing)
     capsys.readouterr()
     assert cli.main(["--home", str(house.home), "verify", "--json"]) == 7
     out, err = capsys.readouterr()
@@ -622,12 +629,12 @@ def test_a_rebuild_goes_on_where_a_killed_one_stopped(house: House) -> None:
         pass
 
     def dies(job: Job) -> None:
-        def pulse() -> None:
+        def show_progress(survey: Survey) -> None:
             if node.jobs.position() == attr.storage_path:
                 raise Killed
 
-        job.pulse = pulse  # type: ignore[method-assign]
-        rebuild(node.kernel, job, node.jobs)
+        job.show_progress = show_progress  # type: ignore[method-assign]
+        rebuild(node.kernel.parts, node.kernel.index, job, node.jobs)
 
     with pytest.raises(Killed):
         node.jobs.run("rebuild", by="test", digests=False, work=dies)
@@ -660,7 +667,12 @@ def test_a_rebuild_passes_by_no_row_that_a_power_cut_would_take(house: House) ->
         done.append(f"at {directory}" if directory else "over")
 
     node.kernel.parts.cache.flush, node.jobs.set_position = flushed, moved  # type: ignore[method-assign]
-    node.jobs.run("rebuild", by="test", digests=False, work=lambda job: rebuild(node.kernel, job, node.jobs))
+    node.jobs.run(
+        "rebuild",
+        by="test",
+        digests=False,
+        work=lambda job: rebuild(node.kernel.parts, node.kernel.index, job, node.jobs),
+    )
     (second,) = (a.storage_path for a in every(node) if a.storage_path != "2020/01/01/00")
     assert done == ["at 2020/01/01/00", "flushed", f"at {second}", "flushed", "over"]
 

@@ -90,9 +90,9 @@ def verify(remote: Remote, capsys: pytest.CaptureFixture[str]) -> Verify:
 def job(node: Node, task: str) -> Record:
     def work(job: Job) -> None:
         if task == "rebuild":
-            rebuild(node.kernel, job, node.jobs)
+            rebuild(node.kernel.parts, node.kernel.index, job, node.jobs)
         else:
-            reconcile(node.kernel, job, repair=task == "repair", digests=True)
+            reconcile(node.kernel.parts, node.kernel.index, job, repair=task == "repair", digests=True)
 
     return node.jobs.run(task, by="test", digests=True, work=work)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ Each function raises `ConfigError`, `PluginError` and `Unavailable`. The caller 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 
@@ -51,7 +51,11 @@ def migrate(configuration: Configuration, target: str | None) -> str | None:
 
 @contextmanager
 def open_survey(
-    configuration: Configuration, *, since: datetime | None = None, digests: bool = False
+    configuration: Configuration,
+    *,
+    since: datetime | None,
+    digests: bool,
+    on_progress: Callable[[Survey], None],
 ) -> Iterator[Survey]:
     """Open a survey of the store as it is now, for `artstore verify`: nothing is made, recovered or claimed.
 
@@ -67,26 +71,29 @@ def open_survey(
         document = backend.read_document(RECORD)
         if document is not None:
             recognise(document, element_id=settings.element_id, naming=settings.naming.use)
-        survey = Survey(
+        log: Log | None = None
+        if not backend.capabilities.lists_uploads and context.state.is_dir():
+            with suppress(NotFound):  # without a log, no upload was begun
+                log = build("wal", configuration, registry, context)
+                opened.callback(log.close)
+        cache: Cache | None = None
+        cache_state, unreachable = "compared", False
+        try:
+            cache = build("cache", configuration, registry, context)
+            opened.callback(cache.close)
+        except NotFound:
+            cache_state = "there is none yet"
+        except Unavailable as e:
+            cache_state, unreachable = e.detail.removesuffix("."), True
+        yield Survey(
             backend=backend,
             naming=naming,
-            cache=None,
+            cache=cache,
+            log=log,
             since="" if since is None else naming.directory_at(since),
             digests=digests,
             tolerant=True,
+            cache_state=cache_state,
+            unreachable=unreachable,
+            on_progress=on_progress,
         )
-        if not backend.capabilities.lists_uploads and context.state.is_dir():
-            with suppress(NotFound):  # without a log, no upload was begun
-                log: Log = build("wal", configuration, registry, context)
-                opened.callback(log.close)
-                survey.log = log
-        try:
-            cache: Cache = build("cache", configuration, registry, context)
-        except NotFound:
-            survey.compared = "there is none yet"
-        except Unavailable as e:
-            survey.compared, survey.unreachable = e.detail.removesuffix("."), True
-        else:
-            opened.callback(cache.close)
-            survey.cache = cache
-        yield survey

@@ -1,10 +1,10 @@
-"""Long work that outlives the request that asked for it: one job at a time, also among nodes that share a log.
+"""Jobs: long work that continues after the request that started it. One runs at a time, also among nodes.
 
-Every process of a node can tell of the jobs of that node.
+Every process of a node can read the records of the jobs of that node.
 
-<home>/state/jobs/lock              held by `flock` as long as a job runs; it dies with its process
-<home>/state/jobs/<id>.json         what is known of a job: small, replaced whole, the oldest go
-<home>/state/jobs/position.json     how far a rebuild came, for the next one to go on there
+<home>/state/jobs/lock              owned by the process that runs a job; it holds the id of that job
+<home>/state/jobs/<id>.json         the record of a job; replaced as a whole, the oldest records are removed
+<home>/state/jobs/position.json     the directory that a rebuild reached: the next one continues there
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ from pydantic import BaseModel, Field, ValidationError
 from artstore.attr import timestamp
 from artstore.errors import ArtstoreError, Conflict, NotFound, Unavailable
 from artstore.ids import Key, now, parse_id, uuid7
+from artstore.maintenance.verify import Survey
+from artstore.posix import OwnedFile
 from artstore.spi import Coordination
 
 log = logging.getLogger("artstore.jobs")
 
-KEPT = 100
-"""Jobs remembered."""
-LISTED = 100
-"""Findings a job lists; more are counted only."""
-_EVERY = 0.5
-"""Seconds between two looks of others at a job's progress."""
+RECORD_LIMIT = 100
+"""Records that are kept."""
+FINDING_LIMIT = 100
+"""Findings that a record lists. The others are counted only."""
+_WRITE_INTERVAL = 0.5
+"""Seconds between two writes of a record that only has new progress."""
 
 Task = Literal["check", "repair", "rebuild"]
 State = Literal["running", "done", "failed"]
 
 
-class Listed(BaseModel):
-    """Something a job found that is not well, and what it did about it."""
+class FindingRecord(BaseModel):
+    """Something that a job found and that is not healthy, and what the job did about it."""
 
     kind: str
     key: Key
@@ -49,7 +51,7 @@ class Listed(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a job is. `total`: files, where the cache knows; `rate`: files a second; `bytes`: of data read."""
+    """How far a job is. `total`: files, if the cache knows; `rate`: files a second; `bytes`: of data read."""
 
     done: int = 0
     total: int | None = None
@@ -58,7 +60,7 @@ class Progress(BaseModel):
 
 
 class Record(BaseModel):
-    """What is known of a job. `found`: how many names of each kind; `repaired`: how many times what was done."""
+    """The record of a job. `found`: names of each kind, counted; `repaired`: repairs of each kind, counted."""
 
     id: str
     task: Task
@@ -71,66 +73,89 @@ class Record(BaseModel):
     progress: Progress = Field(default_factory=Progress)
     found: dict[str, int] = Field(default_factory=dict)
     repaired: dict[str, int] = Field(default_factory=dict)
-    findings: list[Listed] = Field(default_factory=list)
+    findings: list[FindingRecord] = Field(default_factory=list)
 
 
 class Interrupted(ArtstoreError):
-    """The process ends before the job does."""
+    """The process ends before the job is done."""
 
     code = "unavailable"
 
 
 class Job:
-    """A job in the hands of the process that does it."""
+    """A job, in the process that runs it. One thread works on it; `stop` may be called from any."""
 
-    def __init__(self, record: Record, write: Callable[[Record], None]) -> None:
+    def __init__(
+        self, record: Record, write: Callable[[Record], None], on_progress: Callable[[Progress], None]
+    ) -> None:
         self.record = record
         self._write = write
-        self._began = time.monotonic()
-        self._told = 0.0
-        self._stop = threading.Event()
-        self.drawn: Callable[[Progress], None] = lambda progress: None
+        self._on_progress = on_progress
+        self._started = time.monotonic()
+        self._written = 0.0
+        self._stopping = threading.Event()
 
-    def pulse(self) -> None:
-        """Called now and then by the work itself. Raises `Interrupted` when it is to end."""
-        if self._stop.is_set():
+    def show_progress(self, survey: Survey) -> None:
+        """Put the progress of `survey` into the record, and now and then on disk.
+
+        The work calls it often. Raises `Interrupted` after `stop`.
+        """
+        if self._stopping.is_set():
             raise Interrupted("interrupted: the process was asked to end")
-        self.drawn(self.record.progress)
+        self.set_progress(survey)
+        self._on_progress(self.record.progress)
         at = time.monotonic()
-        if at - self._told > _EVERY:
-            self._told = at
-            self.record.progress.rate = round(self.record.progress.done / max(at - self._began, 0.001), 1)
+        if at - self._written > _WRITE_INTERVAL:
+            self._written = at
+            self._set_rate()
             self._write(self.record)
 
-    def count(self, kind: str) -> None:
+    def set_progress(self, survey: Survey) -> None:
+        """Put the progress of `survey` into the record."""
+        self.record.progress.done, self.record.progress.bytes = survey.files, survey.size
+
+    def count_finding(self, kind: str) -> None:
+        """Add one to the findings of that kind."""
         self.record.found[kind] = self.record.found.get(kind, 0) + 1
 
-    def repaired(self, done: str) -> None:
+    def count_repair(self, done: str) -> None:
+        """Add one to the repairs of that kind."""
         self.record.repaired[done] = self.record.repaired.get(done, 0) + 1
 
-    def tell(self, kind: str, key: Key, detail: str, done: str) -> None:
-        if len(self.record.findings) < LISTED:
-            self.record.findings.append(Listed(kind=kind, key=_plain(key), detail=_plain(detail), done=done))
+    def add_finding(self, kind: str, key: Key, detail: str, done: str) -> None:
+        """List a finding in the record, unless the record lists enough of them."""
+        if len(self.record.findings) < FINDING_LIMIT:
+            finding = FindingRecord(kind=kind, key=_escape(key), detail=_escape(detail), done=done)
+            self.record.findings.append(finding)
 
     def stop(self) -> None:
-        self._stop.set()
+        """Ask the work to end. It ends with `Interrupted` at its next progress."""
+        self._stopping.set()
 
     def end(self, error: str | None) -> None:
+        """Write the record for the last time: the job is done, or failed with `error`."""
         self.record.status = "done" if error is None else "failed"
-        self.record.error = None if error is None else _plain(error)
+        self.record.error = None if error is None else _escape(error)
         self.record.finished = timestamp(now())
-        took = max(time.monotonic() - self._began, 0.001)
-        self.record.progress.rate = round(self.record.progress.done / took, 1)
+        self._set_rate()
         self._write(self.record)
 
+    def _set_rate(self) -> None:
+        seconds = max(time.monotonic() - self._started, 0.001)
+        self.record.progress.rate = round(self.record.progress.done / seconds, 1)
 
-def _plain(text: str) -> str:
-    """Names that are no UTF-8 come with halves of surrogate pairs."""
-    return text.encode("utf-8", "backslashreplace").decode()
+
+def _ignore(progress: Progress) -> None:
+    """Show the progress to nobody."""
+
+
+def _escape(text: str) -> Key:
+    """Return `text` as valid UTF-8: file names that are not hold halves of surrogate pairs."""
+    return Key(text.encode("utf-8", "backslashreplace").decode())
 
 
 class Jobs:
-    """The jobs of one home. `directory` is made when the first job needs it."""
+    """The jobs of one home. `directory` is created when the first job needs it."""
 
     def __init__(self, directory: Path, coordination: Coordination) -> None:
         self._directory = directory
@@ -139,41 +164,49 @@ class Jobs:
         self._running: tuple[Job, threading.Thread] | None = None
 
     def start(self, task: Task, *, by: str, digests: bool, work: Callable[[Job], None]) -> Record:
-        """Begin `work` on a thread of its own. Raises `Conflict` while another job runs, `Unavailable`."""
-        job, held = self._begin(task, by, digests)
-        thread = threading.Thread(target=self._run, args=(job, held, work), name="job", daemon=True)
+        """Start `work` on a thread of its own, and return its record. Raises `Conflict` while another job runs,
+        `Unavailable`."""
+        job, locks = self._begin(task, by, digests, _ignore)
+        thread = threading.Thread(target=self._run, args=(job, locks, work), name="job", daemon=True)
         self._running = (job, thread)
-        begun = job.record.model_copy(deep=True)
+        record = job.record.model_copy(deep=True)
         thread.start()
-        return begun
+        return record
 
-    def run(self, task: Task, *, by: str, digests: bool, work: Callable[[Job], None]) -> Record:
-        """Do `work` now; what became of it. Raises `Conflict` while another job runs, and what `work` raises."""
-        job, held = self._begin(task, by, digests)
-        error = self._run(job, held, work)
+    def run(
+        self,
+        task: Task,
+        *,
+        by: str,
+        digests: bool,
+        work: Callable[[Job], None],
+        on_progress: Callable[[Progress], None] = _ignore,
+    ) -> Record:
+        """Do `work` now and return its record. Raises `Conflict` while another job runs, and what `work` raises."""
+        job, locks = self._begin(task, by, digests, on_progress)
+        error = self._run(job, locks, work)
         if error is not None:
             raise error
         return job.record
 
     def get(self, job_id: str) -> Record:
-        """What is known of a job. Raises `NotFound`, `Unavailable`."""
+        """Return the record of a job. Raises `NotFound`, `InvalidField`, `Unavailable`."""
         try:
             path = self._path(parse_id(job_id, "job_id"))
             record = Record.model_validate_json(path.read_bytes())
+            if record.status == "running" and not self._is_running(record.id):
+                # It may have ended after its record was read, and it writes its record before it gives up the lock.
+                record = Record.model_validate_json(path.read_bytes())
+                if record.status == "running":
+                    record.status, record.error = "failed", "the process died"
         except (FileNotFoundError, ValidationError):
             raise NotFound(f"There is no job {job_id}.") from None
         except OSError as e:
             raise Unavailable(f"The job cannot be read: {e.strerror}.") from e
-        if record.status == "running" and not self._lives(record.id):
-            # It may have ended between the two looks.
-            again = Record.model_validate_json(path.read_bytes())
-            if again.status == "running":
-                again.status, again.error = "failed", "the process died"
-            return again
         return record
 
     def newest(self, *, limit: int, before: str | None) -> list[Record]:
-        """The newest `limit` jobs with ids below `before`, newest first."""
+        """Return the newest `limit` records with ids below `before`, the newest first. Raises `Unavailable`."""
         found: list[Record] = []
         for job_id in reversed(self._ids()):
             if len(found) == limit:
@@ -181,97 +214,93 @@ class Jobs:
             if before is None or job_id < before:
                 try:
                     found.append(self.get(job_id))
-                except NotFound:
+                except NotFound:  # removed meanwhile, or unreadable
                     continue
         return found
 
     def close(self) -> None:
-        """End the job that runs here, cleanly."""
+        """Interrupt the job of this process, and wait until its record is written."""
         if self._running is not None:
             job, thread = self._running
             job.stop()
             thread.join()
 
     def position(self) -> str:
-        """The directory that an unfinished rebuild had reached, or nothing."""
+        """Return the directory that an unfinished rebuild had reached, or nothing."""
         try:
             return (self._directory / "position.json").read_text()
         except (OSError, UnicodeDecodeError):
             return ""
 
     def set_position(self, directory: str) -> None:
-        """Remember it; nothing: the rebuild is over."""
+        """Write down the directory that a rebuild reached; nothing: it is done. Raises `OSError`."""
         path = self._directory / "position.json"
         if directory:
             self._replace(path, directory.encode("utf-8", "replace"))
         else:
             path.unlink(missing_ok=True)
 
-    def _begin(self, task: Task, by: str, digests: bool) -> tuple[Job, ExitStack]:
+    def _begin(
+        self, task: Task, by: str, digests: bool, on_progress: Callable[[Progress], None]
+    ) -> tuple[Job, ExitStack]:
+        """Take the locks and write the record of a new job. The caller closes the locks."""
         with ExitStack() as stack:
             try:
                 self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-                fd = self._take()
-                stack.callback(os.close, fd)
+                lock = self._acquire_lock()
+                stack.callback(lock.close)
                 stack.enter_context(self._coordination.exclusive("job", wait=False))
                 at = now()
                 record = Record(id=uuid7(at), task=task, digests=digests, by=by, started=timestamp(at))
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, record.id.encode(), 0)
-                self._forget()
+                os.ftruncate(lock.fd, 0)
+                os.write(lock.fd, record.id.encode())
+                self._remove_oldest()
                 self._replace(self._path(record.id), record.model_dump_json().encode())
             except OSError as e:
                 raise Unavailable(f"A job cannot begin: {e.strerror}.") from e
-            return Job(record, self._write), stack.pop_all()
+            return Job(record, self._write, on_progress), stack.pop_all()
 
-    def _run(self, job: Job, held: ExitStack, work: Callable[[Job], None]) -> Exception | None:
-        error: Exception | None = None
-        try:
-            work(job)
-        except Exception as e:
-            error = e
-            if not isinstance(e, ArtstoreError):
-                log.exception("job %s failed", job.record.id)
-        except BaseException:  # Ctrl-C at a command
-            job.end("interrupted")
-            held.close()
-            raise
-        # The record first: who finds the lock free may read that it is over.
-        told = None if error is None else "it failed; the log says why"
-        if isinstance(error, ArtstoreError):
-            told = error.detail
-        job.end(told)
-        held.close()
-        return error
-
-    def _take(self) -> int:
-        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        for left in (3, 2, 1, 0):
+    def _run(self, job: Job, locks: ExitStack, work: Callable[[Job], None]) -> Exception | None:
+        """Do the work, write how it ended, and only then give up the locks: a reader that finds them free may rely on
+        the record."""
+        with locks:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
-            except BlockingIOError:
-                # Somebody may only be looking whether a job lives.
-                if not left:
-                    running = os.pread(fd, 36, 0).decode("ascii", "replace")
-                    os.close(fd)
-                    raise Conflict(f"The job {running} is running; one at a time.") from None
-                time.sleep(0.02)
-        raise AssertionError("unreachable")
+                work(job)
+            except ArtstoreError as e:
+                job.end(e.detail)
+                return e
+            except Exception as e:
+                log.exception("job %s failed", job.record.id)
+                job.end("it failed; the log says why")
+                return e
+            except BaseException:  # Ctrl-C at a command
+                job.end("interrupted")
+                raise
+            job.end(None)
+            return None
 
-    def _lives(self, job_id: str) -> bool:
+    def _acquire_lock(self) -> OwnedFile:
+        """Own the lock file. Raises `Conflict` while a job runs, and `OSError`."""
+        for _ in range(4):
+            lock = OwnedFile.acquire(self._lock)
+            if lock is not None:
+                return lock
+            time.sleep(0.02)  # `_is_running` of another thread or process owns it for a moment
+        running = self._lock.read_text("ascii", "replace")
+        raise Conflict(f"The job {running} is running; one at a time.")
+
+    def _is_running(self, job_id: str) -> bool:
+        """Whether a live process owns the lock file with that id in it. Raises `OSError`."""
         try:
-            fd = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+            with self._lock.open("rb") as file:
+                if file.read() != job_id.encode():
+                    return False
+                # A shared lock: two readers that ask at once do not take each other for the job.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
-        try:
-            if os.pread(fd, 36, 0) != job_id.encode():
-                return False
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        finally:
-            os.close(fd)
         return False
 
     def _ids(self) -> list[str]:
@@ -280,8 +309,8 @@ class Jobs:
         except OSError:
             return []
 
-    def _forget(self) -> None:
-        for job_id in self._ids()[: -KEPT + 1]:
+    def _remove_oldest(self) -> None:
+        for job_id in self._ids()[: -RECORD_LIMIT + 1]:
             self._path(job_id).unlink(missing_ok=True)
 
     def _path(self, job_id: str) -> Path:
@@ -290,10 +319,11 @@ class Jobs:
     def _write(self, record: Record) -> None:
         try:
             self._replace(self._path(record.id), record.model_dump_json().encode())
-        except OSError as e:  # a full disk: the work goes on, and nobody hears how far it is
+        except OSError as e:  # the disk is full: the work continues, only its progress is not shown
             log.warning("the state of job %s cannot be written: %s", record.id, e.strerror)
 
     def _replace(self, path: Path, content: bytes) -> None:
+        """Replace a file as a whole. It is not durable: a power cut ends the job as well."""
         temp = path.with_name(f".{path.name}-{os.getpid()}")
         temp.write_bytes(content)
         temp.replace(path)

@@ -1,8 +1,8 @@
-"""The survey: tree, sidecars and cache held against each other, one directory at a time. It changes nothing.
+"""Verification: compare the tree, the sidecars and the index, one directory at a time. It changes nothing.
 
-Others may write meanwhile. So what looks wrong is looked at again a moment later, and what a process has under way
-is nobody's damage: an upload shows its data before its sidecar, a deletion takes the sidecar before the data, and a
-row follows its sidecar.
+Other threads and processes may write meanwhile, and what they have in progress is no damage: an upload shows its data
+before its sidecar, a deletion removes the sidecar before the data, and an index entry follows its sidecar. So whatever
+looks wrong is checked a second time, a moment later.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from artstore.attr import Attr, decode, sidecar_key
@@ -20,12 +20,14 @@ from artstore.ids import FileId, Key
 from artstore.spi import Cache, Entry, Log, Naming, RecoverableBackend, Span
 
 PAUSE = 0.5
-"""Seconds between the two looks at what looks wrong."""
-SUSPECTS = 10_000
-"""As many wait for their second look together."""
+"""Seconds between the first and the second check of what looks wrong."""
+RECHECK_BATCH = 10_000
+"""Names that are gathered at most before they are checked a second time."""
 
 
 class Kind(StrEnum):
+    """What a name in the store can turn out to be."""
+
     OK = "ok"
     DAMAGED = "damaged"
     ORPHAN_DATA = "orphan data"
@@ -35,216 +37,234 @@ class Kind(StrEnum):
     STALE = "stale cache"
 
 
-SOUND = frozenset({Kind.OK, Kind.FOREIGN})
-"""What an element may be full of and yet be well."""
+HEALTHY = frozenset({Kind.OK, Kind.FOREIGN})
+"""The kinds that no element needs to repair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one name in the store, or one row without a name, turned out to be.
-
-    `attr`: what a good sidecar says. `rows`: the ids of rows that lead here and should not, or not like this.
-    `ahead`: the file's own row claims a newer revision than its sidecar has. `sure`: False when it only could not
-    be read.
-    """
+    """What one name in the store, or one index entry without a name, turned out to be."""
 
     kind: Kind
     key: Key
     detail: str = ""
     attr: Attr | None = None
-    rows: tuple[str, ...] = ()
+    """The content of a good sidecar."""
+    entry_ids: tuple[FileId, ...] = ()
+    """Ids of index entries that lead to this key and are wrong."""
     ahead: bool = False
+    """Whether the index entry of the file has a newer revision than its sidecar."""
     sure: bool = True
+    """False when the file could not be read: it may be whole."""
 
 
-@dataclass(slots=True)
-class Row:
-    """A row of the cache, as little of it as comparing takes; without a mark it contradicts itself."""
+@dataclass(frozen=True, slots=True)
+class _IndexEntry:
+    """The part of an index entry that is compared. An entry that contradicts itself has no fingerprint."""
 
     file_id: FileId
-    mark: bytes = b""
+    fingerprint: bytes = b""
     revision: int = 1 << 53
 
 
-def _pulse() -> None:
-    """Called for each file and each MiB: whoever wants to draw or to stop hands in another."""
-
-
-@dataclass(slots=True, kw_only=True)
 class Survey:
-    """One walk. `since`: the directory to begin at. `digests`: read all data. `data`: look at it at all.
+    """One walk over the store. It is used once, by one thread."""
 
-    `twice`: give what looks wrong a second look. `tolerant`: where the cache does not answer, go on without it.
-    `compared` then says why; it is "compared" otherwise.
-    """
+    def __init__(
+        self,
+        *,
+        backend: RecoverableBackend,
+        naming: Naming,
+        cache: Cache | None,
+        log: Log | None = None,
+        since: str = "",
+        data: bool = True,
+        digests: bool = False,
+        recheck: bool = True,
+        tolerant: bool = False,
+        cache_state: str = "compared",
+        unreachable: bool = False,
+        on_progress: Callable[[Survey], None] = lambda survey: None,
+    ) -> None:
+        """`since`: the first directory. `data`: compare sizes with the data. `digests`: read all data as well.
 
-    backend: RecoverableBackend
-    naming: Naming
-    cache: Cache | None
-    log: Log | None = None
-    """Asked for what is under way where the backend cannot tell of it all."""
-    since: str = ""
-    data: bool = True
-    digests: bool = False
-    twice: bool = True
-    pulse: Callable[[], None] = _pulse
-    tolerant: bool = False
-    compared: str = "compared"
-    unreachable: bool = False
-    files: int = 0
-    """Names seen so far."""
-    size: int = 0
-    """Bytes of data read so far."""
-    directory: str = ""
-    """Where the walk is; everything before it was looked at."""
-    _suspects: dict[str, set[str]] = field(default_factory=dict)
-    _waiting: int = 0
+        `log` names the uploads in progress where the backend cannot list all of them. `recheck`: check a second time
+        what looks wrong. `tolerant`: go on without the cache when it does not answer. `on_progress` is called for each
+        name and each piece of data; it may raise, to stop the walk.
+        """
+        self.backend = backend
+        self.since = since
+        self.files = 0
+        """Names checked so far."""
+        self.size = 0
+        """Bytes of data read so far."""
+        self.directory = ""
+        """The directory that is being checked; all before it are finished."""
+        self.cache_state = cache_state
+        """For the report: "compared", or the reason why the cache is not compared."""
+        self.unreachable = unreachable
+        """Whether that reason is a cache that does not answer."""
+        self._naming = naming
+        self._cache = cache
+        self._log = log
+        self._data = data
+        self._digests = digests
+        self._recheck = recheck
+        self._tolerant = tolerant
+        self._on_progress = on_progress
+        self._suspects: dict[str, set[Key]] = {}
+        self._suspect_count = 0
 
     def total(self) -> int | None:
-        """How many files there are, as the cache has it; None when nobody knows."""
-        if self.cache is None or self.since:
+        """Return the number of files in the cache, or None when it is unknown. Raises `Unavailable`."""
+        if self._cache is None or self.since:
             return None
         try:
-            return self.cache.totals().files
+            return self._cache.totals().files
         except Unavailable as e:
-            self._lose(e)
+            self._drop_cache(e)
             return None
 
     def findings(self) -> Iterator[Finding]:
-        """Everything there is, what is well included. Raises `Unavailable` when the store does not answer."""
+        """Yield a finding for each name, also a healthy one. Raises `Unavailable` when the store does not answer."""
         for entry in self.backend.list(""):
             yield Finding(kind=Kind.FOREIGN, key=entry.key)
         seen: set[str] = set()
         for directory in self.backend.list_directories(self.since):
             seen.add(directory)
             self.directory = directory
-            yield from self._first(directory)
-        for directory in self._with_rows():
-            if directory not in seen and not self._holds(directory):
-                yield from self._first(directory)
-        yield from self._again()
+            yield from self._check_directory(directory)
+        for directory in self._indexed_directories():
+            if directory not in seen and not self._has_files(directory):
+                yield from self._check_directory(directory)
+        yield from self._check_again()
 
-    def _with_rows(self) -> Iterator[str]:
-        if self.cache is not None:
+    def _indexed_directories(self) -> Iterator[str]:
+        if self._cache is not None:
             try:
-                yield from self.cache.list_directories(self.since)
+                yield from self._cache.list_directories(self.since)
             except Unavailable as e:
-                self._lose(e)
+                self._drop_cache(e)
 
-    def _holds(self, directory: str) -> bool:
+    def _has_files(self, directory: str) -> bool:
         try:
             return any(True for _ in self.backend.list(directory))
-        except Damaged:  # a link where the directory was
+        except Damaged:  # a link stands where the directory was
             return False
 
-    def _first(self, directory: str) -> Iterator[Finding]:
+    def _check_directory(self, directory: str) -> Iterator[Finding]:
         for finding in self._compare(directory, None):
-            if finding.kind in SOUND or not self.twice:
+            if finding.kind in HEALTHY or not self._recheck:
                 yield finding
             else:
                 self._suspects.setdefault(directory, set()).add(finding.key)
-                self._waiting += 1
-        if self._waiting >= SUSPECTS:
-            yield from self._again()
+                self._suspect_count += 1
+        if self._suspect_count >= RECHECK_BATCH:
+            yield from self._check_again()
 
-    def _again(self) -> Iterator[Finding]:
+    def _check_again(self) -> Iterator[Finding]:
         if not self._suspects:
             return
         time.sleep(PAUSE)
-        suspects, self._suspects, self._waiting = self._suspects, {}, 0
-        # Before the second look: what is published between the two was under way.
-        under_way: set[str | None] = {*self.backend.in_progress(), *self.backend.list_tombstones()}
-        if self.log is not None and not self.backend.capabilities.lists_uploads:
-            under_way |= {t.key for t in self.log.transactions(status="pending", limit=SUSPECTS)}
+        suspects, self._suspects, self._suspect_count = self._suspects, {}, 0
+        # Asked before the second check: an upload that is published between the two was still in progress here.
+        in_progress: set[str | None] = {*self.backend.in_progress(), *self.backend.list_tombstones()}
+        if self._log is not None and not self.backend.capabilities.lists_uploads:
+            in_progress |= {t.key for t in self._log.transactions(status="pending", limit=RECHECK_BATCH)}
         for directory, keys in suspects.items():
             for finding in self._compare(directory, keys):
-                halves = finding.kind in (Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)
-                # A deletion may have begun after that.
-                if not (
-                    halves and (finding.key in under_way or finding.key in self.backend.list_tombstones())
-                ):
-                    yield finding
+                is_half = finding.kind in (Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)
+                # A deletion may have begun since `in_progress` was read, so the tombstones are read again.
+                if is_half and (finding.key in in_progress or finding.key in self.backend.list_tombstones()):
+                    continue
+                yield finding
 
-    def _compare(self, directory: str, only: Collection[str] | None) -> Iterator[Finding]:
-        """All of one directory, or those keys alone."""
-        rows = self._rows(directory)
+    def _compare(self, directory: str, only: Collection[Key] | None) -> Iterator[Finding]:
+        """Yield the findings of one directory, or of the keys `only` in it."""
+        indexed = self._index_entries(directory)
         try:
             for entry in self.backend.list(directory):
-                leading = rows.pop(entry.key, [])
-                if only is None or entry.key in only:
-                    self.pulse()
-                    self.files += only is None
-                    finding = self._look(entry, leading)
-                    if finding is not None:
-                        yield finding
-        except Damaged:  # a link where the directory was: its files are out of reach
+                entries = indexed.pop(entry.key, [])
+                if only is not None and entry.key not in only:
+                    continue
+                self._on_progress(self)
+                if only is None:  # the second check does not count a name again
+                    self.files += 1
+                finding = self._examine(entry, entries)
+                if finding is not None:
+                    yield finding
+        except Damaged:  # a link stands where the directory was: its files are out of reach
             pass
-        for key, leading in rows.items():
+        for key, entries in indexed.items():
             if only is None or key in only:
-                ids = tuple(row.file_id for row in leading)
-                yield Finding(
-                    kind=Kind.MISSING, key=key, rows=ids, detail="There is a row in the cache and no file."
-                )
+                ids, detail = _ids(entries), "There is a row in the cache and no file."
+                yield Finding(kind=Kind.MISSING, key=key, entry_ids=ids, detail=detail)
 
-    def _rows(self, directory: str) -> dict[str, list[Row]]:
-        found: dict[str, list[Row]] = {}
-        if self.cache is None:
+    def _index_entries(self, directory: str) -> dict[Key, list[_IndexEntry]]:
+        """Return the index entries of one directory by key; none when the cache was dropped."""
+        found: dict[Key, list[_IndexEntry]] = {}
+        if self._cache is None:
             return found
         try:
-            for file_id, attr in self.cache.entries_in(directory):
-                key = attr.key if attr is not None else self.cache.key(file_id)
-                row = Row(file_id) if attr is None else Row(file_id, _mark(attr), attr.revision)
+            for file_id, attr in self._cache.entries_in(directory):
+                key = attr.key if attr is not None else self._cache.key(file_id)
                 if key is not None:
-                    found.setdefault(key, []).append(row)
+                    found.setdefault(key, []).append(_index_entry(file_id, attr))
         except Unavailable as e:
-            self._lose(e)
+            self._drop_cache(e)
             return {}
         return found
 
-    def _lose(self, error: Unavailable) -> None:
-        if not self.tolerant:
+    def _drop_cache(self, error: Unavailable) -> None:
+        """Go on without the cache from here; where that is not allowed, raise `error`."""
+        if not self._tolerant:
             raise error
-        self.cache, self.compared, self.unreachable = None, error.detail.removesuffix("."), True
+        self._cache, self.cache_state, self.unreachable = None, error.detail.removesuffix("."), True
 
-    def _look(self, entry: Entry, rows: list[Row]) -> Finding | None:
-        """None when it went away under our eyes."""
-        key, ids = entry.key, tuple(row.file_id for row in rows)
-        ours = self.naming.parse(key.rpartition("/")[2]) is not None
+    def _examine(self, entry: Entry, entries: list[_IndexEntry]) -> Finding | None:
+        """Return what one name turns out to be, or None when it was deleted meanwhile."""
+        key, ids = entry.key, _ids(entries)
+        ours = self._naming.parse(key.rpartition("/")[2]) is not None
         if not (entry.data and entry.sidecar):
             if not ours:
-                return Finding(kind=Kind.FOREIGN, key=key if entry.data else sidecar_key(key), rows=ids)
+                name = key if entry.data else Key(sidecar_key(key))
+                return Finding(kind=Kind.FOREIGN, key=name, entry_ids=ids)
             if entry.data:
-                return Finding(kind=Kind.ORPHAN_DATA, key=key, rows=ids, detail="It has no sidecar.")
-            return Finding(kind=Kind.ORPHAN_SIDECAR, key=key, rows=ids, detail="It has no data.")
+                return Finding(kind=Kind.ORPHAN_DATA, key=key, entry_ids=ids, detail="It has no sidecar.")
+            return Finding(kind=Kind.ORPHAN_SIDECAR, key=key, entry_ids=ids, detail="It has no data.")
         try:
             attr = decode(self.backend.read_sidecar(key), key)
         except NotFound:
             return None
         except Damaged as e:
-            return Finding(kind=Kind.DAMAGED if ours else Kind.FOREIGN, key=key, rows=ids, detail=e.detail)
+            return Finding(
+                kind=Kind.DAMAGED if ours else Kind.FOREIGN, key=key, entry_ids=ids, detail=e.detail
+            )
         except Unavailable as e:
-            return self._unread(key, ids, e)
+            return self._unreadable(key, ids, e)
         try:
-            self._check(attr, ours)
+            self._check_data(attr, ours)
         except NotFound:
-            return Finding(kind=Kind.ORPHAN_SIDECAR, key=key, rows=ids, detail="It has no data.")
+            return Finding(kind=Kind.ORPHAN_SIDECAR, key=key, entry_ids=ids, detail="It has no data.")
         except Damaged as e:
-            return Finding(kind=Kind.DAMAGED, key=key, rows=ids, detail=e.detail)
+            return Finding(kind=Kind.DAMAGED, key=key, entry_ids=ids, detail=e.detail)
         except Unavailable as e:
-            return self._unread(key, ids, e)
-        return self._against(attr, rows)
+            return self._unreadable(key, ids, e)
+        return self._compare_entries(attr, entries)
 
-    def _unread(self, key: Key, ids: tuple[str, ...], error: Unavailable) -> Finding:
-        self.backend.check(writing=False)  # when nothing can be read at all, no file is to blame
-        return Finding(kind=Kind.DAMAGED, key=key, rows=ids, detail=error.detail, sure=False)
+    def _unreadable(self, key: Key, ids: tuple[FileId, ...], error: Unavailable) -> Finding:
+        self.backend.check(
+            writing=False
+        )  # raises when nothing can be read at all: then no single file is damaged
+        return Finding(kind=Kind.DAMAGED, key=key, entry_ids=ids, detail=error.detail, sure=False)
 
-    def _check(self, attr: Attr, ours: bool) -> None:
-        """Hold the data against its attr. Raises `Damaged`, `NotFound`, `Unavailable`."""
-        if ours and not self.naming.carries(attr.storage_filename, attr.file_id):
+    def _check_data(self, attr: Attr, ours: bool) -> None:
+        """Compare the name and the data with `attr`. Raises `Damaged`, `NotFound`, `Unavailable`."""
+        if ours and not self._naming.carries(attr.storage_filename, attr.file_id):
             raise Damaged(
                 f"The sidecar of {attr.key} has the id {attr.file_id}, which its name does not carry."
             )
-        if not self.data:
+        if not self._data:
             return
         reader = self.backend.read(attr.key)
         try:
@@ -252,50 +272,56 @@ class Survey:
                 raise Damaged(
                     f"The data of {attr.key} has {reader.size} bytes; its sidecar says {attr.size}."
                 )
-            if not self.digests:
+            if not self._digests:
                 return
             digest = hashlib.sha256()
             for piece in reader.pieces(Span(0, reader.size)):
                 digest.update(piece)
                 self.size += len(piece)
-                self.pulse()
+                self._on_progress(self)
         finally:
             reader.close()
         if digest.hexdigest() != attr.sha256:
             raise Damaged(f"The data of {attr.key} has another sha-256 than its sidecar says.")
 
-    def _against(self, attr: Attr, rows: list[Row]) -> Finding:
-        """Hold the rows that lead to a good file against it."""
-        if self.cache is None:
+    def _compare_entries(self, attr: Attr, entries: list[_IndexEntry]) -> Finding:
+        """Compare the index entries that lead to a good file with its sidecar."""
+        if self._cache is None:
             return Finding(kind=Kind.OK, key=attr.key, attr=attr)
-        mark = _mark(attr)
-        wrong = tuple(row.file_id for row in rows if (row.file_id, row.mark) != (attr.file_id, mark))
-        mine = any(row.file_id == attr.file_id for row in rows)
-        if mine and not wrong:
+        expected = _index_entry(attr.file_id, attr)
+        wrong = _ids([entry for entry in entries if entry != expected])
+        own = next((entry for entry in entries if entry.file_id == attr.file_id), None)
+        if own is not None and not wrong:
             return Finding(kind=Kind.OK, key=attr.key, attr=attr)
-        if not mine and (twin := self._twin(attr)) is not None:
-            detail = f"The sidecars of {attr.key} and of {twin} have one id."
-            return Finding(kind=Kind.DAMAGED, key=attr.key, rows=wrong, detail=detail)
-        ahead = any(row.file_id == attr.file_id and row.revision > attr.revision for row in rows)
-        detail = "Its row differs from its sidecar." if rows else "It has no row."
-        return Finding(kind=Kind.STALE, key=attr.key, attr=attr, rows=wrong, ahead=ahead, detail=detail)
+        if own is None and (other := self._duplicate_id(attr)) is not None:
+            detail = f"The sidecars of {attr.key} and of {other} have one id."
+            return Finding(kind=Kind.DAMAGED, key=attr.key, entry_ids=wrong, detail=detail)
+        ahead = own is not None and own.revision > attr.revision
+        detail = "Its row differs from its sidecar." if entries else "It has no row."
+        return Finding(kind=Kind.STALE, key=attr.key, attr=attr, entry_ids=wrong, ahead=ahead, detail=detail)
 
-    def _twin(self, attr: Attr) -> str | None:
-        """Another key whose sidecar has the same id."""
+    def _duplicate_id(self, attr: Attr) -> Key | None:
+        """Return another key whose sidecar has the id of `attr`."""
         try:
-            other = self.cache.key(attr.file_id) if self.cache is not None else None
-            if other is not None and other != attr.key:
-                return (
-                    other if decode(self.backend.read_sidecar(other), other).file_id == attr.file_id else None
-                )
+            other = None if self._cache is None else self._cache.key(attr.file_id)
+            if other is None or other == attr.key:
+                return None
+            if decode(self.backend.read_sidecar(other), other).file_id == attr.file_id:
+                return other
         except (NotFound, Damaged):
             pass
         except Unavailable as e:
-            self._lose(e)
+            self._drop_cache(e)
         return None
 
 
-def _mark(attr: Attr) -> bytes:
-    """The same for the same attr, whatever the order of its keys."""
+def _ids(entries: list[_IndexEntry]) -> tuple[FileId, ...]:
+    return tuple(entry.file_id for entry in entries)
+
+
+def _index_entry(file_id: FileId, attr: Attr | None) -> _IndexEntry:
+    if attr is None:
+        return _IndexEntry(file_id)
+    # Sorted: attributes that are equal have one fingerprint, in whatever order their fields were written.
     text = json.dumps(attr.model_dump(mode="json"), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return _IndexEntry(file_id, hashlib.blake2b(text.encode(), digest_size=16).digest(), attr.revision)
