@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: `python -m tests.support.servers postgres [shared_buffers=4GB]` runs one by hand."""
+"""A real PostgreSQL for tests: `python -m support.servers postgres [shared_buffers=4GB]` runs one by hand."""
 
 from __future__ import annotations
 

@@ -24,8 +24,6 @@ from urllib.parse import quote
 from joserfc import jws
 from joserfc.jwk import RSAKey
 
-if __name__ == "__main__":  # `python -m tests.support.servers`
-    sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.forkserver import Child, ForkServer
 from support.ports import free_port
 
@@ -467,6 +465,6 @@ def sha256_header(body: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
 
 
-# `python -m tests.support.servers postgres`: a server until Ctrl-C, its address on the first line.
+# `python -m support.servers postgres`, in tests/: a server until Ctrl-C, its address on the first line.
 if __name__ == "__main__":
     importlib.import_module(f"support.{sys.argv[1]}").run(*sys.argv[2:])
