@@ -137,18 +137,18 @@ class ObjectBackend(Backend, Recoverable):
     def delete(self, key: Key, *, if_match: bytes) -> None:
         deletion = secrets.token_hex(8)
         tombstone = f"{TOMBSTONES}{key}~{deletion}"
-        begun = False
+        has_tombstone = False
         while True:
             marker, present = self._read(key)
             if present is None or marker is not None or present.content != if_match:
-                if begun:
+                if has_tombstone:
                     self._store.delete(tombstone)
                 if present is None or marker is not None:
                     raise NotFound(f"There is no sidecar of {key}.")
                 raise PreconditionFailed("The file was changed meanwhile.")
-            if not begun:
+            if not has_tombstone:
                 self._store.put(tombstone, present.content)
-                begun = True
+                has_tombstone = True
             if self._store.put(
                 sidecar_name(key),
                 Marker("deleted", deletion).encode(),
@@ -171,7 +171,7 @@ class ObjectBackend(Backend, Recoverable):
         yield from (key for _, key, happened in self._deletions() if happened)
 
     def _deletions(self) -> Iterator[tuple[ObjectInfo, Key, bool]]:
-        """Yield the tombstone of each deletion that was begun, its key, and whether the deletion happened."""
+        """Yield the tombstone of each deletion that was started, its key, and whether the deletion happened."""
         for tombstone in self._store.walk(TOMBSTONES):
             name, _, deletion = tombstone.name.removeprefix(TOMBSTONES).rpartition("~")
             key = Key(name)

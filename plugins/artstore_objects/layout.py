@@ -2,7 +2,7 @@
 
 <directory>/<name>                           data
 <directory>/<name>.attr.json                 the sidecar of the key, or a marker in its place
-.artstore/tombstones/<key>~<deletion>        a deletion that was begun; it happened if the marker names it
+.artstore/tombstones/<key>~<deletion>        a deletion that was started; it happened if the marker names it
 .artstore/expiring/<key>                     this key has a marker, which is removed after the retention
 .artstore/quarantine/<random>/<key>          damaged files
 .artstore/<name>                             documents of the element

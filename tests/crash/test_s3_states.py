@@ -57,9 +57,11 @@ class Case:
         servers.prepare(self.home)
 
     def configure(self, home: Path, port: int, retention: float = 86_400) -> None:
-        told = s3.settings(self.server, self.bucket, prefix=self.prefix, tombstone_retention=retention, deadline=20)
-        told["endpoint_url"] = f"http://127.0.0.1:{port}"
-        lines = [f"{name} = {json.dumps(value)}" for name, value in told.items()]
+        backend = s3.settings(
+            self.server, self.bucket, prefix=self.prefix, tombstone_retention=retention, deadline=20
+        )
+        backend["endpoint_url"] = f"http://127.0.0.1:{port}"
+        lines = [f"{name} = {json.dumps(value)}" for name, value in backend.items()]
         (home / "artstore.toml").write_text(
             "\n".join(['element_id = "se-01"', '[backend]\nuse = "s3"\n[backend.s3]', *lines])
         )
@@ -104,11 +106,11 @@ def run(case: Case, writers: ForkServer, step: str, number: int, state: str, wri
         else:
             os.kill(pid, signal.SIGSTOP)
             until(lambda: _state(pid) == "T", "the writer stands still")
-        settled = _settled(case)
+        outcomes = _outcomes_after_recovery(case)
         caught.release.set()
         assert caught.over.wait(60)
         if (
-            "rolled_back" in settled
+            "rolled_back" in outcomes
             and state == "late"
             and caught.line.startswith("PUT")
             and _decides(caught.line)
@@ -130,7 +132,7 @@ def run(case: Case, writers: ForkServer, step: str, number: int, state: str, wri
         proxy.close()
 
 
-def _settled(case: Case) -> list[str]:
+def _outcomes_after_recovery(case: Case) -> list[str]:
     """Another node takes the writer for dead; what it makes of the updates and deletions that it had begun."""
     home = case.neighbour("second")
     case.open(home).close()
