@@ -1,4 +1,4 @@
-"""The HTTP API without a server: a request becomes an exchange, an exchange takes a body and gives an answer."""
+"""The HTTP API without a server: a request becomes an exchange, which receives the body and returns the answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class App:
-    """One node, served. `adapter` is the name that `/api/v1/info` tells."""
+    """One node, served. `adapter` is its name in `/api/v1/info`."""
 
     def __init__(self, node: Node, adapter: str) -> None:
         self.node = node
@@ -42,7 +42,7 @@ class App:
         self.metrics = Metrics(node.configuration.home / "state" / "metrics")
 
     def begin(self, request: Request) -> Exchange:
-        """Take the head of a request. Blocks unless `instant(request)`. Never raises."""
+        """Begin an exchange with the head of a request. Blocks unless `instant(request)`. Never raises."""
         return Exchange(self, request)
 
     def close(self) -> None:
@@ -65,8 +65,8 @@ class App:
 class Exchange:
     """One request and its answer.
 
-    While `response` is None the body is wanted: `feed` it, then `finish`. When a call answers early, the
-    rest of the body is not. `abort` when no answer can be sent. Nothing here raises.
+    While `response` is None, the caller passes the body to `feed` and then calls `finish`. After an early answer the
+    rest of the body is not needed. `abort` ends an exchange that cannot be answered. No method raises.
     """
 
     def __init__(self, app: App, request: Request) -> None:
@@ -111,7 +111,7 @@ class Exchange:
         return found.route.operation(call)
 
     def feed(self, piece: bytes) -> Response | None:
-        """Take a piece of the body; an answer ends the exchange before the body ended."""
+        """Receive a piece of the body. An answer that it returns ends the exchange before the end of the body."""
         self._received += len(piece)
         if self.response is None and self._receiver is not None:
             try:
@@ -121,10 +121,12 @@ class Exchange:
         return self.response
 
     def finish(self) -> Response:
-        """The body is over."""
+        """Return the answer, after the whole body."""
         if self.response is None and self._receiver is not None:
             try:
-                if self._received < (self._request.length or 0):  # a WSGI server tells it in no other way
+                if self._received < (
+                    self._request.length or 0
+                ):  # a WSGI server shows a cut body in no other way
                     raise MalformedRequest("The body ended before it should.")
                 self._answer(self._receiver.finish())
             except Exception as e:
@@ -135,7 +137,7 @@ class Exchange:
         return self.response
 
     def collect(self) -> Response:
-        """The answer with its body in memory: for bodies that fit into one piece."""
+        """Return the answer with its body in memory, for bodies that fit into one piece."""
         response = self.finish()
         if not isinstance(response.body, bytes):
             stream = response.body
@@ -149,7 +151,7 @@ class Exchange:
         return response
 
     def fail(self, error: Exception) -> Response:
-        """Give up with a problem, and leave nothing behind."""
+        """Answer with a problem, and release what the exchange holds."""
         if not isinstance(error, ArtstoreError):
             log.error("request %s failed", self.request_id, exc_info=error)
         elif error.code in ("damaged", "unavailable", "internal"):
@@ -161,7 +163,7 @@ class Exchange:
         return self.response
 
     def abort(self, reason: str = "the client went away") -> None:
-        """Leave nothing behind. Harmless after an answer, and twice."""
+        """Release what the exchange holds. It has no effect after an answer, or a second time."""
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.abort(reason)
@@ -180,7 +182,7 @@ class Exchange:
         if self._app.access:
             access.info(
                 "%s %s %s %d %.1fms %s",
-                self.request_id, self._request.method, _shown(self._request.path), response.status, took * 1000,
+                self.request_id, self._request.method, _printable(self._request.path), response.status, took * 1000,
                 self._who,
             )  # fmt: skip
 
@@ -196,8 +198,8 @@ class Exchange:
             add("artstore_sent_bytes_total", sent)
 
 
-def _shown(path: str) -> str:
-    """A path that cannot forge a line of the log."""
+def _printable(path: str) -> str:
+    """Return a path that cannot forge a line of the log."""
     return path if path.isascii() and path.isprintable() and len(path) <= 200 else ascii(path[:200])
 
 

@@ -23,7 +23,7 @@ _DATES = (
 
 
 class Outcome(Enum):
-    """What the conditions make of the request."""
+    """The result of the conditions of a request."""
 
     PROCEED = auto()
     NOT_MODIFIED = auto()
@@ -42,7 +42,7 @@ def evaluate(
     if_none_match: str | None = None,
     if_modified_since: str | None = None,
 ) -> Outcome:
-    """Weigh the conditions in the order of RFC 9110, 13.2.2. Never raises.
+    """Evaluate the conditions in the order of RFC 9110, 13.2.2. Never raises.
 
     `etag` is as in the `ETag` header, quotes and all; None: there is no current representation. A list
     of entity-tags that cannot be parsed matches nothing: `If-Match` fails, a GET sends the whole. Before a
@@ -82,7 +82,7 @@ def range_applies(if_range: str | None, *, etag: str, last_modified: datetime | 
 
 
 def parse_etags(header: str) -> frozenset[str] | None:
-    """The entity-tags of a list, or `{"*"}`; None when it is not a list of entity-tags."""
+    """Return the entity-tags of a list, or `{"*"}`; None when it is not a list of entity-tags."""
     if header.strip(" \t") == "*":
         return frozenset("*")
     tags: list[str] = []
@@ -98,7 +98,7 @@ def parse_etags(header: str) -> frozenset[str] | None:
 
 
 def parse_http_date(text: str) -> datetime | None:
-    """The time in any of the three forms of RFC 9110, 5.6.7, or None. Never raises."""
+    """Return the time in any of the three forms of RFC 9110, 5.6.7, or None. Never raises."""
     match = next((m for form in _DATES if (m := form.fullmatch(text.strip(" \t")))), None)
     if match is None:
         return None
@@ -124,7 +124,7 @@ def parse_http_date(text: str) -> datetime | None:
 
 
 def http_date(at: datetime) -> str:
-    """IMF-fixdate; what is smaller than a second is cut off, as every comparison here does."""
+    """Return the IMF-fixdate of `at`, without fractions of a second: no comparison here counts them."""
     return format_datetime(at.astimezone(UTC), usegmt=True)
 
 

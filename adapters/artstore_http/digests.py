@@ -48,20 +48,20 @@ def parse_digest(header: str, *, name: str) -> str | None:
 
 
 def parse_sha256_field(text: str) -> str:
-    """The form field `sha256`, in lower case. Raises `InvalidField`."""
+    """Return the form field `sha256` in lower case. Raises `InvalidField`."""
     if not _HEX.fullmatch(text):
         raise InvalidField("sha256", "sha256 must be 64 hexadecimal digits.")
     return text.lower()
 
 
-def agreed(*digests: str | None) -> str | None:
-    """The one digest announced in any number of places; `DigestMismatch` when no bytes could satisfy all."""
-    said = {digest for digest in digests if digest is not None}
-    if len(said) > 1:
+def common_digest(*digests: str | None) -> str | None:
+    """Return the digest that all those given agree on, or None. Raises `DigestMismatch` when two differ."""
+    distinct = {digest for digest in digests if digest is not None}
+    if len(distinct) > 1:
         raise DigestMismatch("The request announces several SHA-256 digests that differ.")
-    return said.pop() if said else None
+    return distinct.pop() if distinct else None
 
 
 def repr_digest(sha256: str) -> str:
-    """The value of `Repr-Digest` for a sha256 in hex."""
+    """Return the value of `Repr-Digest` for a sha256 in hex."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:"

@@ -1,4 +1,4 @@
-"""The operation that takes a file out: whole, in one range, in several."""
+"""The operation that sends the data of a file: the whole, one range, or several ranges."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Parts:
         self._download.close()
 
 
-class Begun:
-    """A stream whose first piece is at hand: what cannot be read at all is told by the status."""
+class Primed:
+    """A stream whose first piece was read before the status is sent: a file that cannot be read gets an error."""
 
     path: str | None = None
 
@@ -75,12 +75,12 @@ class Begun:
 
 def download(call: Call) -> Response:
     """GET /api/v1/files/{file_id}/download"""
-    inline = _inline(call)
+    inline = _wants_inline(call)
     found = call.kernel.download(call.file_id)
     try:
         response = _answer(call, found, inline)
         if not isinstance(response.body, bytes) and found.path is None and call.request.method == "GET":
-            response.body = Begun(response.body)
+            response.body = Primed(response.body)
     except BaseException:
         found.close()
         raise
@@ -89,11 +89,11 @@ def download(call: Call) -> Response:
     return response
 
 
-def _inline(call: Call) -> bool:
-    wish = call.parameter("disposition")
-    if wish not in (None, "inline", "attachment"):
+def _wants_inline(call: Call) -> bool:
+    wanted_disposition = call.parameter("disposition")
+    if wanted_disposition not in (None, "inline", "attachment"):
         raise InvalidField("disposition", "disposition must be inline or attachment.")
-    return wish == "inline"
+    return wanted_disposition == "inline"
 
 
 def _answer(call: Call, found: Download, inline: bool) -> Response:
@@ -120,7 +120,7 @@ def _answer(call: Call, found: Download, inline: bool) -> Response:
     shown = content_disposition(attr.original_filename, inline=inline and may_inline(attr.content_type))
     elsewhere = found.redirect(shown) if request.method == "GET" else None
     if elsewhere is not None:
-        # Not `no-cache`: the address is a secret that soon is worth nothing.
+        # Not `no-cache`: the address is a secret, and it expires soon.
         return Response(307, [("Location", elsewhere), ("Cache-Control", "no-store")])
     headers: Headers = [
         *validators,

@@ -1,4 +1,4 @@
-"""Operations on what is known of a file: look, change, delete."""
+"""Operations on the attributes of a file: show, change, delete."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def change(call: Call) -> Receiver:
 
         def changes(attr: Attr) -> Mapping[str, Any]:
             check_preconditions(call.request, attr)
-            return merged(attr, patch)
+            return merge(attr, patch)
 
         attr = call.kernel.update(call.by, file_id, changes)
         return json_response(file_json(attr), headers=_validators(attr))
@@ -67,8 +67,8 @@ def delete(call: Call) -> Response:
     return Response(204)
 
 
-def merged(attr: Attr, patch: Mapping[str, JsonValue]) -> dict[str, Any]:
-    """The fields that a merge-patch (RFC 7396) makes of `attr`; null empties."""
+def merge(attr: Attr, patch: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """Return the fields of `attr` that a merge-patch (RFC 7396) changes. Null empties a field."""
     empty: dict[str, Any] = {"description": "", "tags": [], "metadata": {}}
     changes = {name: empty[name] if value is None else value for name, value in patch.items()}
     if isinstance(patch.get("metadata"), dict):
@@ -89,7 +89,7 @@ def _merge(target: JsonValue, patch: JsonValue) -> JsonValue:
 
 
 def json_body(call: Call, types: tuple[str, ...], then: Any) -> Receiver:
-    """A receiver of JSON of one of `types`."""
+    """Return a receiver of a JSON body that has one of the `types`. Raises `UnsupportedMediaType`, `TooLarge`."""
     request = call.request
     if request.media_type not in types:
         raise UnsupportedMediaType(f"Content-Type must be {' or '.join(types)}.")
@@ -107,7 +107,10 @@ def _validators(attr: Attr) -> Headers:
 
 
 def check_preconditions(request: Request, attr: Attr | None) -> Outcome:
-    """What the conditions make of it; None: there is no such file. Raises `PreconditionFailed`."""
+    """Evaluate the conditions of a request for the attributes of a file; None: it does not exist.
+
+    Raises `PreconditionFailed`.
+    """
     found = evaluate(
         request.method,
         etag=None if attr is None else f'"r{attr.revision}"',

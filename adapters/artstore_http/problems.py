@@ -1,4 +1,4 @@
-"""Errors on the wire: `application/problem+json` (RFC 9457). The one place that knows statuses."""
+"""Errors on the wire: `application/problem+json` (RFC 9457). No other module knows statuses."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ class HeaderFieldsTooLarge(Refused):
 
 
 def problem(error: BaseException, request_id: str) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Status, headers (without Content-Length) and body. Never raises.
+    """Return status, headers (without Content-Length) and body. Never raises.
 
-    An error outside the table (a bug, a ConfigError) is `internal`, and what it says stays in the log: it
+    An error outside the table (a bug, a ConfigError) is `internal`, and its text stays in the log: it
     may name paths.
     """
     code = _code(error)

@@ -35,7 +35,7 @@ def bucket(seconds: float) -> str:
 
 def metrics(call: Call) -> Response:
     """GET /metrics"""
-    samples = [*_counted(call.metrics.totals()), *_now(call)]
+    samples = [*_counters(call.metrics.totals()), *_now(call)]
     lines: list[str] = []
     for name, (kind, text) in METRICS.items():
         own = [s for s in samples if s.partition(" ")[0].partition("{")[0].removeprefix(name) in _parts(kind)]
@@ -51,8 +51,8 @@ def _parts(kind: str) -> set[str]:
     return {"_bucket", "_sum", "_count"} if kind == "histogram" else {""}
 
 
-def _counted(totals: dict[str, float]) -> Iterator[str]:
-    """The counters as they are; of histograms each bucket holds those before it."""
+def _counters(totals: dict[str, float]) -> Iterator[str]:
+    """Yield the counters. Each bucket of a histogram includes those before it."""
     routes = sorted({n.split('"')[1] for n in totals if n.startswith("artstore_request_seconds_sum")})
     for name, value in totals.items():
         if not name.startswith("artstore_request_seconds"):

@@ -59,7 +59,7 @@ def parse_range(header: str, size: int) -> list[Span] | Unsatisfiable | None:
         if length > 0:
             spans.append(Span(start, length))
     if spans:
-        return _merged(spans)
+        return _merge(spans)
     return None if empty_suffix else UNSATISFIABLE
 
 
@@ -67,7 +67,7 @@ def _number(digits: str) -> int:
     return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
 
 
-def _merged(spans: list[Span]) -> list[Span]:
+def _merge(spans: list[Span]) -> list[Span]:
     # RFC 9110, 15.3.7.2: the order asked for is kept; a merged span stands where its first part stood.
     groups: list[tuple[int, int, int]] = []
     for place, span in sorted(enumerate(spans), key=lambda item: item[1]):

@@ -22,7 +22,7 @@ from artstore_http.models import file_json
 from artstore_http.problems import InvalidCursor
 
 MAX_WORDS = 20
-"""And tags, of one search."""
+"""Words of one search at most; also its tags."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d))?", re.ASCII)
 
@@ -73,11 +73,11 @@ def _query(call: Call) -> Query:
 
 
 def _time(call: Call, name: str, *, up: bool) -> str | None:
-    """A time in the form of sidecars; finer than a millisecond, it is rounded so that it still divides well."""
+    """Return a time in the form of sidecars. Fractions of a millisecond are rounded `up` or down."""
     text = call.parameter(name)
     if text is None:
         return None
-    text = re.sub(r" (\d\d:\d\d)$", r"+\1", text)  # a + that nobody escaped
+    text = re.sub(r" (\d\d:\d\d)$", r"+\1", text)  # a + that was not escaped
     problem = InvalidField(
         name, f"{name} must be a date or a time with its offset, like 2025-01-11T15:30:45Z."
     )
@@ -93,7 +93,7 @@ def _time(call: Call, name: str, *, up: bool) -> str | None:
 
 
 def _fingerprint(call: Call) -> str:
-    """Of the search, without page and size of page: a cursor belongs to one search."""
+    """Return a hash of the search without cursor and limit: a cursor belongs to one search."""
     kept = sorted((n, v) for n, v in call.request.parameters.items() if n not in ("cursor", "limit"))
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""Operations that bring a file in: a form, a plain body, a plain body under an id the caller chose."""
+"""Operations that upload a file: from a form, from a plain body, from a plain body under an id of the caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from artstore.ids import FileId
 from artstore.modes import Operation
 from artstore.upload import Session
 from artstore_http.call import Call, json_response
-from artstore_http.digests import agreed, parse_digest
+from artstore_http.digests import common_digest, parse_digest
 from artstore_http.files import check_preconditions
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.models import file_json
@@ -18,12 +18,12 @@ from artstore_http.multipart import FormReader
 from artstore_http.problems import LengthRequired, UnsupportedMediaType
 
 FORM = "multipart/form-data"
-FORM_ROOM = 1 << 20
-"""Bytes that a form may need beside its file."""
+FORM_OVERHEAD = 1 << 20
+"""Bytes of a form beside its file, at most."""
 
 _CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
-_SAYS_NOTHING = ("", "application/x-www-form-urlencoded", "application/octet-stream")
-"""Types that clients send when nobody told them one (curl --data-binary the second)."""
+_UNSPECIFIC_TYPES = ("", "application/x-www-form-urlencoded", "application/octet-stream")
+"""Types that clients send when they know none (curl --data-binary sends the second)."""
 
 
 def upload(call: Call) -> Receiver:
@@ -31,7 +31,10 @@ def upload(call: Call) -> Receiver:
     request = call.request
     _check_head(request)
     if request.media_type == FORM:
-        if request.length is not None and request.length > call.kernel.parts.limits.max_file_size + FORM_ROOM:
+        if (
+            request.length is not None
+            and request.length > call.kernel.parts.limits.max_file_size + FORM_OVERHEAD
+        ):
             raise TooLarge(f"The body has {request.length} bytes; no file of that size is taken here.")
         return FormUpload(call)
     return PlainUpload(call, file_id=None)
@@ -46,11 +49,11 @@ def put(call: Call) -> Receiver:
         )
     call.kernel.parts.element.require(Operation.UPLOAD)
     if any(call.request.header(name) is not None for name in _CONDITIONS):
-        check_preconditions(call.request, _present(call))
+        check_preconditions(call.request, _find(call))
     return PlainUpload(call, file_id=call.file_id)
 
 
-def _present(call: Call) -> Attr | None:
+def _find(call: Call) -> Attr | None:
     try:
         return call.kernel.attr(call.file_id)
     except NotFound:
@@ -67,17 +70,17 @@ def _check_head(request: Request) -> None:
         raise LengthRequired("Send Content-Length, or the body in chunks.")
 
 
-def _announced(request: Request) -> str | None:
-    """The digest that the head announces."""
+def _header_digest(request: Request) -> str | None:
+    """Return the digest that the header fields announce, or None."""
     values = [
         parse_digest(value, name=name)
         for name in ("Repr-Digest", "Content-Digest")
         if (value := request.header(name.lower())) is not None
     ]
-    return agreed(*values)
+    return common_digest(*values)
 
 
-def _created(attr: Attr, new: bool) -> Response:
+def _answer(attr: Attr, new: bool) -> Response:
     headers = [("ETag", f'"r{attr.revision}"'), ("Location", f"/api/v1/files/{attr.file_id}")]
     return json_response(file_json(attr), 201 if new else 200, headers)
 
@@ -90,7 +93,7 @@ class PlainUpload:
         filename = call.parameter("filename")
         if filename is None:
             raise InvalidField("filename", "Say what the file is called: ?filename=NAME.")
-        self._digest = _announced(request)
+        self._digest = _header_digest(request)
         if request.chunked and self._digest is None and not request.tells_cut_chunks:
             raise LengthRequired(
                 "Behind this server a body in chunks that was cut cannot be told from a whole one: send "
@@ -100,7 +103,7 @@ class PlainUpload:
         self._session = call.kernel.begin(
             call.by,
             filename=filename,
-            content_type=None if request.media_type in _SAYS_NOTHING else declared,
+            content_type=None if request.media_type in _UNSPECIFIC_TYPES else declared,
             file_id=file_id,
             size=request.length,
         )
@@ -111,8 +114,10 @@ class PlainUpload:
     def finish(self) -> Response:
         attr, new = self._session.commit(sha256=[self._digest] if self._digest else [])
         if not new:
-            check_preconditions(self._request, attr)  # it may have come since the head was judged
-        return _created(attr, new)
+            check_preconditions(
+                self._request, attr
+            )  # another request may have uploaded it since the first check
+        return _answer(attr, new)
 
     def abort(self, reason: str) -> None:
         self._session.abort(reason)
@@ -124,14 +129,14 @@ class FormUpload:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._session: Session | None = None
-        self._announced = _announced(call.request)
+        self._announced = _header_digest(call.request)
         # A digest in the head is of the form as a whole (RFC 9530, 3); many mean the file. Either will do.
         self._whole = hashlib.sha256() if self._announced else None
-        self._room = call.kernel.parts.limits.max_file_size + FORM_ROOM
+        self._room = call.kernel.parts.limits.max_file_size + FORM_OVERHEAD
         self._reader = FormReader(call.request.header("content-type") or "", self)
         call.kernel.parts.element.require(Operation.UPLOAD)
-        if (least := (call.request.length or 0) - FORM_ROOM) > 0:
-            call.kernel.index.check_space(least)  # before the body comes
+        if (least := (call.request.length or 0) - FORM_OVERHEAD) > 0:
+            call.kernel.index.check_space(least)  # before the body is sent
 
     def on_file(self, filename: str, content_type: str | None) -> None:
         self._session = self._call.kernel.begin(
@@ -161,7 +166,7 @@ class FormUpload:
         digests = [form.sha256] if form.sha256 else []
         if self._announced and self._whole is not None and self._whole.hexdigest() != self._announced:
             digests.append(self._announced)
-        return _created(
+        return _answer(
             *session.commit(
                 description=form.description, tags=form.tags, metadata=form.metadata, sha256=digests
             )
