@@ -1,9 +1,10 @@
-"""Counters that all processes of an element add up, and that outlive each of them.
+"""Counters that all processes of an element share, and that survive the end of each process.
 
-    <home>/state/metrics/<pid>-<random>      the counters of one process, mapped; held by `flock` while it lives
+    <home>/state/metrics/<pid>-<random>      the counters of one process, mapped; an owned file
 
-A record is 128 bytes: a length, the name with its labels, and the value as a double at the end. What a dead process
-counted is taken over by whoever looks next, so nothing is lost and no files pile up.
+A record is 128 bytes: a length, the name with its labels, and the value as a double at the end. The process that next
+reads the totals adds the counters of dead processes to its own and removes their files: no count is lost, and files
+do not pile up.
 """
 
 from __future__ import annotations
@@ -20,31 +21,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from artstore.posix import OwnedFile
+
 log = logging.getLogger("artstore.metrics")
 
 RECORD, VALUE = 128, 120
+"""Bytes of a record, and where its value begins."""
 RECORDS = 1024
+"""Counters of one process, at most. Those beyond are not counted."""
 _SIZE = RECORD * RECORDS
 
 
 class Metrics:
-    """What this process counts, and what all count together."""
+    """The counters of this process, and the totals of all processes. Every method may be called from any thread."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
         self._lock = threading.Lock()
         self._places: dict[str, int] = {}
-        self._fd = -1
+        self._file: OwnedFile | None = None
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with self._exclusive():  # or who looks between the two takes it for a dead one's
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
-            os.posix_fallocate(self._fd, 0, _SIZE)  # a hole that cannot be filled would kill the process
-            self._map = mmap.mmap(self._fd, _SIZE)
+            self._file = OwnedFile.create(self._path)
+            os.posix_fallocate(
+                self._file.fd, 0, _SIZE
+            )  # writing to a hole of a full disk would kill the process
+            self._map = mmap.mmap(self._file.fd, _SIZE)
         except OSError as e:
-            log.warning("this process counts for itself alone: %s", os.strerror(e.errno or 0))
+            log.warning("the counters of this process are not shared: %s", os.strerror(e.errno or 0))
             self._map = mmap.mmap(-1, _SIZE)
 
     def add(self, name: str, amount: float = 1.0) -> None:
@@ -69,9 +74,9 @@ class Metrics:
         return begin + VALUE
 
     def totals(self) -> dict[str, float]:
-        """What all processes have counted together, by name."""
+        """Return the sum over all processes, by name. Never raises."""
         with self._exclusive():
-            self._inherit()
+            self._take_over()
             found: dict[str, float] = defaultdict(float)
             for name, value in _records(self._map[:]):
                 found[name] += value
@@ -83,17 +88,21 @@ class Metrics:
                     continue
         return dict(sorted(found.items()))
 
-    def _inherit(self) -> None:
-        """Take over what the dead have counted."""
+    def _take_over(self) -> None:
+        """Add the counters of dead processes to those of this one, and remove their files."""
         for path in self._others():
             try:
-                with path.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    left = file.read()
-                    path.unlink()
-            except OSError:  # alive, or somebody was faster
+                left = OwnedFile.seize(path)
+                if left is None:  # its process lives
+                    continue
+                try:
+                    raw = path.read_bytes()
+                    left.remove()
+                finally:
+                    left.close()
+            except OSError:
                 continue
-            for name, value in _records(left):
+            for name, value in _records(raw):
                 self.add(name, value)
 
     def _others(self) -> list[Path]:
@@ -106,7 +115,7 @@ class Metrics:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """A lock between processes, as far as it can be had."""
+        """Hold the lock of the directory. Where that fails, go on without it: a sum may then miss or repeat a count."""
         fd = -1
         try:
             fd = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -120,12 +129,14 @@ class Metrics:
                 os.close(fd)
 
     def close(self) -> None:
-        """Let the counters go: somebody else takes them over."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        """Give up the counters: another process takes them over. A second call has no effect."""
+        file, self._file = self._file, None
+        if file is not None:
             with suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)  # the mapping has a descriptor of its own
-            os.close(fd)
+                fcntl.flock(
+                    file.fd, fcntl.LOCK_UN
+                )  # the mapping keeps a descriptor of its own, and with it the lock
+            file.close()
 
 
 def _records(raw: bytes) -> Iterator[tuple[str, float]]:
