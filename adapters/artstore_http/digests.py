@@ -54,7 +54,7 @@ def parse_sha256_field(text: str) -> str:
     return text.lower()
 
 
-def common_digest(*digests: str | None) -> str | None:
+def agreed_digest(*digests: str | None) -> str | None:
     """Return the digest that all those given agree on, or None. Raises `DigestMismatch` when two differ."""
     distinct = {digest for digest in digests if digest is not None}
     if len(distinct) > 1:

@@ -10,7 +10,7 @@ from artstore.ids import FileId
 from artstore.modes import Operation
 from artstore.upload import Session
 from artstore_http.call import Call, json_response
-from artstore_http.digests import common_digest, parse_digest
+from artstore_http.digests import agreed_digest, parse_digest
 from artstore_http.files import check_preconditions
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.models import file_json
@@ -77,7 +77,7 @@ def _header_digest(request: Request) -> str | None:
         for name in ("Repr-Digest", "Content-Digest")
         if (value := request.header(name.lower())) is not None
     ]
-    return common_digest(*values)
+    return agreed_digest(*values)
 
 
 def _answer(attr: Attr, new: bool) -> Response:

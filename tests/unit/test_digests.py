@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artstore.errors import ArtstoreError, DigestMismatch, InvalidField, MalformedRequest
-from artstore_http.digests import common_digest, parse_digest, parse_sha256_field, repr_digest
+from artstore_http.digests import agreed_digest, parse_digest, parse_sha256_field, repr_digest
 
 HEX = hashlib.sha256(b"hello").hexdigest()
 B64 = base64.b64encode(bytes.fromhex(HEX)).decode()
@@ -80,7 +80,7 @@ def test_the_field():
 
 
 def test_agreement():
-    assert common_digest(None, None) is None
-    assert common_digest(HEX, None, HEX) == HEX
+    assert agreed_digest(None, None) is None
+    assert agreed_digest(HEX, None, HEX) == HEX
     with pytest.raises(DigestMismatch):
-        common_digest(HEX, "0" * 64)
+        agreed_digest(HEX, "0" * 64)
