@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +52,6 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_finish() -> None:
     """Thousands of tests stay to the end: no search for garbage has to go through them, now or later."""
-    if "artstore_sql.sqlite.cache" in sys.modules:
-        from crash.statements import share
-
-        share()
     gc.freeze()
 
 

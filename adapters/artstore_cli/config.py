@@ -10,8 +10,8 @@ from typing import Any
 from artstore.host.exit_codes import OK
 from artstore.host.plugin_list import tables_of
 from artstore.host.providers import open_registry, provider_settings
+from artstore.host.roles import ROLES
 from artstore.host.settings import Configuration, Settings
-from artstore.roles import ROLES
 from artstore_cli.invocation import read_configuration
 from artstore_granian.adapters import choose_adapter
 

@@ -16,8 +16,8 @@ from artstore.host.exit_codes import FAILED, OK
 from artstore.host.plugin_list import plugin_rows, tables_of, used_providers
 from artstore.host.plugins import Registry
 from artstore.host.providers import open_registry
+from artstore.host.roles import ROLES
 from artstore.host.settings import Configuration, suggestion
-from artstore.roles import ROLES
 from artstore_cli.invocation import read_configuration
 from artstore_cli.scaffold import make, provided_role
 

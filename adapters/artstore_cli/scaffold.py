@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from artstore.errors import Conflict, InvalidField
-from artstore.roles import ROLES
+from artstore.host.roles import ROLES
 from artstore.spi import API
 
 NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")

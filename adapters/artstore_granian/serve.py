@@ -23,9 +23,9 @@ from artstore.errors import ConfigError, PluginError
 from artstore.host.boot import open_node
 from artstore.host.plugin_list import tables_of, used_providers
 from artstore.host.providers import open_registry
+from artstore.host.roles import ROLES
 from artstore.host.sections import Server
 from artstore.host.settings import Configuration, Settings
-from artstore.roles import ROLES
 from artstore_granian.adapters import Adapter, choose_adapter
 from artstore_granian.processes import reset_stop_signals_in_children, run_in_child
 from artstore_granian.worker import STARTUP_GC_THRESHOLD

@@ -39,7 +39,6 @@ from crash.stage import (
     record,
     write_tree,
 )
-from crash.statements import share
 from crash.workloads import WORKLOADS, Workload
 from support.audit import audit, open_intents, quarantined
 
@@ -412,7 +411,6 @@ def long_run(seconds: float, seed: int, *names: str) -> None:
 
 def main(what: str, *rest: str) -> None:
     logging.disable()  # what is put aside and moved away here is meant to be
-    share()
     gc.freeze()
     if what == "long":
         long_run(float(rest[0]), int(rest[1]), *rest[2:])

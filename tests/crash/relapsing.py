@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import statements
 from failing import BY, Faults
 
 from artstore import background
@@ -71,7 +70,6 @@ def look(home: Path, say: Say) -> None:
 
 def rehearse(prepared: Path, home: Path) -> None:
     """Do everything once, so that no child has to import and to compile; no thread outlives this."""
-    statements.share()
     shutil.copytree(prepared, home)
     node = open_default(home)
     session = node.kernel.begin(BY, filename="x.txt")

@@ -16,7 +16,7 @@ from artstore import spi
 from artstore.errors import Conflict, ProviderFault, StorageFull
 from artstore.host import guard
 from artstore.host.guard import PROTOCOLS, RETURNS, Each, methods_of, wrap
-from artstore.roles import ROLES
+from artstore.host.roles import ROLES
 from artstore.spi import (
     Coordination,
     Log,

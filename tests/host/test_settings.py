@@ -10,9 +10,9 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from artstore.errors import ConfigError
+from artstore.host.roles import ROLES
 from artstore.host.settings import Configuration, Settings, load, validate
 from artstore.modes import Mode
-from artstore.roles import ROLES
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ RULES = {
     "artstore_falcon": Rule(
         {"artstore_http", "artstore.host.boot", "artstore.spi", "artstore.errors"}, {"falcon"}
     ),
-    "artstore_granian": Rule({"artstore.host", "artstore.roles", "artstore.errors"}, {"granian"}),
+    "artstore_granian": Rule({"artstore.host", "artstore.errors"}, {"granian"}),
     "artstore_cli": Rule(
         {"artstore", "artstore_granian", "artstore_http.openapi", "artstore_http.routes"}, {"pydantic"}
     ),
@@ -71,7 +71,7 @@ ROWS = (
     {"errors", "ids", "limits"},
     {"attr", "posix", "modes"},
     {"hookspecs", "spi"},
-    {"roles", "locks", "element", "observers"},
+    {"locks", "element", "observers"},
     {"parts"},
     {"checkpoint", "backlog"},
     {"index"},
@@ -86,7 +86,7 @@ TESTING_MAY = CONTRACT | {"testing", "modes", "limits"}
 """The suites hold providers to the contract, and know no more than they do."""
 ROOMS = {"host", "maintenance", "testing"}
 """Rooms of the kernel's package that are not the kernel."""
-KERNEL_LINES = 2300
+KERNEL_LINES = 2600
 """Lines of code of the kernel with its contract: docstrings, comments and blank lines are not counted. A change that
 raises this number names what it adds."""
 

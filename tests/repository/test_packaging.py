@@ -174,7 +174,8 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
 
 def test_the_wheel_works_alone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     """From the archive itself, far from the checkout: nothing is found by the accident of where we stand."""
-    code = "import sys, artstore, artstore_cli.main; print(artstore.__file__); sys.exit(artstore_cli.main.main(['openapi']))"
+    imports = "import sys, artstore; from artstore_cli.main import main"
+    code = f"{imports}; print(artstore.__file__); sys.exit(main(['openapi']))"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": str(wheel.filename)},

@@ -23,7 +23,6 @@ from artstore.host.boot import open_node
 from artstore.host.settings import load
 from artstore.kernel import Kernel
 from artstore.spi import SCOPES, Principal
-from crash.statements import share
 
 BY = Principal(id="u-1", name="ivanov", scopes=SCOPES)
 SMALL = b"small and whole" * 50
@@ -73,7 +72,6 @@ def prepare() -> None:
         botocore.session.create_loader
     )  # what S3 is: read before any child is born
     botocore.session.get_session().create_client("s3", "us-east-1").close()
-    share()
     with tempfile.TemporaryDirectory() as home:
         node = open_node(load(home=Path(home), environ={}))
         take(node.kernel, "update", file_id := upload(node.kernel, SMALL))

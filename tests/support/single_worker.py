@@ -20,14 +20,12 @@ from artstore import background
 from artstore.host import boot
 from artstore.host.boot import open_default
 from artstore_starlette.app import create_app
-from crash.statements import share
 
 OPTIONS: dict[str, Any] = {"log_level": "warning", "http": "h11", "loop": "asyncio", "lifespan": "on"}
 
 
 def prepare() -> None:
     """Serve a request, so that nothing is left to be imported or compiled."""
-    share()
     with tempfile.TemporaryDirectory() as home:
         node = open_default(Path(home))
         boot.open_registry = lambda _settings: node.registry

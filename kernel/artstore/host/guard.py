@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from artstore import spi
 from artstore.errors import ArtstoreError, ProviderFault
-from artstore.roles import ROLES
+from artstore.host.roles import ROLES
 
 log = logging.getLogger("artstore.plugins")
 

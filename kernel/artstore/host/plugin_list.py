@@ -6,8 +6,8 @@ from typing import Any
 
 from artstore.errors import PluginError
 from artstore.host.plugins import Offer, Plugin, Registry
+from artstore.host.roles import ROLES
 from artstore.host.settings import ProviderTables, Settings
-from artstore.roles import ROLES
 
 
 def plugin_rows(registry: Registry, settings: Settings) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from pydantic import BaseModel
 from artstore import hookspecs, spi
 from artstore.errors import PluginError
 from artstore.hookspecs import Provider
+from artstore.host.roles import ROLES
 from artstore.host.settings import suggestion
-from artstore.roles import ROLES
 
 log = logging.getLogger("artstore.plugins")
 

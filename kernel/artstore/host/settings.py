@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from artstore.attr import plain_message
 from artstore.errors import ConfigError
+from artstore.host.roles import ROLES
 from artstore.host.sections import Limits, Log, Plugins, Server
 from artstore.modes import Mode
-from artstore.roles import ROLES
 
 DEFAULTS = {role.name: role.default for role in ROLES.values() if role.default is not None}
 """The roles that one provider fills, and the provider that fills it when nothing is set."""
