@@ -15,7 +15,7 @@ from artstore_http.call import Call, json_response
 from artstore_http.conditions import Outcome, evaluate
 from artstore_http.jsonbody import parse_json
 from artstore_http.message import Collected, Headers, Receiver, Request, Response
-from artstore_http.models import FilePatch, file_json
+from artstore_http.models import EDITABLE, file_json
 from artstore_http.problems import UnsupportedMediaType
 
 _PATCH_TYPES = ("application/merge-patch+json", "application/json")
@@ -43,8 +43,8 @@ def change(call: Call) -> Receiver:
         if not isinstance(patch, dict):
             raise MalformedRequest("A merge-patch for a file is a JSON object.")
         for name in patch:
-            if name not in FilePatch.model_fields:
-                known = ", ".join(FilePatch.model_fields)
+            if name not in EDITABLE:
+                known = ", ".join(EDITABLE)
                 raise InvalidField(name, f"'{name}' cannot be changed; what can: {known}.")
 
         def changes(attr: Attr) -> Mapping[str, Any]:
@@ -69,10 +69,12 @@ def delete(call: Call) -> Response:
 
 def merge(attr: Attr, patch: Mapping[str, JsonValue]) -> dict[str, Any]:
     """Return the fields of `attr` that a merge-patch (RFC 7396) changes. Null empties a field."""
-    empty: dict[str, Any] = {"description": "", "tags": [], "metadata": {}}
-    changes = {name: empty[name] if value is None else value for name, value in patch.items()}
-    if isinstance(patch.get("metadata"), dict):
-        changes["metadata"] = _merge(attr.metadata, patch["metadata"])
+    changes: dict[str, Any] = {}
+    for name, value in patch.items():
+        if value is None:
+            changes[name] = EDITABLE[name].empty
+        else:
+            changes[name] = _merge(getattr(attr, name), value) if isinstance(value, dict) else value
     return changes
 
 

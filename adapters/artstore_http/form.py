@@ -1,62 +1,70 @@
-"""What the text fields of an upload say."""
+"""The text fields of an upload form."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import JsonValue
 
 from artstore.errors import InvalidField, MalformedRequest
 from artstore_http.digests import parse_sha256_field
 from artstore_http.jsonbody import parse_json
+from artstore_http.models import EDITABLE
 
-FIELDS = ("description", "tags", "metadata", "sha256")
+FIELDS = (*EDITABLE, "sha256")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """The fields, each empty where the form has none."""
+    """The fields of a form. `editable`: those of the file; each is empty when the form has none."""
 
-    description: str = ""
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, JsonValue] = field(default_factory=dict)
+    editable: dict[str, Any]
     sha256: str | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Sequence[str]]) -> Form:
-        """From the texts of each field in their order. Raises `InvalidField`."""
+        """Return the form of these texts, each field's in their order. Raises `InvalidField`."""
         return cls(
-            description=values.get("description", [""])[0],
-            tags=tuple(tag for text in values.get("tags", ()) for tag in _tags(text)),
-            metadata=_metadata(values.get("metadata", [""])[0]),
+            editable={
+                name: _parse(name, field.empty, values.get(name, ())) for name, field in EDITABLE.items()
+            },
             # Empty is refused: a script whose checksum command failed must not go unchecked.
             sha256=parse_sha256_field(values["sha256"][0]) if "sha256" in values else None,
         )
 
 
-def _tags(text: str) -> tuple[str, ...]:
+def _parse(name: str, empty: object, texts: Sequence[str]) -> Any:
+    """Return the value of one field, in the type of its empty value."""
+    if isinstance(empty, list):
+        return tuple(item for text in texts for item in _parse_list(name, text))
+    text = texts[0] if texts else ""
+    return _parse_object(name, text) if isinstance(empty, dict) else text
+
+
+def _parse_list(name: str, text: str) -> tuple[str, ...]:
     if not text.lstrip().startswith("["):
         # A browser sends an empty input as an empty field.
         return (text,) if text else ()
-    tags = _json("tags", text)
-    if isinstance(tags, list):
-        strings = tuple(tag for tag in tags if isinstance(tag, str))
-        if len(strings) == len(tags):
+    items = _parse_json(name, text)
+    if isinstance(items, list):
+        strings = tuple(item for item in items if isinstance(item, str))
+        if len(strings) == len(items):
             return strings
     raise InvalidField(
-        "tags", "What begins with [ must be a JSON array of strings; or repeat the field tags."
+        name, f"What begins with [ must be a JSON array of strings; or repeat the field {name}."
     )
 
 
-def _metadata(text: str) -> dict[str, JsonValue]:
-    value = _json("metadata", text) if text else {}
+def _parse_object(name: str, text: str) -> dict[str, JsonValue]:
+    value = _parse_json(name, text) if text else {}
     if not isinstance(value, dict):
-        raise InvalidField("metadata", "The field metadata must be a JSON object.")
+        raise InvalidField(name, f"The field {name} must be a JSON object.")
     return value
 
 
-def _json(name: str, text: str) -> JsonValue:
+def _parse_json(name: str, text: str) -> JsonValue:
     try:
         return parse_json(text.encode(), what=f"The field {name}")
     except MalformedRequest as e:

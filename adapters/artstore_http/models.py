@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
 from artstore.attr import (
     Attr,
@@ -58,22 +58,39 @@ class FilePage(BaseModel):
     next_cursor: str | None
 
 
-class FilePatch(BaseModel):
-    """A merge-patch (RFC 7396): what is named changes, null empties, the rest stays."""
+class EditableField(NamedTuple):
+    """A field of a file that a caller may set and change."""
 
-    description: str | None = None
-    tags: list[Tag] | None = None
-    metadata: dict[str, JsonValue] | None = None
+    type: Any
+    empty: str | list[Any] | dict[str, Any]
+    """The value of a file that has none. Its type says how the part of a form is read."""
+    in_form: str | None = None
+    """How the field is sent as a part of a form."""
 
 
-class UploadForm(BaseModel):
-    """The parts of a multipart upload, in any order."""
+EDITABLE = {
+    "description": EditableField(str, ""),
+    "tags": EditableField(list[Tag], [], "repeated, or one JSON array"),
+    "metadata": EditableField(dict[str, JsonValue], {}, "a JSON object"),
+}
+"""The fields that an upload may set and a merge-patch may change."""
 
-    file: str = Field(json_schema_extra={"contentMediaType": "application/octet-stream"})
-    description: str = ""
-    tags: list[Tag] = Field(default=[], description="repeated, or one JSON array")
-    metadata: dict[str, JsonValue] = Field(default={}, description="a JSON object")
-    sha256: Sha256 | None = Field(default=None, description="of the file: refused unless it matches")
+_patch: dict[str, Any] = {name: (field.type | None, None) for name, field in EDITABLE.items()}
+FilePatch = create_model(
+    "FilePatch",
+    __doc__="A merge-patch (RFC 7396): what is named changes, null empties, the rest stays.",
+    **_patch,
+)
+
+_form: dict[str, Any] = {
+    "file": (str, Field(json_schema_extra={"contentMediaType": "application/octet-stream"})),
+    **{
+        name: (field.type, Field(default=field.empty, description=field.in_form))
+        for name, field in EDITABLE.items()
+    },
+    "sha256": (Sha256 | None, Field(default=None, description="of the file: refused unless it matches")),
+}
+UploadForm = create_model("UploadForm", __doc__="The parts of a multipart upload, in any order.", **_form)
 
 
 class Root(BaseModel):

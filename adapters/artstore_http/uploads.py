@@ -166,11 +166,7 @@ class FormUpload:
         digests = [form.sha256] if form.sha256 else []
         if self._announced and self._whole is not None and self._whole.hexdigest() != self._announced:
             digests.append(self._announced)
-        return _answer(
-            *session.commit(
-                description=form.description, tags=form.tags, metadata=form.metadata, sha256=digests
-            )
-        )
+        return _answer(*session.commit(sha256=digests, **form.editable))
 
     def abort(self, reason: str) -> None:
         if self._session is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -107,23 +107,17 @@ class Session(ABC):
             raise TooLarge(f"The file is larger than {int(self._parts.limits.max_file_size)} bytes.")
         self._sha256.update(piece)
 
-    def commit(
-        self,
-        *,
-        description: str = "",
-        tags: Sequence[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        sha256: Iterable[str] = (),
-    ) -> tuple[Attr, bool]:
+    def commit(self, *, sha256: Iterable[str] = (), **texts: Any) -> tuple[Attr, bool]:
         """Return the attr of the file, and whether it is new (False: the same upload was there already).
 
-        Data and sidecar are durable on return. `sha256`: digests that the caller announced. After any exception but
+        Data and sidecar are durable on return. `sha256`: digests that the caller announced; `texts`: the fields of the
+        attr that the caller may set (description, tags, metadata). After any exception but
         `OutcomeUnknown` nothing is left. Raises `DigestMismatch`, `InvalidField`, `MalformedRequest`, `Conflict`,
         `ModeNotAllowed`, `StorageFull`, `Unavailable`. Called once.
         """
         try:
             digest = self._digest(sha256)
-            return self._commit(digest, description=description, tags=tags, metadata=metadata or {})
+            return self._commit(digest, **texts)
         except BaseException as e:
             self.abort(e.detail if isinstance(e, ArtstoreError) else type(e).__name__)
             raise
