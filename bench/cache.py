@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from artstore.attr import Attr
 from artstore.spi import Cache, Context, Cursor, Query, Sort
 from artstore_sql.provider import Sql
-from artstore_sql.sqlite.cache import SqlSettings
+from artstore_sql.settings import SqlSettings
 
 PAGE = 100
 BATCH = 1000

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from artstore.errors import ConfigError, NotFound
 from artstore.spi import Cache, Context
-from artstore_sql.sqlite.cache import SqlCache, SqlSettings
+from artstore_sql.settings import SqlSettings
+from artstore_sql.sqlite.cache import SqlCache
 
 
 class Sql:

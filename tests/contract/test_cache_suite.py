@@ -15,7 +15,8 @@ from artstore.testing.cache import CacheSuite
 from artstore.testing.memory_cache import MemoryCache
 from artstore_sql.postgres.cache import PostgresCache
 from artstore_sql.provider import Sql
-from artstore_sql.sqlite.cache import SqlCache, SqlSettings
+from artstore_sql.settings import SqlSettings
+from artstore_sql.sqlite.cache import SqlCache
 from support.postgres import Postgres
 from support.stores import opening
 

@@ -13,13 +13,13 @@ from artstore.attr import Attr
 from artstore.errors import Unavailable
 from artstore.ids import FileId, Key
 from artstore.spi import Cache, Context, Page, Query, Totals
+from artstore_sql.pages import page_of, possible
 from artstore_sql.postgres.database import Postgres
 from artstore_sql.postgres.errors import Dropped
 from artstore_sql.postgres.schema import Opened
 from artstore_sql.postgres.search import found
 from artstore_sql.postgres.tables import Tables, tables_of
-from artstore_sql.sqlite.cache import SqlSettings
-from artstore_sql.sqlite.search import page_of, possible
+from artstore_sql.settings import SqlSettings
 from artstore_sql.tables import consistent, is_text, row
 from artstore_sql.trigrams import grams
 

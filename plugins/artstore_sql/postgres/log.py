@@ -29,7 +29,7 @@ from artstore_sql.postgres.lease import Owner
 from artstore_sql.postgres.locks import Locks
 from artstore_sql.postgres.log_table import LogTable
 from artstore_sql.postgres.schema import Opened
-from artstore_sql.sqlite.cache import Prefix
+from artstore_sql.settings import Prefix
 
 log = logging.getLogger("artstore.sql")
 

@@ -15,8 +15,8 @@ from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, cast, fun
 from sqlalchemy.sql.expression import FromClause
 
 from artstore.spi import Query
+from artstore_sql.pages import ordered, position
 from artstore_sql.postgres.tables import Tables
-from artstore_sql.sqlite.search import ordered, position
 from artstore_sql.tables import LARGEST
 from artstore_sql.text import wanted
 from artstore_sql.trigrams import probes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from artstore_sql.fts5 import has_trigram
 from artstore_sql.revisions import run
-from artstore_sql.sqlite.schema import has_trigram
 
 revision = "v1"
 down_revision = None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine import make_url
@@ -21,35 +20,17 @@ from artstore.errors import ConfigError, Conflict, Unavailable
 from artstore.ids import FileId, Key
 from artstore.spi import Cache, Context, Page, Query, Totals
 from artstore_sql import migration
+from artstore_sql.fts5 import has_trigram
+from artstore_sql.pages import page_of, possible
+from artstore_sql.settings import SqlSettings
 from artstore_sql.sqlite.availability import InUse
 from artstore_sql.sqlite.database import Sqlite
 from artstore_sql.sqlite.file_system import UNSAFE, file_system
 from artstore_sql.sqlite.opening import PATIENCE, look_into
-from artstore_sql.sqlite.schema import has_trigram, renew
-from artstore_sql.sqlite.search import found, page_of, possible
+from artstore_sql.sqlite.schema import renew
+from artstore_sql.sqlite.search import found
 from artstore_sql.sqlite.writer import BATCH, Row, Step, Writer
 from artstore_sql.tables import Tables, consistent, is_text, row, tables_of
-
-_PREFIX = re.compile(r"(?:[a-z][a-z0-9_]{0,39})?")
-
-
-def _is_prefix(value: str) -> str:
-    if not _PREFIX.fullmatch(value):
-        raise ValueError("must be a-z, 0-9 and _ only, begin with a letter, and have at most 40 characters")
-    return value
-
-
-Prefix = Annotated[str, AfterValidator(_is_prefix)]
-
-
-class SqlSettings(BaseModel, extra="forbid"):
-    """Where the rows are kept."""
-
-    url: SecretStr | None = None
-    """`sqlite:///` and a path, relative to the element's home; by default `cache.db` in its state."""
-    table_prefix: Prefix = ""
-    timeout: float = Field(default=5.0, gt=0, le=3600)
-    """Seconds after which a call gives up."""
 
 
 class SqlCache(Cache):

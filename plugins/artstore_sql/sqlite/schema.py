@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-
 from sqlalchemy import Connection, insert
 
 from artstore_sql import migration
+from artstore_sql.fts5 import PARTS
 from artstore_sql.tables import SCHEMA, Tables
 
-# No content: the text stays in `files` alone. detail=none: trigrams without their places are a third of the
-# size; what they let through is looked at again anyway. The two letters behind each text, which are in none,
-# have every letter of it begin a trigram: so the trigrams in order tell of words of one and two letters, too.
-_PARTS = """CREATE VIRTUAL TABLE {p}parts USING fts5(words, content='',
-    tokenize='trigram case_sensitive 1', detail=none, columnsize=0)"""
+# Two characters that no text holds follow each text, so that each letter of it begins a trigram: the trigrams in
+# order then find words of one and two letters, too.
 _TRIGRAMS = "CREATE VIRTUAL TABLE {p}trigrams USING fts5vocab({p}parts, instance)"
 
 _PARTS_TRIGGERS = (
@@ -52,21 +47,11 @@ _TRIGGERS = (
 )
 
 
-def has_trigram() -> bool:
-    """Whether this build of SQLite can index the parts of words."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        try:
-            connection.execute(_PARTS.format(p="try_"))
-        except sqlite3.OperationalError:
-            return False
-    return True
-
-
 def renew(connection: Connection, tables: Tables, *, trigram: bool) -> None:
     """Make an empty cache without a stamp, whatever was there: what all revisions together make."""
     _drop(connection, tables)
     tables.metadata.create_all(connection)
-    for statement in (*_TRIGGERS, *((_PARTS, _TRIGRAMS, *_PARTS_TRIGGERS) if trigram else ())):
+    for statement in (*_TRIGGERS, *((PARTS, _TRIGRAMS, *_PARTS_TRIGGERS) if trigram else ())):
         connection.exec_driver_sql(statement.format(p=tables.prefix))
     connection.execute(insert(tables.totals).values(files=0, size=0))
     facts = {"schema": str(SCHEMA), "words": "trigram" if trigram else "none"}

@@ -13,7 +13,7 @@ uploaded together are not together, lie beside the ids in an index of their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import isqrt
 from typing import Any
 
@@ -31,11 +31,10 @@ from sqlalchemy import (
     tuple_,
 )
 
-from artstore.attr import Attr
-from artstore.errors import InvalidField
-from artstore.spi import Cursor, Page, Query
+from artstore.spi import Cursor, Query
+from artstore_sql.pages import ordered, position
 from artstore_sql.sqlite.conditions import Condition, conditions, plus
-from artstore_sql.tables import LARGEST, Tables, is_text, sort_value
+from artstore_sql.tables import Tables
 
 _NEAR = 8
 """Of the fewest rows, the part that is walked through at first."""
@@ -169,10 +168,6 @@ def _order(tables: Tables, query: Query) -> list[ColumnElement[Any]]:
     return [tables.files.c[query.sort], tables.files.c.file_id]
 
 
-def ordered(rows: Select[Any], order: list[ColumnElement[Any]], query: Query) -> Select[Any]:
-    return rows.order_by(*(column.desc() if query.descending else column.asc() for column in order))
-
-
 def _stretch(
     order: list[ColumnElement[Any]],
     query: Query,
@@ -196,31 +191,3 @@ def _behind(order: list[ColumnElement[Any]], query: Query, start: Cursor) -> Col
     here, there = tuple_(*order), position(query, start)
     behind: ColumnElement[bool] = here < there if query.descending else here > there
     return behind
-
-
-def page_of(texts: list[str], query: Query, read: Callable[[str], Attr]) -> Page:
-    """What was `found`, as a page."""
-    items = [read(text) for text in texts[: query.limit]]
-    if len(texts) <= query.limit or not items:
-        return Page(items=items, next=None)
-    return Page(items=items, next=Cursor(sort_value(items[-1], query.sort), items[-1].file_id))
-
-
-def possible(query: Query) -> bool:
-    """Whether a row could match: none holds what UTF-8 cannot say."""
-    texts = (*query.words, *query.tags, query.filename, query.uploaded_by, query.content_type, query.sha256)
-    times = (query.uploaded_after, query.uploaded_before)
-    if not all(is_text(one) for one in (*texts, *times) if one is not None):
-        return False
-    return (query.min_size or 0) < LARGEST and (query.max_size is None or query.max_size >= 0)
-
-
-def position(query: Query, at: Cursor) -> Any:
-    value, file_id = at
-    if query.sort == "size":
-        fits = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
-    else:
-        fits = isinstance(value, str) and is_text(value)
-    if not (fits and is_text(file_id)):
-        raise InvalidField("cursor", "The position does not belong to this order.")
-    return tuple_(value, file_id)

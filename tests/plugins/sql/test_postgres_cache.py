@@ -24,7 +24,7 @@ from artstore.testing.memory_cache import MemoryCache
 from artstore_sql import migration
 from artstore_sql.postgres.cache import CONNECTIONS, PostgresCache
 from artstore_sql.postgres.search import FEW, WALK
-from artstore_sql.sqlite.cache import SqlSettings
+from artstore_sql.settings import SqlSettings
 from support.postgres import Postgres
 from support.servers import until
 from support.stores import opening

@@ -32,13 +32,13 @@ from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, cursor_of, ids, pages
 from artstore.testing.memory_cache import MemoryCache
 from artstore_sql import migration
+from artstore_sql.fts5 import has_trigram
 from artstore_sql.provider import Sql
 from artstore_sql.sqlite.cache import SqlCache
 from artstore_sql.sqlite.conditions import conditions
 from artstore_sql.sqlite.database import LONG_WAL, READERS, Sqlite
 from artstore_sql.sqlite.file_system import file_system
 from artstore_sql.sqlite.integrity import Look
-from artstore_sql.sqlite.schema import has_trigram
 from artstore_sql.sqlite.search import fewest, narrow, walk
 from artstore_sql.tables import SCHEMA, Tables
 from support.stores import opening
