@@ -94,10 +94,10 @@ class Segment:
     def checkpoint(self, upto: int) -> None:
         """Record that everything before byte `upto` is durable in the cache. Raises `StorageFull`, `Unavailable`."""
         if upto > self._checkpointed:
-            size = self._append({"at": timestamp(now()), "flushed": upto})
+            begin, end = self._append({"at": timestamp(now()), "flushed": upto})
             with self._lock:
-                # What other threads wrote after `upto` and before this record is not checkpointed.
-                self._checkpointed = self._size if size == upto else upto
+                # What other threads wrote between `upto` and this record, or after it, is not checkpointed.
+                self._checkpointed = end if begin == upto else upto
 
     def sync(self) -> None:
         """Make everything written before this call durable. Raises `Unavailable`: then it may never be durable."""
@@ -170,8 +170,8 @@ class Segment:
         with self._lock:
             self._file.close()
 
-    def _append(self, record: dict[str, Any], opens: str | None = None) -> int:
-        """Append a line and return where it begins. Raises `StorageFull`, `Unavailable`."""
+    def _append(self, record: dict[str, Any], opens: str | None = None) -> tuple[int, int]:
+        """Append a line and return where it begins and ends. Raises `StorageFull`, `Unavailable`."""
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             if self._torn:  # the disk was full in the middle of the last line: end that line first
@@ -189,7 +189,7 @@ class Segment:
                 raise Unavailable(f"The log cannot be written: {os.strerror(e.errno or 0)}.") from e
             if opens:
                 self.open.add(opens)
-            return offset
+            return offset, self._size
 
 
 def read_segment(path: Path) -> tuple[list[LoggedTransaction], int]:

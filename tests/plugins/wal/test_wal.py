@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from artstore.errors import ArtstoreError, StorageFull, Unavailable
 from artstore.testing import make_context
 from artstore_wal.log import FileLog
+from artstore_wal.segment import Segment
 
 WRITER = """
 import sys
@@ -177,6 +179,28 @@ def test_full_segments_are_closed_by_a_checkpoint(tmp_path: Path) -> None:
     first.commit()
     wal.checkpoint(wal.position())
     assert len(segments(wal)) - len(segments(wal, "*.settled.jsonl")) == 1
+    wal.close()
+
+
+def test_an_end_written_beside_a_checkpoint_is_not_checkpointed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = make(tmp_path / "wal", segment_size=1)
+    intents = [wal.begin("update", by="a", file_id="1", key="k/1")]
+    wal.begin("upload", by="a", file_id="2", key="k/2")
+    append = Segment._append
+
+    def append_and_end(segment: Segment, record: dict[str, Any], opens: str | None = None) -> tuple[int, int]:
+        place = append(segment, record, opens)
+        if "flushed" in record and intents:
+            intents.pop().commit()
+        return place
+
+    monkeypatch.setattr(Segment, "_append", append_and_end)
+    wal.checkpoint(wal.position())
+    assert segments(wal, "*.settled.jsonl") == []
+    wal.checkpoint(wal.position())
+    assert len(segments(wal, "*.settled.jsonl")) == 1
     wal.close()
 
 
