@@ -60,6 +60,15 @@ def staged_key(name: str) -> Key | None:
     return key if comma else None
 
 
+def _exists(path: str) -> bool:
+    """Return whether `path` exists. Raises `OSError` when that cannot be known, unlike `os.path.lexists`."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 class Staging:
     """The staging directory of this process, and a view on those of others.
 
@@ -141,7 +150,7 @@ class Staging:
         """Return whether an upload of `key` is in progress. Looks for its names only, however many others there are."""
         name = staged_name(key)
         return any(
-            os.path.lexists(f"{shard}/{staged}")
+            _exists(f"{shard}/{staged}")
             for shard in self._all_shards()
             for staged in (name, name + SIDECAR_SUFFIX)
         )

@@ -617,6 +617,22 @@ def test_when_the_leader_of_a_batch_fails_no_upload_of_it_is_acknowledged(
 # --- read-only ---
 
 
+def test_an_upload_that_cannot_be_looked_for_is_not_taken_for_none(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = backend.create(KEY)
+    assert list(backend.in_progress(KEY)) == [KEY]
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", fail)
+        with pytest.raises(Unavailable):
+            list(backend.in_progress(KEY))
+    writer.abort()
+
+
 def contents(root: Path) -> dict[str, tuple[int, int, bytes]]:
     """Return everything below `root`, with inode, time and bytes."""
     found = {}
