@@ -287,18 +287,20 @@ class _Flag:
         with translate_startup_errors(directory):
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._directory = directory
-        self._path = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
         self._file: OwnedFile | None = None
         self._foreign: set[Path] = set()
 
     def set(self) -> None:
         """Create the file. When it cannot be created, other processes learn of the backlog by the log, after this
         process ended."""
-        if self._file is None:
+        while self._file is None:
             try:
-                self._file = OwnedFile.create(self._path)
+                self._file = OwnedFile.create(self._directory / f"{os.getpid()}-{secrets.token_hex(4)}")
+            except FileExistsError:  # another process took the new file for that of a dead process
+                continue
             except OSError as e:
                 log.warning("cannot show that the index is incomplete: %s", os.strerror(e.errno or 0))
+                break
 
     def clear(self) -> None:
         """Remove the file. When that fails it is tried again at the next call."""
@@ -328,7 +330,7 @@ class _Flag:
         """Remove the flags of dead processes. Raises `StorageFull`, `Unavailable`."""
         with translate_errors("The flags of dead processes cannot be removed"):
             for path in self._directory.iterdir():
-                if path == self._path:
+                if (ours := self._file) is not None and path == ours.path:
                     continue
                 if path.is_symlink() or not path.is_file():
                     if path not in self._foreign:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import itertools
 import os
 import shutil
@@ -45,6 +46,7 @@ from artstore.locks import Locks
 from artstore.modes import Mode, Operation
 from artstore.observers import Event, Observers
 from artstore.parts import Parts
+from artstore.posix import OwnedFile
 from artstore.spi import PIECE, Cache, Page, Query, RecoverableBackend, SingleNode, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context
 from artstore.testing.memory_backend import MemoryStore, MemoryWriter
@@ -627,6 +629,28 @@ def test_a_foreign_file_among_the_flags_is_logged_once_and_ignored(
         f"{flags}/a directory",
         f"{flags}/a link",
     ]
+
+
+def test_a_flag_that_another_process_takes_for_that_of_a_dead_one_is_set_again(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backlog, flags = ground.open().index.backlog, ground.home / "state" / "index-pending"
+    flock, taken = fcntl.flock, ExitStack()
+
+    def seize_first(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (path,) = flags.iterdir()
+        other = OwnedFile.seize(path)
+        assert other is not None
+        taken.callback(other.remove)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", seize_first)
+    backlog.mark_incomplete()
+    taken.close()
+    assert len(list(flags.iterdir())) == 1
+    backlog.mark_complete()
+    assert list(flags.iterdir()) == []
 
 
 def test_a_start_on_a_full_disk_postpones_what_needs_space(
