@@ -20,7 +20,7 @@ def version_table(prefix: str) -> str:
     return f"{prefix}alembic_version"
 
 
-def present(connection: Connection, prefix: str) -> str | None:
+def current_revision(connection: Connection, prefix: str) -> str | None:
     """Return the revision of the tables, or None when there are none."""
     if not inspect(connection).has_table(version_table(prefix)):
         return None
@@ -50,7 +50,7 @@ def move(connection: Connection, prefix: str, target: str) -> str | None:
 
     script = ScriptDirectory(str(_SCRIPTS), version_locations=[str(_SCRIPTS)])
     known = [one.revision for one in script.walk_revisions()]
-    now = present(connection, prefix)
+    now = current_revision(connection, prefix)
     if now in DEVELOPMENT:
         raise made_in_development(str(now))
     if now is not None and now not in known:
@@ -78,7 +78,7 @@ def move(connection: Connection, prefix: str, target: str) -> str | None:
             place="artstore db",
             cure=f"There is: base, {', '.join(reversed(known))}, head.",
         ) from None
-    return present(connection, prefix)
+    return current_revision(connection, prefix)
 
 
 def newer(revision: str) -> ConfigError:

@@ -52,4 +52,4 @@ def _migrate_sqlite(settings: SqlSettings, context: Context, target: str | None)
     except NotFound:
         return None
     with closing(cache):
-        return cache.revision() if target is None else cache.move(target)
+        return cache.revision() if target is None else cache.migrate(target)

@@ -93,7 +93,7 @@ def row(attr: Attr) -> dict[str, Any]:
     }
 
 
-def consistent(found: Mapping[Any, Any]) -> Attr | None:
+def consistent_attr(found: Mapping[Any, Any]) -> Attr | None:
     """The attr of a whole row, or None when what is filtered and sorted by says something else."""
     try:
         attr = Attr.model_validate_json(found["attr"])

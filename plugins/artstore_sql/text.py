@@ -24,6 +24,6 @@ def searchable(attr: Attr) -> str:
     return _BETWEEN.join(fold(part) for part in (attr.original_filename, attr.description, *attr.tags))
 
 
-def wanted(words: Iterable[str]) -> list[str]:
+def words_to_find(words: Iterable[str]) -> list[str]:
     """The words to look for, folded, each once; the longest first, since it is likely the rarest."""
     return sorted({fold(word) for word in words} - {""}, key=lambda word: (-len(word), word))

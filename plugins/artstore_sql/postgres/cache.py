@@ -16,12 +16,12 @@ from artstore.spi import Cache, Context, Page, Query, Totals
 from artstore_sql.pages import page_of, possible
 from artstore_sql.postgres.database import Postgres
 from artstore_sql.postgres.errors import Dropped
-from artstore_sql.postgres.schema import Opened
-from artstore_sql.postgres.search import found
+from artstore_sql.postgres.schema import Schema
+from artstore_sql.postgres.search import execute
 from artstore_sql.postgres.tables import Tables, tables_of
 from artstore_sql.settings import SqlSettings
-from artstore_sql.tables import consistent, is_text, row
-from artstore_sql.trigrams import grams
+from artstore_sql.tables import consistent_attr, is_text, row
+from artstore_sql.trigrams import all_codes
 
 CONNECTIONS = 8
 """Of one process, at most."""
@@ -48,13 +48,13 @@ class PostgresCache(Cache):
             raise TypeError("a cache in PostgreSQL has a url")
         self._tables = tables_of(settings.table_prefix)
         self._database = Postgres(settings.url, settings.timeout, place="cache.sql.url", size=CONNECTIONS)
-        self._opened = Opened(self._database, settings.table_prefix, reading=context.read_only)
+        self._schema = Schema(self._database, settings.table_prefix, reading=context.read_only)
         self._upsert = _upsert(self._tables)
         self._closed = False
-        self._opened.try_it()
+        self._schema.open_or_defer()
 
     def claim(self, element_id: str) -> None:
-        self._opened.claim(element_id)
+        self._schema.claim(element_id)
 
     def put(self, attrs: Sequence[Attr]) -> None:
         rows = [_row(attr) for attr in attrs]
@@ -78,12 +78,12 @@ class PostgresCache(Cache):
             return None
         wanted = select(files.storage_path, files.storage_filename).where(files.file_id == file_id)
         there = self._all(wanted)
-        return f"{there[0].storage_path}/{there[0].storage_filename}" if there else None
+        return Key(f"{there[0].storage_path}/{there[0].storage_filename}") if there else None
 
     def search(self, query: Query) -> Page:
         if not possible(query):
             return Page(items=(), next=None)
-        texts = self._use(lambda: self._database.read(lambda c: found(c, self._tables, query)))
+        texts = self._use(lambda: self._database.read(lambda c: execute(c, self._tables, query)))
         return page_of(texts, query, _attr)
 
     def ids_in(self, directory: str) -> dict[str, FileId]:
@@ -168,11 +168,11 @@ class PostgresCache(Cache):
     def _use(self, call: Callable[[], T]) -> T:
         if self._closed:
             raise Unavailable("The cache is closed.")
-        self._opened.require()
+        self._schema.require()
         try:
             return call()
         except Dropped:
-            self._opened.lost()
+            self._schema.invalidate()
             raise
 
     def _stamp(self, connection: Connection) -> str | None:
@@ -187,11 +187,11 @@ def _is_text(value: str) -> bool:
 
 def _row(attr: Attr) -> Row:
     made = row(attr)
-    return made | {"tags": sorted(set(attr.tags)), "parts": grams(made["words"])}
+    return made | {"tags": sorted(set(attr.tags)), "parts": all_codes(made["words"])}
 
 
 def _consistent(there: Any) -> Attr | None:
-    attr = consistent(there)
+    attr = consistent_attr(there)
     if attr is None:
         return None
     right = _row(attr)

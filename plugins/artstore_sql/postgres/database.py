@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from artstore.errors import ArtstoreError, ConfigError, Unavailable
-from artstore_sql.postgres.errors import Refused, meaning
+from artstore_sql.postgres.errors import Refused, translate
 
 log = logging.getLogger("artstore.sql")
 
@@ -63,7 +63,7 @@ class Postgres:
     """
 
     def __init__(self, url: SecretStr, timeout: float, *, place: str, size: int) -> None:
-        self._url = parsed(url, place)
+        self._url = parse_url(url, place)
         self._place = place
         self._timeout = timeout
         self._silent = False
@@ -93,7 +93,7 @@ class Postgres:
 
         Raises `Unavailable`; with `strict` `ConfigError` for what only an operator can mend.
         """
-        return self._call(lambda deadline: self._on(self._reading, ask, deadline), None, strict)
+        return self._call(lambda deadline: self._execute_on(self._reading, ask, deadline), None, strict)
 
     def write(
         self,
@@ -114,12 +114,14 @@ class Postgres:
                     connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
                 return change(connection)
 
-        return self._call(lambda deadline: self._on(self._engine, changing, deadline), timeout, strict)
+        return self._call(
+            lambda deadline: self._execute_on(self._engine, changing, deadline), timeout, strict
+        )
 
     @contextmanager
-    def held(self) -> Iterator[Connection]:
+    def connection(self) -> Iterator[Connection]:
         """A connection of one's own, each statement committed by itself."""
-        with self.translated():
+        with self.translate_errors():
             connection = self._reading.connect()
         try:
             yield connection
@@ -131,7 +133,7 @@ class Postgres:
 
     def ask(self, connection: Connection, statement: str, *values: object) -> Any:
         """The first value that a statement brings on a connection that is held; any thread may ask."""
-        with self.translated():
+        with self.translate_errors():
             driver: Any = connection.connection.driver_connection
             driver.deadline = time.monotonic() + self._timeout
             return driver.execute(statement, values).fetchone()[0]
@@ -144,26 +146,26 @@ class Postgres:
 
     def _call(self, once: Callable[[float], T], timeout: float | None, strict: bool) -> T:
         try:
-            return self._in_turn(once, timeout)
+            return self._call_in_turn(once, timeout)
         except ConfigError as e:
             if strict:
                 raise
             raise Unavailable(e.detail) from e
 
-    def _in_turn(self, once: Callable[[float], T], timeout: float | None) -> T:
+    def _call_in_turn(self, once: Callable[[float], T], timeout: float | None) -> T:
         deadline = time.monotonic() + (timeout or self._timeout)
         if self._silent:
             if not self._trying.acquire(timeout=PATIENCE):
                 raise Unavailable(f"The database at {self.where} does not answer.")
             try:
-                return self._tried(once, deadline)
+                return self._try_twice(once, deadline)
             finally:
                 self._trying.release()
-        return self._tried(once, deadline)
+        return self._try_twice(once, deadline)
 
-    def _tried(self, once: Callable[[float], T], deadline: float) -> T:
+    def _try_twice(self, once: Callable[[float], T], deadline: float) -> T:
         try:
-            with self.translated():
+            with self.translate_errors():
                 try:
                     result = once(deadline)
                 except DBAPIError as e:
@@ -176,7 +178,7 @@ class Postgres:
         self._silent = False
         return result
 
-    def _on(self, engine: Any, ask: Callable[[Connection], T], deadline: float) -> T:
+    def _execute_on(self, engine: Any, ask: Callable[[Connection], T], deadline: float) -> T:
         with engine.connect() as connection:
             connection.connection.driver_connection.deadline = deadline
             return ask(connection)
@@ -197,14 +199,14 @@ class Postgres:
     # --- what errors mean ---
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """The edge: what psycopg and SQLAlchemy raise becomes ours. No url, and so no password, is told."""
         try:
             yield
         except DBAPIError as e:
-            raise self._meaning(e.orig) from e
+            raise self._translate(e.orig) from e
         except psycopg.Error as e:
-            raise self._meaning(e) from e
+            raise self._translate(e) from e
         except PoolTimeout as e:
             raise Unavailable(
                 f"The database did not answer within {self._timeout:g} s: too many wait for it."
@@ -212,11 +214,11 @@ class Postgres:
         except (SQLAlchemyError, OSError, UnicodeError) as e:
             raise Unavailable(f"The database at {self.where} does not answer: {e}.") from e
 
-    def _meaning(self, error: BaseException | None) -> ArtstoreError:
-        return meaning(error, self._url, where=self.where, place=self._place, timeout=self._timeout)
+    def _translate(self, error: BaseException | None) -> ArtstoreError:
+        return translate(error, self._url, where=self.where, place=self._place, timeout=self._timeout)
 
 
-def parsed(url: SecretStr, place: str) -> URL:
+def parse_url(url: SecretStr, place: str) -> URL:
     """The url; raises `ConfigError` without showing it."""
     try:
         found = make_url(url.get_secret_value())

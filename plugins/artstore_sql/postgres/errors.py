@@ -36,7 +36,7 @@ _WRONG: dict[type[psycopg.Error], tuple[str, str]] = {
 _UNKNOWN_HOST = ("could not translate host name", "failed to resolve host", "Name or service not known")
 
 
-def meaning(
+def translate(
     error: BaseException | None, url: URL, *, where: str, place: str, timeout: float
 ) -> ArtstoreError:
     """What an error of psycopg is to us."""
@@ -44,7 +44,7 @@ def meaning(
     names = {"where": where, "user": url.username, "database": url.database}
     for kind, (detail, cure) in _WRONG.items():
         # Before there is a session libpq gives no code, only the server's sentence.
-        if isinstance(error, kind) or (_stateless(error) and _says(kind, str(error))):
+        if isinstance(error, kind) or (_lacks_code(error) and _is_message_of(kind, str(error))):
             return Mistaken(detail.format(**names), place=place, cure=cure.format(**names))
     if any(sign in str(error) for sign in _UNKNOWN_HOST):
         return Mistaken(f"There is no host '{url.host}'.", place=place, cure="Mend the host in the url.")
@@ -57,11 +57,11 @@ def meaning(
     return Refused(f"The database refuses this: {told}.")
 
 
-def _stateless(error: BaseException | None) -> bool:
+def _lacks_code(error: BaseException | None) -> bool:
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
 
-def _says(kind: type[psycopg.Error], text: str) -> bool:
+def _is_message_of(kind: type[psycopg.Error], text: str) -> bool:
     sentences: dict[type[psycopg.Error], tuple[str, ...]] = {
         errors.InvalidCatalogName: ('database "', "does not exist"),
         errors.InvalidPassword: ("password authentication failed",),

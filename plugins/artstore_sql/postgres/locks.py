@@ -20,8 +20,8 @@ log = logging.getLogger("artstore.sql")
 CONNECTIONS = 16
 _PAUSES = (0.005, 0.1)
 _LIMIT = "SELECT set_config('idle_session_timeout', %s, false)"
-_TAKE = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-_GIVE = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 
 
 class Locks:
@@ -33,47 +33,47 @@ class Locks:
         self._prefix = prefix
         self._lock = threading.Lock()
         self._held: dict[int, Connection] = {}
-        self._beating: threading.Thread | None = None
+        self._renewing: threading.Thread | None = None
         self._stop = threading.Event()
 
     @contextmanager
     def exclusive(self, name: str, *, wait: bool) -> Iterator[None]:
         """Alone; waits for its turn as long as the server answers. Raises `Unavailable`, `Conflict`."""
         name = f"artstore {self._prefix} {name}"
-        with self._database.held() as connection:
+        with self._database.connection() as connection:
             self._ask(connection, _LIMIT, str(int(self._lease * 1000)))
             pause, longest = _PAUSES
-            while not self._ask(connection, _TAKE, name):
+            while not self._ask(connection, _LOCK, name):
                 if not wait:
                     raise Conflict("Another node is at it; one at a time.")
                 time.sleep(pause)
                 pause = min(pause * 1.5, longest)
             try:
-                self._keep(connection)
+                self._keep_alive(connection)
                 yield
             finally:
                 with self._lock:
                     del self._held[id(connection)]
                 try:
-                    self._ask(connection, _GIVE, name)
+                    self._ask(connection, _UNLOCK, name)
                 except Unavailable as e:  # with the connection the lock went, too
                     log.warning("a lock was lost: %s", e.detail)
                     connection.invalidate()
 
     def close(self) -> None:
         self._stop.set()
-        if self._beating is not None:
-            self._beating.join()
+        if self._renewing is not None:
+            self._renewing.join()
         self._database.close()
 
-    def _keep(self, connection: Connection) -> None:
+    def _keep_alive(self, connection: Connection) -> None:
         with self._lock:
             self._held[id(connection)] = connection
-            if self._beating is None:
-                self._beating = threading.Thread(target=self._beat, name="artstore-locks", daemon=True)
-                self._beating.start()
+            if self._renewing is None:
+                self._renewing = threading.Thread(target=self._renew, name="artstore-locks", daemon=True)
+                self._renewing.start()
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         while not self._stop.wait(self._lease / 3):
             with self._lock:
                 held = list(self._held.values())

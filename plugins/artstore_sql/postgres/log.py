@@ -28,7 +28,7 @@ from artstore_sql.postgres.intents import Ends, SqlAbandoned, SqlIntent
 from artstore_sql.postgres.lease import Owner
 from artstore_sql.postgres.locks import Locks
 from artstore_sql.postgres.log_table import LogTable
-from artstore_sql.postgres.schema import Opened
+from artstore_sql.postgres.schema import Schema
 from artstore_sql.settings import Prefix
 
 log = logging.getLogger("artstore.sql")
@@ -61,14 +61,14 @@ class SqlLog(Log, Coordination):
         self._table = LogTable(self._database, prefix)
         self._ends = Ends(self._table)
         self._locks = Locks(settings.url, settings.timeout, settings.lease, place=place, prefix=prefix)
-        self._opened = Opened(self._database, prefix, reading=context.read_only)
+        self._schema = Schema(self._database, prefix, reading=context.read_only)
         self._lock = threading.Lock()
         self._owner: Owner | None = None
         self._closed = False
-        self._opened.try_it()
+        self._schema.open_or_defer()
 
     def claim(self, element_id: str) -> None:
-        self._opened.claim(element_id)
+        self._schema.claim(element_id)
 
     def begin(
         self,
@@ -155,7 +155,7 @@ class SqlLog(Log, Coordination):
     def _require_open(self) -> None:
         if self._closed:
             raise Unavailable("The log is closed.")
-        self._opened.require()
+        self._schema.require()
 
     def _owner_id(self) -> int:
         return 0 if self._owner is None else self._owner.id

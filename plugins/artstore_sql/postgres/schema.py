@@ -19,7 +19,7 @@ PATIENCE = 600.0
 """Seconds for a migration, or for a neighbour's."""
 
 
-class Opened:
+class Schema:
     """Makes or migrates the tables once, at the first call that reaches the server; again when they were dropped."""
 
     def __init__(self, database: Postgres, prefix: str, *, reading: bool) -> None:
@@ -30,7 +30,7 @@ class Opened:
         self._done = False
         self._element = ""
 
-    def try_it(self) -> None:
+    def open_or_defer(self) -> None:
         """At start: what only the operator can mend is told; a server that does not answer may do so later."""
         try:
             self._open()
@@ -64,12 +64,12 @@ class Opened:
                 self._done = False
                 log.warning("%s", e.detail)
 
-    def lost(self) -> None:
+    def invalidate(self) -> None:
         """Somebody dropped the tables: look again before the next call."""
         self._done = False
 
     def _open(self) -> None:
-        there = self._database.read(lambda c: migration.present(c, self._prefix), strict=True)
+        there = self._database.read(lambda c: migration.current_revision(c, self._prefix), strict=True)
         if self._reading and there is None:
             raise NotFound("The database has no tables of this element yet.")
         if there != migration.HEAD and not self._reading:
@@ -97,7 +97,7 @@ class Opened:
             )
 
     def _upgrade(self, connection: Connection) -> None:
-        alone(connection, self._prefix)
+        lock_schema(connection, self._prefix)
         migration.move(connection, self._prefix, "head")
 
 
@@ -106,18 +106,18 @@ def migrate(url: SecretStr, timeout: float, prefix: str, target: str | None) -> 
     database = Postgres(url, timeout, place="cache.sql.url", size=1)
 
     def change(connection: Connection) -> str | None:
-        alone(connection, prefix)
+        lock_schema(connection, prefix)
         return migration.move(connection, prefix, str(target))
 
     try:
         if target is None:
-            return database.read(lambda c: migration.present(c, prefix), strict=True)
+            return database.read(lambda c: migration.current_revision(c, prefix), strict=True)
         return database.write(change, timeout=PATIENCE, strict=True)
     finally:
         database.close()
 
 
-def alone(connection: Connection, prefix: str) -> None:
+def lock_schema(connection: Connection, prefix: str) -> None:
     """Wait until no other node migrates these tables; until the end of the transaction."""
     connection.execute(text("SET LOCAL statement_timeout TO 0"))
     connection.execute(text("SET LOCAL lock_timeout TO 0"))

@@ -18,8 +18,8 @@ from artstore.spi import Query
 from artstore_sql.pages import ordered, position
 from artstore_sql.postgres.tables import Tables
 from artstore_sql.tables import LARGEST
-from artstore_sql.text import wanted
-from artstore_sql.trigrams import probes
+from artstore_sql.text import words_to_find
+from artstore_sql.trigrams import trigram_codes
 
 WALK = 1250
 """Rows that are walked through in a few milliseconds: where 8 % of them meet the conditions they fill a page of 100."""
@@ -33,25 +33,25 @@ _PROBED = 64
 """Parts of words that are looked for in the index; what it finds is looked at again anyway."""
 
 
-def found(connection: Connection, tables: Tables, query: Query) -> list[str]:
+def execute(connection: Connection, tables: Tables, query: Query) -> list[str]:
     """The attrs of the page as JSON, and one more when there is a next page."""
     files = tables.files
     if not any(True for _ in _conditions(files, query)):
         return list(connection.execute(_page(select(files.c.attr), files, query)).scalars())
     for reach in () if query.sha256 is not None else (WALK, WALK * _FURTHER, WALK * _FURTHER**2):
-        near = list(connection.execute(walk(files, query, reach)).scalars())
+        near = list(connection.execute(scan_in_order(files, query, reach)).scalars())
         if len(near) > query.limit:
             return near
         if len(near) * _FURTHER <= query.limit:
             break
-    if some := _some(files, query):
-        size, page = connection.execute(few(files, query, some)).one()
+    if some := _selective_codes(files, query):
+        size, page = connection.execute(count_and_page(files, query, some)).one()
         if size <= FEW:
             return list(page)
-    return list(connection.execute(narrow(files, query)).scalars())
+    return list(connection.execute(filter_and_sort(files, query)).scalars())
 
 
-def walk(files: FromClause, query: Query, reach: int) -> Select[Any]:
+def scan_in_order(files: FromClause, query: Query, reach: int) -> Select[Any]:
     """The page, as far as it can be filled from the `reach` rows that come next in order."""
     rows = select(files).where(*_bounds(files, query))
     some = _page(rows, files, query).limit(reach).subquery()
@@ -59,36 +59,36 @@ def walk(files: FromClause, query: Query, reach: int) -> Select[Any]:
     return ordered(near, [some.c[query.sort], some.c.file_id], query).limit(query.limit + 1)
 
 
-def narrow(files: FromClause, query: Query) -> Select[Any]:
+def filter_and_sort(files: FromClause, query: Query) -> Select[Any]:
     """The page, out of all rows that meet the conditions."""
-    parts = _parts(wanted(query.words))
+    parts = _codes(words_to_find(query.words))
     rows = select(files.c.id).where(*_conditions(files, query))
-    return _sorted(rows.where(_having(files, parts)) if parts else rows, files, files, query)
+    return _sorted(rows.where(_has_codes(files, parts)) if parts else rows, files, files, query)
 
 
-def few(files: FromClause, query: Query, parts: list[int]) -> Select[Any]:
+def count_and_page(files: FromClause, query: Query, parts: list[int]) -> Select[Any]:
     """How many rows have these parts of words, though not above `FEW` + 1; and the page, if it is not so many."""
     needed = select(files.c.id, files.c.file_id, files.c[query.sort], files.c.words)
-    some = needed.where(_having(files, parts)).limit(FEW + 1).cte().prefix_with("MATERIALIZED")
+    some = needed.where(_has_codes(files, parts)).limit(FEW + 1).cte().prefix_with("MATERIALIZED")
     size = select(func.count()).select_from(some).scalar_subquery()
     page = _sorted(select(some.c.id).where(size <= FEW, *_conditions(some, query)), some, files, query)
     return select(size, func.array(page.scalar_subquery(), type_=ARRAY(Text)))
 
 
-def _some(files: FromClause, query: Query) -> list[int]:
+def _selective_codes(files: FromClause, query: Query) -> list[int]:
     """Few parts of several words, where nothing but words is asked for and they have more."""
-    words = wanted(query.words)
+    words = words_to_find(query.words)
     if not 1 < len(words) == sum(1 for _ in _conditions(files, query)):
         return []
-    some = _parts(words, max(1, _LISTS // len(words)))
-    return some if len(some) < len(_parts(words)) else []
+    some = _codes(words, max(1, _LISTS // len(words)))
+    return some if len(some) < len(_codes(words)) else []
 
 
-def _parts(words: list[str], most: int | None = None) -> list[int]:
-    return list(dict.fromkeys(part for word in words for part in probes(word, most)))[:_PROBED]
+def _codes(words: list[str], most: int | None = None) -> list[int]:
+    return list(dict.fromkeys(part for word in words for part in trigram_codes(word, most)))[:_PROBED]
 
 
-def _having(files: FromClause, parts: list[int]) -> ColumnElement[bool]:
+def _has_codes(files: FromClause, parts: list[int]) -> ColumnElement[bool]:
     having: ColumnElement[bool] = files.c.parts.op("@>")(cast(parts, files.c.parts.type))
     return having
 
@@ -139,7 +139,7 @@ def _conditions(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]
         yield column.tags.op("@>")(cast(sorted(set(query.tags)), column.tags.type))
     yield from _sizes(files, query)
     yield from _times(files, query)
-    for word in wanted(query.words):
+    for word in words_to_find(query.words):
         yield func.strpos(column.words, word) > 0
 
 

@@ -9,7 +9,7 @@ import time
 from artstore.errors import ConfigError, Unavailable
 from artstore_sql.sqlite.database import Sqlite
 from artstore_sql.sqlite.locks import Alive
-from artstore_sql.sqlite.opening import PATIENCE, take
+from artstore_sql.sqlite.opening import PATIENCE, open_database
 from artstore_sql.tables import Tables
 
 log = logging.getLogger("artstore.sql")
@@ -18,7 +18,7 @@ PAUSE = 1.0
 """Seconds between two tries to take a database into use."""
 
 
-class InUse:
+class Availability:
     """While the database cannot be used every call is told so at once; one thread tries again, every second.
 
     It is lost when it was condemned (damage, a failed fsync, a row that is no attr), or when somebody else put
@@ -37,49 +37,49 @@ class InUse:
         self.indexed = trigram
         """Whether words are indexed."""
         try:
-            self._take(PATIENCE)
+            self._open(PATIENCE)
         except Unavailable as e:
-            self._failed(e)
+            self._record_failure(e)
 
     def require(self) -> None:
         """Raise `Unavailable` unless the database is in use and what it was."""
-        with self._database.translated():
-            if self._database.look.is_as_seen():
+        with self._database.translate_errors():
+            if self._database.integrity.unchanged_here():
                 return
         if not self._lock.acquire(timeout=self._timeout):
             raise Unavailable("The cache is being taken into use; try again.")
         try:
             if time.monotonic() < self._next:
                 raise Unavailable(self._why)
-            with self._database.translated():
-                if not self._database.look.is_as_seen() and not self._checkpointed():
-                    self._take(self._timeout)
+            with self._database.translate_errors():
+                if not self._database.integrity.unchanged_here() and not self._checkpointed_elsewhere():
+                    self._open(self._timeout)
         except ConfigError as e:  # not at start: somebody puts strange things there while we serve
-            self._failed(Unavailable(e.detail))
+            self._record_failure(Unavailable(e.detail))
             raise Unavailable("The cache cannot be used; the log says why.") from e
         except Unavailable as e:
-            self._failed(e)
+            self._record_failure(e)
             raise
         finally:
             self._lock.release()
 
-    def _checkpointed(self) -> bool:
+    def _checkpointed_elsewhere(self) -> bool:
         """Whether a neighbour's checkpoint changed the file, and nothing else did."""
         deadline = time.monotonic() + self._timeout
-        with self._database.exclusive(deadline), self._database.translated():
-            return self._alive is not None and self._database.look.neighbour_s()
+        with self._database.exclusive(deadline), self._database.translate_errors():
+            return self._alive is not None and self._database.integrity.checkpointed_elsewhere()
 
-    def _take(self, patience: float) -> None:
-        self._alive, self.indexed = take(
+    def _open(self, patience: float) -> None:
+        self._alive, self.indexed = open_database(
             self._database, self._tables, self._alive, trigram=self._trigram, patience=patience
         )
 
-    def _failed(self, error: Unavailable) -> None:
+    def _record_failure(self, error: Unavailable) -> None:
         if time.monotonic() >= self._next:
             log.warning("the cache cannot be used: %s", error.detail)
             self._why, self._next = error.detail, time.monotonic() + PAUSE
 
-    def shared(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether another process uses it, too; ask under `exclusive` only."""
         return self._alive is not None and not self._alive.is_alone()
 

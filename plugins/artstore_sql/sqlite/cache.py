@@ -23,14 +23,14 @@ from artstore_sql import migration
 from artstore_sql.fts5 import has_trigram
 from artstore_sql.pages import page_of, possible
 from artstore_sql.settings import SqlSettings
-from artstore_sql.sqlite.availability import InUse
+from artstore_sql.sqlite.availability import Availability
 from artstore_sql.sqlite.database import Sqlite
 from artstore_sql.sqlite.file_system import UNSAFE, file_system
-from artstore_sql.sqlite.opening import PATIENCE, look_into
-from artstore_sql.sqlite.schema import renew
-from artstore_sql.sqlite.search import found
+from artstore_sql.sqlite.opening import PATIENCE, require_readable
+from artstore_sql.sqlite.schema import recreate
+from artstore_sql.sqlite.search import execute
 from artstore_sql.sqlite.writer import BATCH, Row, Step, Writer
-from artstore_sql.tables import Tables, consistent, is_text, row, tables_of
+from artstore_sql.tables import Tables, consistent_attr, is_text, row, tables_of
 
 
 class SqlCache(Cache):
@@ -45,14 +45,16 @@ class SqlCache(Cache):
         path = _path(settings.url, context)
         self._tables = tables_of(settings.table_prefix)
         self._database = Sqlite(path, settings.timeout, reading=context.read_only)
-        self._in_use: InUse | None = None
+        self._availability: Availability | None = None
         if context.read_only:
-            look_into(self._database, self._tables)
+            require_readable(self._database, self._tables)
         else:
             trigram = self.trigram and has_trigram()
-            self._in_use = InUse(self._database, self._tables, trigram=trigram, timeout=settings.timeout)
+            self._availability = Availability(
+                self._database, self._tables, trigram=trigram, timeout=settings.timeout
+            )
         self._writer = Writer(self._database, settings.timeout)
-        self._upserting = _upserting(self._tables)
+        self._upsert_statement = _upsert_statement(self._tables)
         self._closed = False
 
     def put(self, attrs: Sequence[Attr]) -> None:
@@ -72,13 +74,13 @@ class SqlCache(Cache):
         with self._reading() as connection:
             wanted = select(files.storage_path, files.storage_filename).where(files.file_id == file_id)
             found = connection.execute(wanted).one_or_none()
-        return None if found is None else f"{found.storage_path}/{found.storage_filename}"
+        return None if found is None else Key(f"{found.storage_path}/{found.storage_filename}")
 
     def search(self, query: Query) -> Page:
         if not possible(query):
             return Page(items=(), next=None)
         with self._reading() as connection:
-            texts = found(connection, self._tables, query, indexed=self._indexed)
+            texts = execute(connection, self._tables, query, indexed=self._indexed)
         return page_of(texts, query, self._attr)
 
     def ids_in(self, directory: str) -> dict[str, FileId]:
@@ -95,7 +97,7 @@ class SqlCache(Cache):
             some = select(files).where(files.c.storage_path == directory, files.c.id > last)
             with self._reading() as connection:
                 found = connection.execute(some.order_by(files.c.id).limit(BATCH)).mappings().all()
-            yield from ((one["file_id"], consistent(one)) for one in found)
+            yield from ((one["file_id"], consistent_attr(one)) for one in found)
             if len(found) < BATCH:
                 return
             last = found[-1]["id"]
@@ -127,10 +129,10 @@ class SqlCache(Cache):
             return connection.execute(select(meta.value).where(meta.name == "stamp")).scalar_one_or_none()
 
     def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
-        self._write(self._mark, [{"value": stamp, "if_match": if_match}], durable=True)
+        self._write(self._change_generation, [{"value": stamp, "if_match": if_match}], durable=True)
 
     def clear(self) -> None:
-        self._write(self._renew)
+        self._write(self._recreate)
 
     def check(self) -> None:
         self.totals()
@@ -141,18 +143,18 @@ class SqlCache(Cache):
             self._closed = True
             self._writer.close()
             self._database.close()
-            if self._in_use is not None:
-                self._in_use.close()
+            if self._availability is not None:
+                self._availability.close()
 
     @property
     def _indexed(self) -> bool:
-        return self._in_use is not None and self._in_use.indexed
+        return self._availability is not None and self._availability.indexed
 
-    def move(self, target: str) -> str | None:
+    def migrate(self, target: str) -> str | None:
         """Move the schema; nothing but `close` may follow. Raises `Conflict` while others use it."""
         deadline = time.monotonic() + PATIENCE
         with self._database.exclusive(deadline):
-            if self._in_use is not None and self._in_use.shared():
+            if self._availability is not None and self._availability.is_shared():
                 raise Conflict("The element is running: stop it, then move the schema of its cache.")
             with self._database.transaction(deadline) as connection:
                 return migration.move(connection, self._tables.prefix, target)
@@ -160,39 +162,39 @@ class SqlCache(Cache):
     def revision(self) -> str | None:
         """Of the schema."""
         with self._reading() as connection:
-            return migration.present(connection, self._tables.prefix)
+            return migration.current_revision(connection, self._tables.prefix)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         if self._closed:
             raise Unavailable("The cache is closed.")
-        if self._in_use is not None:
-            self._in_use.require()
+        if self._availability is not None:
+            self._availability.require()
         with self._database.reading() as connection:
             yield connection
 
     def _write(self, step: Step | None, rows: Sequence[Row] = (), *, durable: bool = False) -> None:
-        if not self._closed and self._in_use is not None:
-            self._in_use.require()
-        self._writer.do(step, rows, durable=durable)
+        if not self._closed and self._availability is not None:
+            self._availability.require()
+        self._writer.execute(step, rows, durable=durable)
 
     def _attr(self, text: str) -> Attr:
         try:
             return Attr.model_validate_json(text)
         except ValidationError as e:
-            self._database.condemn(f"a row is no attr: {text[:200]!r}")
+            self._database.mark_suspect(f"a row is no attr: {text[:200]!r}")
             raise Unavailable("The cache holds a row that is no attr; it is to be rebuilt.") from e
 
     # --- steps of the writer ---
 
     def _upsert(self, connection: Connection, rows: Sequence[Row]) -> None:
-        connection.execute(self._upserting, list(rows))
+        connection.execute(self._upsert_statement, list(rows))
 
     def _delete(self, connection: Connection, rows: Sequence[Row]) -> None:
         files = self._tables.files
         connection.execute(delete(files).where(files.c.file_id == bindparam("gone")), list(rows))
 
-    def _mark(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def _change_generation(self, connection: Connection, rows: Sequence[Row]) -> None:
         meta = self._tables.meta
         for wish in rows:
             wanted = select(meta.c.value).where(meta.c.name == "stamp")
@@ -200,9 +202,9 @@ class SqlCache(Cache):
                 raise Unavailable("The cache was begun anew meanwhile.")
             self._set(connection, "stamp", wish["value"])
 
-    def _renew(self, connection: Connection, _rows: Sequence[Row]) -> None:
+    def _recreate(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Dropping costs much less than a trigger for each of a million rows.
-        renew(connection, self._tables, trigram=self._indexed)
+        recreate(connection, self._tables, trigram=self._indexed)
 
     def _touch(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Another value each time: one that is there already SQLite does not write.
@@ -215,7 +217,7 @@ class SqlCache(Cache):
         )
 
 
-def _upserting(tables: Tables) -> Insert:
+def _upsert_statement(tables: Tables) -> Insert:
     """Made once: making it anew for each batch cost more than all the rest of a write."""
     new = insert(tables.files)
     kept = ("id", "file_id")

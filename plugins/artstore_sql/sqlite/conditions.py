@@ -24,8 +24,8 @@ from sqlalchemy.sql.operators import custom_op
 
 from artstore.spi import Query
 from artstore_sql.tables import LARGEST, Tables
-from artstore_sql.text import wanted
-from artstore_sql.trigrams import LONGEST, telling
+from artstore_sql.text import words_to_find
+from artstore_sql.trigrams import LONGEST, selective_trigrams
 
 _TRIGRAMS = 16
 _PROBED_TAGS = 8
@@ -66,7 +66,7 @@ def conditions(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condi
         sorting = limits if name == query.sort else ()
         ids = select(other.c.id).where(*(meets(other.c[name], value) for meets, value in limits))
         return Condition(
-            test=and_(*(meets(plus(column), value) for meets, value in limits)),
+            test=and_(*(meets(no_index(column), value) for meets, value in limits)),
             ids=ids,
             quick=ids,
             low=tuple(_LOW[meets](column, value) for meets, value in sorting if meets in _LOW),
@@ -111,7 +111,7 @@ def _tags(tables: Tables, query: Query) -> Iterator[Condition]:
 
 
 def _words(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condition]:
-    words = wanted(query.words)
+    words = words_to_find(query.words)
     for start in range(0, len(words), _TOGETHER):
         places = [func.instr(tables.files.c.words, word) for word in words[start : start + _TOGETHER]]
         # min() of one argument would be the aggregate.
@@ -130,7 +130,7 @@ def _words(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condition
 
 def _by_trigrams(tables: Tables, words: list[str], most: int) -> Select[tuple[int]]:
     """What has these words' parts; `most` of each."""
-    parts = dict.fromkeys(part for word in words for part in telling(word)[:most])
+    parts = dict.fromkeys(part for word in words for part in selective_trigrams(word)[:most])
     match = " AND ".join('"' + part.replace('"', '""') + '"' for part in parts)
     index = table(f"{tables.prefix}parts", column("rowid", Integer))
     return select(index.c.rowid).where(literal_column(f"{tables.prefix}parts").op("MATCH")(match))
@@ -143,5 +143,5 @@ def _by_beginning(tables: Tables, word: str) -> Select[tuple[int]]:
     return select(index.c.doc).where(*within).distinct()
 
 
-def plus(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def no_index(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return UnaryExpression(column, operator=custom_op("+"), type_=column.type)

@@ -17,10 +17,10 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from artstore.errors import Unavailable
-from artstore_sql.sqlite.deadline import until
-from artstore_sql.sqlite.integrity import Look, inode
+from artstore_sql.sqlite.deadline import interrupt_after
+from artstore_sql.sqlite.integrity import Integrity, inode
 from artstore_sql.sqlite.locks import exclusive
-from artstore_sql.sqlite.shared_memory import Room
+from artstore_sql.sqlite.shared_memory import SharedMemory
 
 log = logging.getLogger("artstore.sql")
 
@@ -58,11 +58,11 @@ class Sqlite:
 
     def __init__(self, path: Path, timeout: float, *, reading: bool = False) -> None:
         self.path = path
-        self._looks = reading
-        self.look = Look(path)
+        self._read_only = reading
+        self.integrity = Integrity(path)
         self._wal = path.with_name(f"{path.name}-wal")
         self._shm = path.with_name(f"{path.name}-shm")
-        self.room = Room(self._shm)
+        self.shared_memory = SharedMemory(self._shm)
         self._timeout = timeout
         self._long = LONG_WAL
         self._unsynced: str = ""
@@ -77,7 +77,7 @@ class Sqlite:
         self._writing = self._engine.execution_options(artstore_writing=True)
 
     @property
-    def left_open(self) -> bool:
+    def has_wal(self) -> bool:
         """Whether there is a WAL: somebody uses the file, or fell."""
         try:
             return self._wal.stat().st_size > 0
@@ -87,7 +87,7 @@ class Sqlite:
     @contextmanager
     def exclusive(self, deadline: float) -> Iterator[None]:
         """The right to write, among all threads of all processes."""
-        with self.translated(), exclusive(self.path, deadline):
+        with self.translate_errors(), exclusive(self.path, deadline):
             yield
 
     @contextmanager
@@ -97,7 +97,11 @@ class Sqlite:
         if not self._slots.acquire(timeout=self._timeout):
             raise Unavailable(f"The cache did not answer within {self._timeout:g} s: too many wait for it.")
         try:
-            with self.translated(), self._engine.connect() as connection, until(connection, deadline):
+            with (
+                self.translate_errors(),
+                self._engine.connect() as connection,
+                interrupt_after(connection, deadline),
+            ):
                 yield connection
         finally:
             self._slots.release()
@@ -106,9 +110,9 @@ class Sqlite:
     def transaction(self, deadline: float) -> Iterator[Connection]:
         """A write transaction, committed at the end; under `exclusive`."""
         with (
-            self.translated(),
+            self.translate_errors(),
             self._writing.connect() as connection,
-            until(connection, deadline),
+            interrupt_after(connection, deadline),
             connection.begin(),
         ):
             yield connection
@@ -134,20 +138,20 @@ class Sqlite:
                 finally:
                     os.close(fd)
         except OSError as e:
-            self._never_again(f"The cache could not be made durable: {os.strerror(e.errno or 0)}.")
+            self._refuse_syncs(f"The cache could not be made durable: {os.strerror(e.errno or 0)}.")
             raise Unavailable(self._unsynced) from e
         self._checkpoint()
 
     def checkpoint_if_long(self) -> None:
         """Copy a long WAL into the database; under `exclusive`."""
-        with self.translated():
-            length = self._wal.stat().st_size if self.left_open else 0
+        with self.translate_errors():
+            length = self._wal.stat().st_size if self.has_wal else 0
         if length > self._long:
             # What a reader still needs stays: look again when it has grown by as much once more.
             self._long = LONG_WAL if self._checkpoint() else length + LONG_WAL
 
     def _checkpoint(self) -> bool:
-        with self.translated(), self.look.changing(), self._engine.connect() as connection:
+        with self.translate_errors(), self.integrity.changing(), self._engine.connect() as connection:
             try:
                 # Outside of a transaction, where SQLAlchemy would begin one.
                 cursor = connection.connection.cursor()
@@ -155,24 +159,24 @@ class Sqlite:
                 cursor.close()
             except sqlite3.OperationalError as e:
                 if e.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
-                    self._never_again(f"The cache could not be made durable: {e}.")
+                    self._refuse_syncs(f"The cache could not be made durable: {e}.")
                 raise
         return not busy and frames == copied
 
-    def _never_again(self, detail: str) -> None:
+    def _refuse_syncs(self, detail: str) -> None:
         # A second sync would say yes while the disk holds the old bytes.
         self._unsynced = detail
-        self.condemn(detail)
+        self.mark_suspect(detail)
 
-    def condemn(self, why: str) -> None:
+    def mark_suspect(self, why: str) -> None:
         """Have the database put aside by the next who takes it into use."""
-        if not self._looks:  # who only looks may have met a file that was being written
-            self.look.condemn(why)
+        if not self._read_only:  # who only looks may have met a file that was being written
+            self.integrity.mark_suspect(why)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Another file begins, with nothing that could not be made durable."""
         self._unsynced = ""
-        self.look.pardon()
+        self.integrity.clear_suspect()
 
     def disconnect(self) -> None:
         """Close what the pool holds."""
@@ -184,31 +188,31 @@ class Sqlite:
         held = 0
         while held < READERS and self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
             held += 1
-        self._let_go(deadline)
+        self._release(deadline)
         for _ in range(held):
             self._slots.release()
 
-    def _let_go(self, deadline: float) -> None:
-        if not self._looks:
+    def _release(self, deadline: float) -> None:
+        if not self._read_only:
             try:
                 # The last to leave copies the WAL into the file.
-                with self.exclusive(deadline), self.look.changing():
+                with self.exclusive(deadline), self.integrity.changing():
                     self._engine.dispose()
             except (Unavailable, OSError) as e:
                 log.warning("the cache is left as it is: %s", e)
                 with suppress(OSError):
-                    self.look.forget()
+                    self.integrity.release()
         self._engine.dispose()
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """The edge: what SQLite, SQLAlchemy and the system raise becomes ours."""
         try:
             yield
         except DBAPIError as e:
-            raise self._ours(e.orig) from e
+            raise self._translate(e.orig) from e
         except sqlite3.Error as e:
-            raise self._ours(e) from e
+            raise self._translate(e) from e
         except (OverflowError, UnicodeError) as e:
             raise BadData(f"The cache cannot hold this: {e}.") from e
         except OSError as e:  # without its path: the sentence may go out
@@ -216,11 +220,11 @@ class Sqlite:
         except SQLAlchemyError as e:
             raise Unavailable(f"The cache does not answer: {e}.") from e
 
-    def _ours(self, error: BaseException | None) -> Unavailable:
+    def _translate(self, error: BaseException | None) -> Unavailable:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
             return Unavailable(f"The cache did not answer within {self._timeout:g} s.")
-        if _says_broken(error):
-            self.condemn(str(error))
+        if _is_corruption(error):
+            self.mark_suspect(str(error))
         kind = Unavailable if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError) else BadData
         return kind(f"The cache does not answer: {error}.")
 
@@ -229,10 +233,10 @@ class Sqlite:
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a database deleted under us is an error, not an empty one without tables. Who only looks makes
         # no file beside it either, which mode=ro would as long as nobody else has it open.
-        mode = "mode=rw" if not self._looks else "mode=ro" if self.left_open else "immutable=1"
+        mode = "mode=rw" if not self._read_only else "mode=ro" if self.has_wal else "immutable=1"
         maps = mode != "immutable=1"
         if maps:
-            self.room.require()
+            self.shared_memory.require_space()
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?{mode}",
             uri=True,
@@ -241,13 +245,13 @@ class Sqlite:
             check_same_thread=False,
         )
         try:
-            for pragma in (*(() if self._looks else _WRITING), *_READING):
+            for pragma in (*(() if self._read_only else _WRITING), *_READING):
                 connection.execute(f"PRAGMA {pragma}").close()
-            if not self._looks:
+            if not self._read_only:
                 # Opens the WAL: from here on it belongs to this connection, and is missed when it goes.
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
             if maps:
-                self.room.take()
+                self.shared_memory.preallocate()
         except BaseException:
             connection.close()
             raise
@@ -261,15 +265,15 @@ class Sqlite:
         if before[0] != now[0]:
             # A neighbour put the file aside: what we hold is the broken one.
             raise DisconnectionError("the database file was replaced")
-        if before != now and self._looks:
+        if before != now and self._read_only:
             raise DisconnectionError("the database is in use by now, or no more")
         if before != now:
-            self.condemn("somebody else took its WAL away")
+            self.mark_suspect("somebody else took its WAL away")
             raise Unavailable("The cache lost what was written last; it is begun anew.")
 
     def _identity(self) -> Identity:
-        if self._looks:
-            return inode(self.path), self.left_open, 0
+        if self._read_only:
+            return inode(self.path), self.has_wal, 0
         return inode(self.path), inode(self._wal), inode(self._shm)
 
 
@@ -285,11 +289,11 @@ def _begin(connection: Connection) -> None:
 def is_broken(error: BaseException) -> bool:
     """Whether `error`, or what it came from, says that the file is no sound database."""
     cause: BaseException | None = error
-    while cause is not None and not _says_broken(cause):
+    while cause is not None and not _is_corruption(cause):
         cause = cause.__cause__
     return cause is not None
 
 
-def _says_broken(error: BaseException | None) -> bool:
+def _is_corruption(error: BaseException | None) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF in _BROKEN or code == _CUT

@@ -14,7 +14,7 @@ _STEPS = 10_000
 
 
 @contextmanager
-def until(connection: Connection, deadline: float) -> Iterator[None]:
+def interrupt_after(connection: Connection, deadline: float) -> Iterator[None]:
     """Within it SQLite gives up once `deadline` (`time.monotonic`) has passed: `SQLITE_INTERRUPT`."""
     dbapi = connection.connection.driver_connection
     if not isinstance(dbapi, sqlite3.Connection):  # pragma: no cover - the engine is ours

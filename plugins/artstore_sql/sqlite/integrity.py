@@ -18,25 +18,25 @@ log = logging.getLogger("artstore.sql")
 _UNKNOWN = b"?"
 
 
-class Look:
+class Integrity:
     """What this process has seen of the file, and what all of them wrote down."""
 
     def __init__(self, path: Path) -> None:
         self._path = os.fspath(path)
-        self._doubt = f"{path}.doubt"
+        self._suspect_file = f"{path}.doubt"
         self._record = f"{path}.lock"
         self._seen: tuple[int, int, int] | None = None
-        self._condemned = False
+        self._suspect = False
         self._changing = False
         self._syncs = True
 
-    def is_as_seen(self) -> bool:
+    def unchanged_here(self) -> bool:
         """Whether the file is the one that this process took into use, unchanged but by itself; two stats."""
-        if self._condemned or self._seen is None or os.path.exists(self._doubt):
+        if self._suspect or self._seen is None or os.path.exists(self._suspect_file):
             return False
         return self._changing or self._stat() == self._seen
 
-    def is_as_left(self, *, starting: bool) -> bool:
+    def unchanged_since_release(self, *, starting: bool) -> bool:
         """Whether the processes that use the file left it as it is; under the right to write.
 
         At start it may have moved to another disk, as long as its time moved along.
@@ -47,10 +47,10 @@ class Look:
             return True
         return left.split()[starting:] == self._written().split()[starting:]
 
-    def neighbour_s(self) -> bool:
+    def checkpointed_elsewhere(self) -> bool:
         """Whether a neighbour's checkpoint is all that happened to the file; under the right to write."""
         same = self._seen is not None and (self._stat() or (0,))[0] == self._seen[0]
-        if not same or self.condemned() or not self.is_as_left(starting=False):
+        if not same or self.is_suspect() or not self.unchanged_since_release(starting=False):
             return False
         self._seen = self._stat()
         return True
@@ -67,26 +67,26 @@ class Look:
         finally:
             self._changing = False
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Whatever becomes of the file from here on, nobody is to wonder at it."""
         self._write(_UNKNOWN)
 
-    def condemn(self, why: str) -> None:
+    def mark_suspect(self, why: str) -> None:
         """Have the file put aside by the next who takes it into use, in whatever process."""
-        self._condemned = True
+        self._suspect = True
         log.warning("the cache %s is to be begun anew: %s", self._path, why)
         try:
-            os.close(os.open(self._doubt, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(self._suspect_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as e:
             log.warning("neighbours cannot be told so: %s", os.strerror(e.errno or 0))
 
-    def condemned(self) -> bool:
-        return self._condemned or os.path.exists(self._doubt)
+    def is_suspect(self) -> bool:
+        return self._suspect or os.path.exists(self._suspect_file)
 
-    def pardon(self) -> None:
+    def clear_suspect(self) -> None:
         """Another file begins."""
-        Path(self._doubt).unlink(missing_ok=True)
-        self._condemned = False
+        Path(self._suspect_file).unlink(missing_ok=True)
+        self._suspect = False
 
     def _stat(self) -> tuple[int, int, int] | None:
         try:

@@ -62,12 +62,12 @@ class Alive:
         fcntl.flock(self._fd, fcntl.LOCK_SH)
         return alone
 
-    def since_boot(self) -> bool:
+    def clean_since_boot(self) -> bool:
         """Whether the database was last found sound since the machine started: then no power cut came between."""
         boot = _boot()
         return bool(boot) and os.pread(self._fd, 64, 0) == boot
 
-    def vouch(self) -> None:
+    def record_clean_boot(self) -> None:
         """The database was found sound, or is new."""
         with suppress(OSError):  # a full disk: then the next start looks again
             os.pwrite(self._fd, _boot(), 0)

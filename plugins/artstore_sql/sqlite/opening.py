@@ -17,17 +17,17 @@ from artstore.errors import ConfigError, NotFound, Unavailable
 from artstore_sql import migration
 from artstore_sql.sqlite.database import Sqlite, is_broken
 from artstore_sql.sqlite.locks import Alive
-from artstore_sql.sqlite.schema import renew
+from artstore_sql.sqlite.schema import recreate
 from artstore_sql.tables import SCHEMA, Tables
 
 log = logging.getLogger("artstore.sql")
 
 PATIENCE = 300.0
 """Seconds that a start waits for a neighbour's start, which may be checking a large file."""
-_THE_OPERATOR_S = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+_CONFIG_ERRNOS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
 
 
-def take(
+def open_database(
     database: Sqlite, tables: Tables, alive: Alive | None, *, trigram: bool, patience: float
 ) -> tuple[Alive, bool]:
     """Make the file ready; the sign of life to keep, and whether words are indexed.
@@ -38,17 +38,17 @@ def take(
     path = database.path
     if alive is None:
         _make_directory(path)
-    with database.exclusive(time.monotonic() + patience), database.translated():
+    with database.exclusive(time.monotonic() + patience), database.translate_errors():
         starts, alive = alive is None, alive or Alive(path)
         try:
-            why = _doubt(database, alive if starts else None)
-            with database.look.changing():
+            why = _reason_to_replace(database, alive if starts else None)
+            with database.integrity.changing():
                 try:
                     indexed = _ready(database, tables, why, trigram=trigram)
                 finally:
                     database.disconnect()
             if starts and alive.alone:
-                alive.vouch()
+                alive.record_clean_boot()
             return alive, indexed
         except BaseException:
             if starts:
@@ -61,7 +61,7 @@ def _ready(database: Sqlite, tables: Tables, why: str, *, trigram: bool) -> bool
         _put_aside(database, why)
     try:
         return _prepare(database, tables, trigram=trigram)
-    except _Useless as e:
+    except _Unusable as e:
         _put_aside(database, str(e))
     except Unavailable as e:
         if not is_broken(e):
@@ -70,11 +70,11 @@ def _ready(database: Sqlite, tables: Tables, why: str, *, trigram: bool) -> bool
     return _prepare(database, tables, trigram=trigram)
 
 
-def look_into(database: Sqlite, tables: Tables) -> None:
+def require_readable(database: Sqlite, tables: Tables) -> None:
     """Make sure that the file can be read as it is. Raises `NotFound` when there is none, `Unavailable`."""
     if not database.path.exists():
         raise NotFound(f"There is no cache {database.path} yet.")
-    if database.look.condemned():
+    if database.integrity.is_suspect():
         raise Unavailable(f"The cache {database.path} is in doubt: the next start makes it anew.")
     with database.reading() as connection:
         schema = _meta(connection, tables).get("schema", "")
@@ -82,7 +82,7 @@ def look_into(database: Sqlite, tables: Tables) -> None:
         raise Unavailable(f"The cache {database.path} has schema {schema!r}, not {SCHEMA}.")
 
 
-class _Useless(Exception):
+class _Unusable(Exception):
     """The file is sound, and nothing this process could use."""
 
 
@@ -91,7 +91,7 @@ def _make_directory(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        if e.errno not in _THE_OPERATOR_S:
+        if e.errno not in _CONFIG_ERRNOS:
             raise Unavailable(f"The cache {path.name} cannot be opened: {os.strerror(e.errno or 0)}.") from e
         raise ConfigError(
             f"The directory of the cache {path} cannot be made or written: {os.strerror(e.errno or 0)}.",
@@ -101,26 +101,26 @@ def _make_directory(path: Path) -> None:
     os.close(probe)
 
 
-def _doubt(database: Sqlite, starting: Alive | None) -> str:
+def _reason_to_replace(database: Sqlite, starting: Alive | None) -> str:
     """Why the file is not to be used, or nothing."""
     path = database.path
-    if database.look.condemned():
+    if database.integrity.is_suspect():
         return "it was in doubt"
     if not path.is_file():
-        return "it is gone" if database.left_open or os.path.lexists(path) else ""
-    if not database.look.is_as_left(starting=starting is not None):
+        return "it is gone" if database.has_wal or os.path.lexists(path) else ""
+    if not database.integrity.unchanged_since_release(starting=starting is not None):
         return "somebody else has put it there, or changed it"
     # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell. A process that
     # falls leaves what it wrote; the look through the whole file, which takes longer the longer it is, is for what
     # a power cut may have left.
-    fell = starting is not None and starting.alone and path.stat().st_size and database.left_open
-    if starting is not None and fell and not starting.since_boot():
+    fell = starting is not None and starting.alone and path.stat().st_size and database.has_wal
+    if starting is not None and fell and not starting.clean_since_boot():
         return "" if _sound(database) else "it is damaged"
     return ""
 
 
 def _sound(database: Sqlite) -> bool:
-    database.room.require()
+    database.shared_memory.require_space()
     try:
         # No deadline: a large file takes as long as it takes to read.
         with closing(sqlite3.connect(f"{database.path.as_uri()}?mode=rw", uri=True)) as connection:
@@ -142,11 +142,11 @@ def _put_aside(database: Sqlite, why: str) -> None:
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
     Path(f"{path}-shm").unlink(missing_ok=True)
-    _keep_the_last(path, aside)
-    database.renew()
+    _delete_older(path, aside)
+    database.reset()
 
 
-def _keep_the_last(path: Path, aside: Path) -> None:
+def _delete_older(path: Path, aside: Path) -> None:
     """They may be large, and none of them holds anything that the sidecars do not."""
     for older in path.parent.glob(f"{path.name}.broken-*"):
         if older.name.removesuffix("-wal") != aside.name:
@@ -170,20 +170,20 @@ def _prepare(database: Sqlite, tables: Tables, *, trigram: bool) -> bool:
         indexed = known.get("words") == "trigram"
         if indexed and not trigram:
             # A virtual table whose module is missing can be neither written nor dropped.
-            raise _Useless("its words are indexed by FTS5, which this SQLite lacks")
+            raise _Unusable("its words are indexed by FTS5, which this SQLite lacks")
         if schema == str(SCHEMA):
-            return _newest(connection, tables, indexed=indexed, trigram=trigram)
+            return _migrated(connection, tables, indexed=indexed, trigram=trigram)
         if known:
             log.warning("the cache %s has schema %r, not %d: it is rebuilt", database.path, schema, SCHEMA)
-        renew(connection, tables, trigram=trigram)
+        recreate(connection, tables, trigram=trigram)
         return trigram
 
 
-def _newest(connection: Connection, tables: Tables, *, indexed: bool, trigram: bool) -> bool:
-    revision = migration.present(connection, tables.prefix)
+def _migrated(connection: Connection, tables: Tables, *, indexed: bool, trigram: bool) -> bool:
+    revision = migration.current_revision(connection, tables.prefix)
     if revision is None or revision in migration.DEVELOPMENT:
         log.warning("the cache has the schema of a development version: it is rebuilt")
-        renew(connection, tables, trigram=trigram)
+        recreate(connection, tables, trigram=trigram)
         return trigram
     if revision != migration.HEAD:
         migration.move(connection, tables.prefix, "head")

@@ -47,7 +47,7 @@ _TRIGGERS = (
 )
 
 
-def renew(connection: Connection, tables: Tables, *, trigram: bool) -> None:
+def recreate(connection: Connection, tables: Tables, *, trigram: bool) -> None:
     """Make an empty cache without a stamp, whatever was there: what all revisions together make."""
     _drop(connection, tables)
     tables.metadata.create_all(connection)

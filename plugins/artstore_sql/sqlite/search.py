@@ -4,7 +4,7 @@ SQLite knows nothing of how common a value is, and guesses badly: it sorts a mil
 of them, or walks through a million to find one. So the index in the order of the page is walked for a short
 while. Where many rows meet the conditions that fills the page, or tells that it will. Otherwise we ask how many
 rows meet each condition, and the search starts from those of the rarest and sorts them; where even those are very
-many, it walks on and fetches no others. A unary plus keeps SQLite from using any other index.
+many, it walks on and fetches no others. A unary no_index keeps SQLite from using any other index.
 
 What takes the time is to fetch rows that lie far apart, a page of the file each. So names, by which rows that were
 uploaded together are not together, lie beside the ids in an index of their own.
@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from artstore.spi import Cursor, Query
 from artstore_sql.pages import ordered, position
-from artstore_sql.sqlite.conditions import Condition, conditions, plus
+from artstore_sql.sqlite.conditions import Condition, conditions, no_index
 from artstore_sql.tables import Tables
 
 _NEAR = 8
@@ -42,37 +42,39 @@ _ENTRIES = 16
 """Entries of an index that are read while one row is fetched."""
 
 
-def found(connection: Connection, tables: Tables, query: Query, *, indexed: bool) -> list[str]:
+def execute(connection: Connection, tables: Tables, query: Query, *, indexed: bool) -> list[str]:
     """The attrs of the page as JSON, and one more when there is a next page."""
     must = list(conditions(tables, query, indexed=indexed))
     if not must:
-        return _run(connection, walk(tables, query, must, query.after))
+        return _run(connection, scan_in_order(tables, query, must, query.after))
     files = connection.execute(select(tables.totals.c.files)).scalar_one()
     few = fewest(files, query)
-    page, end = _stage(connection, tables, query, must, query.after, few // _NEAR, query.limit + 1)
+    page, end = _scan_part(connection, tables, query, must, query.after, few // _NEAR, query.limit + 1)
     if len(page) > query.limit or end is None:
         return page
     sets = [one.ids for one in must if one.ids is not None]
     rarest = _rarest(connection, [one.quick for one in must if one.quick is not None], few, few)
     if rarest is None and len(page) * _NEAR >= query.limit:
         further = 2 * (few // _NEAR) * query.limit // len(page)
-        more, end = _stage(connection, tables, query, must, end, further, query.limit + 1 - len(page))
+        more, end = _scan_part(connection, tables, query, must, end, further, query.limit + 1 - len(page))
         if len(page) + len(more) > query.limit or end is None:
             return page + more
     rarest = rarest or _rarest(connection, sets, few, max(few, files // _ENTRIES))
     if rarest is None:
-        return _run(connection, walk(tables, query, must, query.after, among=sets[0] if sets else None))
+        return _run(
+            connection, scan_in_order(tables, query, must, query.after, among=sets[0] if sets else None)
+        )
     size, ids = rarest
     if indexed and size > few and query.sort == "original_filename" and len(_tests(must)) == 1:
-        page = _run(connection, narrow(tables, query, must, _first(connection, tables, query, ids)))
+        page = _run(connection, filter_by_ids(tables, query, must, _first(connection, tables, query, ids)))
         if len(page) > query.limit:
             return page
-    return _run(connection, narrow(tables, query, must, ids))
+    return _run(connection, filter_by_ids(tables, query, must, ids))
 
 
 def _first(connection: Connection, tables: Tables, query: Query, ids: str) -> str:
     """Those of `ids` whose names come first, enough for a page when most of them meet the conditions."""
-    named = connection.execute(names(tables, query, ids)).all()
+    named = connection.execute(order_by_name(tables, query, ids)).all()
     last = named[-1].name if len(named) > 2 * query.limit else None  # there may be more of this name
     return json.dumps([one.id for one in named if one.name != last])
 
@@ -102,7 +104,7 @@ def _run(connection: Connection, rows: Select[tuple[str]]) -> list[str]:
     return [row.attr for row in connection.execute(rows)]
 
 
-def _stage(
+def _scan_part(
     connection: Connection,
     tables: Tables,
     query: Query,
@@ -116,10 +118,10 @@ def _stage(
     ahead = select(*order).where(*_stretch(order, query, must, start))
     last = connection.execute(ordered(ahead, order, query).offset(reach - 1).limit(1)).one_or_none()
     end = None if last is None else Cursor(*last)
-    return _run(connection, walk(tables, query, must, start, end).limit(wanted)), end
+    return _run(connection, scan_in_order(tables, query, must, start, end).limit(wanted)), end
 
 
-def walk(
+def scan_in_order(
     tables: Tables,
     query: Query,
     must: list[Condition],
@@ -131,29 +133,29 @@ def walk(
     order = _order(tables, query)
     rows = select(tables.files.c.attr).where(*_tests(must), *_stretch(order, query, must, start, end))
     if among is not None:
-        rows = rows.where(plus(tables.files.c.id).in_(among))
+        rows = rows.where(no_index(tables.files.c.id).in_(among))
     return ordered(rows, order, query).limit(query.limit + 1)
 
 
-def narrow(tables: Tables, query: Query, must: list[Condition], ids: str) -> Select[tuple[str]]:
+def filter_by_ids(tables: Tables, query: Query, must: list[Condition], ids: str) -> Select[tuple[str]]:
     """The page, from the rows with these `ids`, a JSON array."""
     files = tables.files
-    order = [plus(column) for column in _order(tables, query)]
+    order = [no_index(column) for column in _order(tables, query)]
     those = func.json_each(ids).table_valued("value")
     rows = select(files.c.attr).where(files.c.id == those.c.value, *_tests(must))
     if query.after is not None:
-        rows = rows.where(_behind(order, query, query.after))
+        rows = rows.where(_after(order, query, query.after))
     return ordered(rows, order, query).limit(query.limit + 1)
 
 
-def names(tables: Tables, query: Query, ids: str) -> Select[Any]:
+def order_by_name(tables: Tables, query: Query, ids: str) -> Select[Any]:
     """What comes first by name, of the rows with these `ids`; the rows themselves are not read."""
     files = tables.files.name
     source = text(
         f"json_each(:ids) AS those CROSS JOIN {files} INDEXED BY {files}_names ON {files}.id = those.value"
     )
     number: ColumnElement[int] = literal_column(f"{files}.id", Integer)
-    name: ColumnElement[str] = plus(literal_column("original_filename", Text))
+    name: ColumnElement[str] = no_index(literal_column("original_filename", Text))
     rows: Any = select(number.label("id"), name.label("name")).select_from(source.bindparams(ids=ids))
     if query.after is not None:
         rows = rows.where(name <= query.after.value if query.descending else name >= query.after.value)
@@ -182,12 +184,12 @@ def _stretch(
         if (start if not query.descending else end) is None:
             yield from one.low
     if start is not None:
-        yield _behind(order, query, start)
+        yield _after(order, query, start)
     if end is not None:
-        yield not_(_behind(order, query, end))
+        yield not_(_after(order, query, end))
 
 
-def _behind(order: list[ColumnElement[Any]], query: Query, start: Cursor) -> ColumnElement[bool]:
+def _after(order: list[ColumnElement[Any]], query: Query, start: Cursor) -> ColumnElement[bool]:
     here, there = tuple_(*order), position(query, start)
     behind: ColumnElement[bool] = here < there if query.descending else here > there
     return behind

@@ -52,7 +52,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def do(self, step: Step | None, rows: Sequence[Row] = (), *, durable: bool = False) -> None:
+    def execute(self, step: Step | None, rows: Sequence[Row] = (), *, durable: bool = False) -> None:
         """Return once `step` is committed. Raises `Unavailable`; what then had begun may still happen."""
         job = Job(step, rows, durable, time.monotonic() + self._timeout)
         with self._changed:

@@ -38,8 +38,8 @@ from artstore_sql.sqlite.cache import SqlCache
 from artstore_sql.sqlite.conditions import conditions
 from artstore_sql.sqlite.database import LONG_WAL, READERS, Sqlite
 from artstore_sql.sqlite.file_system import file_system
-from artstore_sql.sqlite.integrity import Look
-from artstore_sql.sqlite.search import fewest, narrow, walk
+from artstore_sql.sqlite.integrity import Integrity
+from artstore_sql.sqlite.search import fewest, filter_by_ids, scan_in_order
 from artstore_sql.tables import SCHEMA, Tables
 from support.stores import opening
 
@@ -74,7 +74,7 @@ def raw(path: Path, *statements: str) -> list[Any]:
     """What a stranger finds, and does so that nobody notices."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         found = [connection.execute(one).fetchall() for one in statements]
-    Look(path).forget()
+    Integrity(path).release()
     return found
 
 
@@ -814,7 +814,7 @@ def test_common_and_rare_conditions_find_the_same_rows(path: Path, opened: Open)
                 must = list(conditions(tables, rest, indexed=has_trigram()))
                 with database.reading() as connection:
                     for end in (None, Cursor(50 if sort == "size" else "2025", attrs[0].file_id)):
-                        told = plan(connection, walk(tables, rest, must, rest.after, end))
+                        told = plan(connection, scan_in_order(tables, rest, must, rest.after, end))
                         assert f"files_{sort} (" in told, query
                         assert "TEMP B-TREE FOR" not in told, query
     database.close()
@@ -876,7 +876,7 @@ def test_a_narrow_search_starts_from_the_few(path: Path, opened: Open, sort: Sor
         query = Query(sort=sort, after=after, **condition)
         must = list(conditions(tables, query, indexed=has_trigram()))
         with database.reading() as connection:
-            told = plan(connection, narrow(tables, query, must, "[1, 2]"))
+            told = plan(connection, filter_by_ids(tables, query, must, "[1, 2]"))
         assert "SEARCH files USING INTEGER PRIMARY KEY" in told
     database.close()
 
