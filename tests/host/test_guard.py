@@ -256,6 +256,25 @@ def test_an_incomplete_provider_is_refused_with_the_methods_that_it_lacks() -> N
         wrap(object(), "backend", OWNER)
 
 
+def test_a_log_that_coordinates_nodes_by_half_is_refused() -> None:
+    """Else the element would go on as if no other node were there, without a word."""
+
+    class Wrapper:
+        lacks: tuple[str, ...] = ()
+
+        def __getattr__(self, name: str) -> Any:
+            if name in self.lacks:
+                raise AttributeError(name)
+            return getattr(MemoryLog(), name)
+
+    assert isinstance(wrap(Wrapper(), "wal", OWNER), Coordination)
+    Wrapper.lacks = ("open_uploads",)
+    with pytest.raises(ProviderFault, match=r"lacks open_uploads: it is half a Coordination"):
+        wrap(Wrapper(), "wal", OWNER)
+    Wrapper.lacks = methods_of((Coordination,))
+    assert not isinstance(wrap(Wrapper(), "wal", OWNER), Coordination)
+
+
 def test_a_provider_that_hangs_while_it_closes_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

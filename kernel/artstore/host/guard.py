@@ -91,13 +91,21 @@ RETURNS: dict[str, Classes | Each] = {
 
 def wrap(provider: Any, role: str, owner: str) -> Any:
     """Return `provider`, guarded. `owner` names it in messages. Raises `ProviderFault` when methods are missing."""
-    return Guard(provider, owner, (PROTOCOLS[role], *optional_protocols(type(provider), role)))  # type: ignore[arg-type]
+    return Guard(provider, owner, (PROTOCOLS[role], *_optional_protocols(provider, role, owner)))
 
 
-@cache
-def optional_protocols(provider: type, role: str) -> tuple[type, ...]:
-    """Return the optional Protocols of a role that a class of providers keeps."""
-    return tuple(protocol for protocol in ROLES[role].optional if issubclass(provider, protocol))
+def _optional_protocols(provider: Any, role: str, owner: str) -> Iterator[type]:
+    """Yield the optional Protocols that a provider keeps. Raises `ProviderFault` when it has half of one.
+
+    With half a `Coordination` counted as none, nodes would not exclude each other any more, without a word.
+    """
+    for protocol in ROLES[role].optional:
+        names = methods_of((protocol,))
+        missing = [name for name in names if not callable(getattr(provider, name, None))]
+        if not missing:
+            yield protocol
+        elif len(missing) < len(names):
+            raise ProviderFault(f"{owner} lacks {', '.join(missing)}: it is half a {protocol.__name__}.")
 
 
 class Guard:
