@@ -1,4 +1,4 @@
-"""The provider `sql`: the url says which database."""
+"""The provider `sql`: the url selects the database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from artstore_sql.sqlite.cache import SqlCache
 
 
 class Sql:
-    """A cache in SQLite, or in PostgreSQL where the url names one."""
+    """Makes a cache in SQLite, or in PostgreSQL where the url names one.
+
+    The host needs a class with `API` and `Settings`, and calls it. So `__new__` returns an instance of another class:
+    the library for PostgreSQL is imported only where it is used.
+    """
 
     API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = SqlSettings
@@ -27,7 +31,7 @@ class Sql:
             from artstore_sql.postgres.cache import PostgresCache
         except ImportError as e:
             raise ConfigError(
-                f"PostgreSQL needs a library that is not there: {e}.",
+                f"PostgreSQL needs a library that is not installed: {e}.",
                 place="cache.sql.url",
                 cure="pip install 'artstore[postgres]'",
             ) from e

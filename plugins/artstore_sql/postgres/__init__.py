@@ -1,1 +1,1 @@
-"""What is for PostgreSQL alone."""
+"""The cache and the log in PostgreSQL."""

@@ -24,7 +24,7 @@ from artstore_sql.tables import consistent_attr, is_text, row
 from artstore_sql.trigrams import all_codes
 
 CONNECTIONS = 8
-"""Of one process, at most."""
+"""Connections of one process at most."""
 BATCH = 1000
 
 # A commit that touches no row which another node could hold.
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 class PostgresCache(Cache):
     """A row for each file, durable when it is written.
 
-    Commits that a crash of the server may take back would be quicker, and nobody would know which rows to mend.
+    Commits that a crash of the server may undo would be quicker, but then it would be unknown which rows are missing.
     """
 
     API: ClassVar[int] = 1
@@ -131,7 +131,7 @@ class PostgresCache(Cache):
     def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
         def change(connection: Connection) -> None:
             if if_match is not None and self._stamp(connection) != if_match:
-                raise Unavailable("The cache was begun anew meanwhile.")
+                raise Unavailable("The cache was cleared meanwhile.")
             new = text(
                 f"INSERT INTO {self._tables.meta.name} VALUES ('stamp', :stamp) "
                 "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -212,7 +212,7 @@ def _attr(found: str) -> Attr:
     try:
         return Attr.model_validate_json(found)
     except ValidationError as e:
-        raise Unavailable("The cache holds a row that is no attr; it is to be rebuilt.") from e
+        raise Unavailable("The cache holds a row that is no attr; it will be rebuilt.") from e
 
 
 def _upsert(tables: Tables) -> TextClause:

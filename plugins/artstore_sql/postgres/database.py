@@ -48,7 +48,7 @@ class Timed(psycopg.Connection[Any]):
             while True:
                 ready = yield state
                 if time.monotonic() > self.deadline:
-                    self.pgconn.finish()  # an answer that comes later must find nobody
+                    self.pgconn.finish()  # an answer that comes later must not be read as that of another statement
                     raise psycopg.OperationalError("the server did not answer in time")
                 state = gen.send(ready)
         except StopIteration as e:
@@ -120,7 +120,7 @@ class Postgres:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection of one's own, each statement committed by itself."""
+        """Yield a connection for the caller alone; each statement is committed by itself."""
         with self.translate_errors():
             connection = self._reading.connect()
         try:
@@ -171,7 +171,7 @@ class Postgres:
                 except DBAPIError as e:
                     if not e.connection_invalidated or time.monotonic() > deadline:
                         raise
-                    result = once(deadline)  # it was cut: by a restart, or by somebody who tidied up
+                    result = once(deadline)  # it was cut: by a restart, or by an administrator
         except Unavailable as e:
             self._silent = not isinstance(e, Refused)
             raise
@@ -200,7 +200,7 @@ class Postgres:
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """The edge: what psycopg and SQLAlchemy raise becomes ours. No url, and so no password, is told."""
+        """Raise the errors of psycopg and SQLAlchemy as errors of artstore, without the url and its password."""
         try:
             yield
         except DBAPIError as e:
@@ -209,7 +209,7 @@ class Postgres:
             raise self._translate(e) from e
         except PoolTimeout as e:
             raise Unavailable(
-                f"The database did not answer within {self._timeout:g} s: too many wait for it."
+                f"The database did not answer within {self._timeout:g} s: too many calls wait for it."
             ) from e
         except (SQLAlchemyError, OSError, UnicodeError) as e:
             raise Unavailable(f"The database at {self.where} does not answer: {e}.") from e

@@ -14,7 +14,7 @@ class Refused(Unavailable):
 
 
 class Dropped(Refused):
-    """Somebody dropped our tables, or changed them."""
+    """The tables were dropped or changed."""
 
 
 class Mistaken(ConfigError):
@@ -39,7 +39,7 @@ _UNKNOWN_HOST = ("could not translate host name", "failed to resolve host", "Nam
 def translate(
     error: BaseException | None, url: URL, *, where: str, place: str, timeout: float
 ) -> ArtstoreError:
-    """What an error of psycopg is to us."""
+    """Return the error of artstore for an error of psycopg."""
     told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     names = {"where": where, "user": url.username, "database": url.database}
     for kind, (detail, cure) in _WRONG.items():
@@ -53,7 +53,7 @@ def translate(
     if isinstance(error, psycopg.OperationalError):
         return Unavailable(f"The database at {where} does not answer: {told}.")
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
-        return Dropped(f"The database lacks what was there: {told}.")
+        return Dropped(f"A table or column of this element is missing: {told}.")
     return Refused(f"The database refuses this: {told}.")
 
 

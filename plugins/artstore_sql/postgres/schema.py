@@ -16,7 +16,7 @@ from artstore_sql.postgres.errors import Refused
 log = logging.getLogger("artstore.sql")
 
 PATIENCE = 600.0
-"""Seconds for a migration, or for a neighbour's."""
+"""Seconds that a migration may take, or a wait for that of another node."""
 
 
 class Schema:
@@ -65,7 +65,7 @@ class Schema:
                 log.warning("%s", e.detail)
 
     def invalidate(self) -> None:
-        """Somebody dropped the tables: look again before the next call."""
+        """Check the tables again before the next call: they were dropped."""
         self._done = False
 
     def _open(self) -> None:
@@ -93,7 +93,7 @@ class Schema:
                 f"The tables '{self._prefix}...' belong to element '{owner}', not to '{self._element}'.",
                 place="cache.sql.table_prefix, wal.sql.table_prefix",
                 cure="Give each element a prefix, or a database, of its own. If this one took the other's place, "
-                "drop the tables: they are filled anew.",
+                "drop the tables: they are filled again.",
             )
 
     def _upgrade(self, connection: Connection) -> None:

@@ -1,1 +1,1 @@
-"""What is for SQLite alone."""
+"""The cache in SQLite."""

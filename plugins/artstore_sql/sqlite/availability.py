@@ -1,4 +1,4 @@
-"""The database as one process uses it: taken into use at start, and again whenever it was lost."""
+"""The database as one process uses it: opened at start, and opened again whenever it cannot be used any more."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from artstore_sql.tables import Tables
 log = logging.getLogger("artstore.sql")
 
 PAUSE = 1.0
-"""Seconds between two tries to take a database into use."""
+"""Seconds between two tries to open a database."""
 
 
 class Availability:
-    """While the database cannot be used every call is told so at once; one thread tries again, every second.
+    """Opens the database. While it cannot be used every call raises `Unavailable`; one thread tries again each second.
 
-    It is lost when it was condemned (damage, a failed fsync, a row that is no attr), or when somebody else put
-    another in its place, changed it, or took away its WAL.
+    The database is opened again when it is suspect (damage, a failed fsync, a row that is no attr), or when
+    something other than artstore replaced it, changed it, or removed its WAL.
     """
 
     def __init__(self, database: Sqlite, tables: Tables, *, trigram: bool, timeout: float) -> None:
@@ -35,26 +35,26 @@ class Availability:
         self._next = 0.0
         self._why = ""
         self.indexed = trigram
-        """Whether words are indexed."""
+        """Whether trigrams of words are indexed."""
         try:
             self._open(PATIENCE)
         except Unavailable as e:
             self._record_failure(e)
 
     def require(self) -> None:
-        """Raise `Unavailable` unless the database is in use and what it was."""
+        """Raise `Unavailable` unless the database is open and unchanged."""
         with self._database.translate_errors():
             if self._database.integrity.unchanged_here():
                 return
         if not self._lock.acquire(timeout=self._timeout):
-            raise Unavailable("The cache is being taken into use; try again.")
+            raise Unavailable("The cache is being opened; try again.")
         try:
             if time.monotonic() < self._next:
                 raise Unavailable(self._why)
             with self._database.translate_errors():
                 if not self._database.integrity.unchanged_here() and not self._checkpointed_elsewhere():
                     self._open(self._timeout)
-        except ConfigError as e:  # not at start: somebody puts strange things there while we serve
+        except ConfigError as e:  # not at start: the file was replaced while the process serves
             self._record_failure(Unavailable(e.detail))
             raise Unavailable("The cache cannot be used; the log says why.") from e
         except Unavailable as e:
@@ -64,7 +64,7 @@ class Availability:
             self._lock.release()
 
     def _checkpointed_elsewhere(self) -> bool:
-        """Whether a neighbour's checkpoint changed the file, and nothing else did."""
+        """Return whether another process's checkpoint changed the file, and nothing else did."""
         deadline = time.monotonic() + self._timeout
         with self._database.exclusive(deadline), self._database.translate_errors():
             return self._alive is not None and self._database.integrity.checkpointed_elsewhere()
@@ -80,10 +80,10 @@ class Availability:
             self._why, self._next = error.detail, time.monotonic() + PAUSE
 
     def is_shared(self) -> bool:
-        """Whether another process uses it, too; ask under `exclusive` only."""
+        """Return whether another process uses the database, too. Call it only under `exclusive`."""
         return self._alive is not None and not self._alive.is_alone()
 
     def close(self) -> None:
-        """This process uses it no more."""
+        """Stop using the database."""
         if self._alive is not None:
             self._alive.close()

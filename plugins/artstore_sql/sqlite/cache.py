@@ -151,7 +151,7 @@ class SqlCache(Cache):
         return self._availability is not None and self._availability.indexed
 
     def migrate(self, target: str) -> str | None:
-        """Move the schema; nothing but `close` may follow. Raises `Conflict` while others use it."""
+        """Migrate the schema. Only `close` may follow. Raises `Conflict` while other processes use the cache."""
         deadline = time.monotonic() + PATIENCE
         with self._database.exclusive(deadline):
             if self._availability is not None and self._availability.is_shared():
@@ -160,7 +160,7 @@ class SqlCache(Cache):
                 return migration.move(connection, self._tables.prefix, target)
 
     def revision(self) -> str | None:
-        """Of the schema."""
+        """Return the revision of the schema."""
         with self._reading() as connection:
             return migration.current_revision(connection, self._tables.prefix)
 
@@ -183,7 +183,7 @@ class SqlCache(Cache):
             return Attr.model_validate_json(text)
         except ValidationError as e:
             self._database.mark_suspect(f"a row is no attr: {text[:200]!r}")
-            raise Unavailable("The cache holds a row that is no attr; it is to be rebuilt.") from e
+            raise Unavailable("The cache holds a row that is no attr; it will be rebuilt.") from e
 
     # --- steps of the writer ---
 
@@ -199,7 +199,7 @@ class SqlCache(Cache):
         for wish in rows:
             wanted = select(meta.c.value).where(meta.c.name == "stamp")
             if wish["if_match"] not in (None, connection.execute(wanted).scalar_one_or_none()):
-                raise Unavailable("The cache was begun anew meanwhile.")
+                raise Unavailable("The cache was cleared meanwhile.")
             self._set(connection, "stamp", wish["value"])
 
     def _recreate(self, connection: Connection, _rows: Sequence[Row]) -> None:
@@ -218,7 +218,7 @@ class SqlCache(Cache):
 
 
 def _upsert_statement(tables: Tables) -> Insert:
-    """Made once: making it anew for each batch cost more than all the rest of a write."""
+    """Return the upsert. It is built once: to build it for each batch took longer than all the rest of a write."""
     new = insert(tables.files)
     kept = ("id", "file_id")
     return new.on_conflict_do_update(

@@ -29,7 +29,7 @@ LONG_WAL = 8 << 20
 """Bytes of the WAL past which it is copied into the database: readers look through all of it."""
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _CUT = sqlite3.SQLITE_IOERR_SHORT_READ
-"""A WAL that somebody cut off: SQLite would answer so until it is gone."""
+"""A truncated WAL: SQLite reports this error until the WAL is removed."""
 
 _READING = ("mmap_size=0", "cache_size=-8192", "temp_store=MEMORY")
 _WRITING = (
@@ -78,7 +78,7 @@ class Sqlite:
 
     @property
     def has_wal(self) -> bool:
-        """Whether there is a WAL: somebody uses the file, or fell."""
+        """Whether there is a WAL: a process uses the file, or crashed."""
         try:
             return self._wal.stat().st_size > 0
         except FileNotFoundError:
@@ -95,7 +95,9 @@ class Sqlite:
         """A connection that sees one state of the database for as long as it is held."""
         deadline = time.monotonic() + self._timeout
         if not self._slots.acquire(timeout=self._timeout):
-            raise Unavailable(f"The cache did not answer within {self._timeout:g} s: too many wait for it.")
+            raise Unavailable(
+                f"The cache did not answer within {self._timeout:g} s: too many calls wait for it."
+            )
         try:
             with (
                 self.translate_errors(),
@@ -169,12 +171,12 @@ class Sqlite:
         self.mark_suspect(detail)
 
     def mark_suspect(self, why: str) -> None:
-        """Have the database put aside by the next who takes it into use."""
-        if not self._read_only:  # who only looks may have met a file that was being written
+        """Have the database put aside when a process opens it next."""
+        if not self._read_only:  # a read-only process may have read a file that was being written
             self.integrity.mark_suspect(why)
 
     def reset(self) -> None:
-        """Another file begins, with nothing that could not be made durable."""
+        """Forget earlier failures: a new file replaces the old one."""
         self._unsynced = ""
         self.integrity.clear_suspect()
 
@@ -199,14 +201,14 @@ class Sqlite:
                 with self.exclusive(deadline), self.integrity.changing():
                     self._engine.dispose()
             except (Unavailable, OSError) as e:
-                log.warning("the cache is left as it is: %s", e)
+                log.warning("the cache was closed without a checkpoint: %s", e)
                 with suppress(OSError):
                     self.integrity.release()
         self._engine.dispose()
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """The edge: what SQLite, SQLAlchemy and the system raise becomes ours."""
+        """Raise the errors of SQLite, SQLAlchemy and the system as errors of artstore."""
         try:
             yield
         except DBAPIError as e:
@@ -263,13 +265,13 @@ class Sqlite:
     def _recheck(self, _dbapi: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
         before, now = entry.info["identity"], self._identity()
         if before[0] != now[0]:
-            # A neighbour put the file aside: what we hold is the broken one.
+            # Another process put the file aside: this connection has the broken one.
             raise DisconnectionError("the database file was replaced")
         if before != now and self._read_only:
             raise DisconnectionError("the database is in use by now, or no more")
         if before != now:
-            self.mark_suspect("somebody else took its WAL away")
-            raise Unavailable("The cache lost what was written last; it is begun anew.")
+            self.mark_suspect("something other than artstore removed its WAL")
+            raise Unavailable("The cache lost the last writes; it is replaced by an empty one.")
 
     def _identity(self) -> Identity:
         if self._read_only:

@@ -1,4 +1,4 @@
-"""How the database file looked when its processes left it, and so whether somebody else changed it since.
+"""Whether something other than artstore changed the database file since its processes released it.
 
 SQLite has no checksums, and believes any WAL that lies beside a database. But in WAL mode only checkpoints write to
 the database file, and those are ours: its length and time of change stand in `<path>.lock` from one to the next.
@@ -19,7 +19,7 @@ _UNKNOWN = b"?"
 
 
 class Integrity:
-    """What this process has seen of the file, and what all of them wrote down."""
+    """What this process last saw of the file, and what all processes recorded of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = os.fspath(path)
@@ -31,13 +31,13 @@ class Integrity:
         self._syncs = True
 
     def unchanged_here(self) -> bool:
-        """Whether the file is the one that this process took into use, unchanged but by itself; two stats."""
+        """Return whether the file is the one that this process opened, changed only by itself. Costs two stats."""
         if self._suspect or self._seen is None or os.path.exists(self._suspect_file):
             return False
         return self._changing or self._stat() == self._seen
 
     def unchanged_since_release(self, *, starting: bool) -> bool:
-        """Whether the processes that use the file left it as it is; under the right to write.
+        """Return whether the file is as its processes released it. Call it under `exclusive`.
 
         At start it may have moved to another disk, as long as its time moved along.
         """
@@ -48,7 +48,7 @@ class Integrity:
         return left.split()[starting:] == self._written().split()[starting:]
 
     def checkpointed_elsewhere(self) -> bool:
-        """Whether a neighbour's checkpoint is all that happened to the file; under the right to write."""
+        """Return whether another process's checkpoint is the only change of the file. Call it under `exclusive`."""
         same = self._seen is not None and (self._stat() or (0,))[0] == self._seen[0]
         if not same or self.is_suspect() or not self.unchanged_since_release(starting=False):
             return False
@@ -57,9 +57,9 @@ class Integrity:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Within it this process changes the file; under the right to write."""
+        """Allow this process to change the file within the block. Call it under `exclusive`."""
         self._changing = True
-        self._write(_UNKNOWN)  # one that dies within leaves a file that is believed
+        self._write(_UNKNOWN)  # a process that dies within the block leaves a file that is accepted
         try:
             yield
             self._seen = self._stat()
@@ -68,23 +68,23 @@ class Integrity:
             self._changing = False
 
     def release(self) -> None:
-        """Whatever becomes of the file from here on, nobody is to wonder at it."""
+        """Accept any state of the file from here on."""
         self._write(_UNKNOWN)
 
     def mark_suspect(self, why: str) -> None:
-        """Have the file put aside by the next who takes it into use, in whatever process."""
+        """Have the file put aside when a process opens it next."""
         self._suspect = True
-        log.warning("the cache %s is to be begun anew: %s", self._path, why)
+        log.warning("the cache %s will be replaced by an empty one: %s", self._path, why)
         try:
             os.close(os.open(self._suspect_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as e:
-            log.warning("neighbours cannot be told so: %s", os.strerror(e.errno or 0))
+            log.warning("other processes cannot be informed of it: %s", os.strerror(e.errno or 0))
 
     def is_suspect(self) -> bool:
         return self._suspect or os.path.exists(self._suspect_file)
 
     def clear_suspect(self) -> None:
-        """Another file begins."""
+        """Forget the suspicion: a new file replaces the old one."""
         Path(self._suspect_file).unlink(missing_ok=True)
         self._suspect = False
 
@@ -106,14 +106,14 @@ class Integrity:
             if self._syncs:
                 os.fdatasync(fd)
         except OSError:
-            self._syncs = False  # never again on this file: a stale record costs a filling at worst
+            self._syncs = False  # no further sync of this file: a stale record costs a rebuild at worst
             raise
         finally:
             os.close(fd)
 
 
 def inode(path: Path) -> int:
-    """Which file has this name; 0 when none has."""
+    """Return the inode of the file with this name; 0 when there is none."""
     try:
         return os.stat(path).st_ino
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Locks between processes that write to one database file; a process that dies lets go of them."""
+"""Locks between processes that write to one database file; the system releases those of a dead process."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Alive:
-    """Shows the neighbours that this process uses the database, until `close`."""
+    """Shows other processes that this process uses the database, until `close`."""
 
     def __init__(self, path: Path) -> None:
         self._fd = _open(path, ".alive")
         try:
             self.alone = self.is_alone()
-            """Whether nobody else used the database when this was made."""
+            """Whether no other process used the database when this object was made."""
         except OSError:  # or the next try would wait for this one's lock
             self.close()
             raise
 
     def is_alone(self) -> bool:
-        """Whether nobody else uses the database; ask under `exclusive` only."""
+        """Return whether no other process uses the database. Call it only under `exclusive`."""
         alone = False
         with suppress(BlockingIOError):
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +68,7 @@ class Alive:
         return bool(boot) and os.pread(self._fd, 64, 0) == boot
 
     def record_clean_boot(self) -> None:
-        """The database was found sound, or is new."""
+        """Record that the database was sound, or new, in this boot of the machine."""
         with suppress(OSError):  # a full disk: then the next start looks again
             os.pwrite(self._fd, _boot(), 0)
 

@@ -1,4 +1,4 @@
-"""Taking a database file into use: what is broken, old or somebody else's gives way to an empty cache."""
+"""Opens a database file. A file that is broken, outdated or not ours is replaced by an empty cache."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from artstore_sql.tables import SCHEMA, Tables
 log = logging.getLogger("artstore.sql")
 
 PATIENCE = 300.0
-"""Seconds that a start waits for a neighbour's start, which may be checking a large file."""
+"""Seconds that a start waits for another process's start, which may be checking a large file."""
 _CONFIG_ERRNOS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
 
 
 def open_database(
     database: Sqlite, tables: Tables, alive: Alive | None, *, trigram: bool, patience: float
 ) -> tuple[Alive, bool]:
-    """Make the file ready; the sign of life to keep, and whether words are indexed.
+    """Prepare the file; return the `Alive` to keep, and whether words are indexed.
 
-    `alive` is the sign that this process gave before; None: it starts. Leaves no connection open, so that a
+    `alive` is what an earlier call returned; None when the process starts. Leaves no connection open, so that a
     server may fork after it. Raises `Unavailable`, and `ConfigError` for a path that can never be.
     """
     path = database.path
@@ -75,7 +75,7 @@ def require_readable(database: Sqlite, tables: Tables) -> None:
     if not database.path.exists():
         raise NotFound(f"There is no cache {database.path} yet.")
     if database.integrity.is_suspect():
-        raise Unavailable(f"The cache {database.path} is in doubt: the next start makes it anew.")
+        raise Unavailable(f"The cache {database.path} is suspect: the next start replaces it.")
     with database.reading() as connection:
         schema = _meta(connection, tables).get("schema", "")
     if schema != str(SCHEMA):
@@ -83,7 +83,7 @@ def require_readable(database: Sqlite, tables: Tables) -> None:
 
 
 class _Unusable(Exception):
-    """The file is sound, and nothing this process could use."""
+    """The file is sound, but this process cannot use it."""
 
 
 def _make_directory(path: Path) -> None:
@@ -102,14 +102,14 @@ def _make_directory(path: Path) -> None:
 
 
 def _reason_to_replace(database: Sqlite, starting: Alive | None) -> str:
-    """Why the file is not to be used, or nothing."""
+    """Return why the file must be replaced; an empty text when it can be used."""
     path = database.path
     if database.integrity.is_suspect():
-        return "it was in doubt"
+        return "it was suspect"
     if not path.is_file():
-        return "it is gone" if database.has_wal or os.path.lexists(path) else ""
+        return "it was removed" if database.has_wal or os.path.lexists(path) else ""
     if not database.integrity.unchanged_since_release(starting=starting is not None):
-        return "somebody else has put it there, or changed it"
+        return "something other than artstore replaced or changed it"
     # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell. A process that
     # falls leaves what it wrote; the look through the whole file, which takes longer the longer it is, is for what
     # a power cut may have left.
@@ -136,7 +136,7 @@ def _put_aside(database: Sqlite, why: str) -> None:
     path = database.path
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}.broken-{stamp}")
-    log.warning("the cache %s is put aside as %s and begun anew: %s", path, aside.name, why)
+    log.warning("the cache %s is put aside as %s and replaced by an empty one: %s", path, aside.name, why)
     # The WAL goes last: beside an empty database SQLite drops it, beside the old one it would be missed.
     for suffix in ("", "-wal"):
         with suppress(FileNotFoundError):
@@ -147,7 +147,7 @@ def _put_aside(database: Sqlite, why: str) -> None:
 
 
 def _delete_older(path: Path, aside: Path) -> None:
-    """They may be large, and none of them holds anything that the sidecars do not."""
+    """Delete older files that were put aside: they may be large, and the sidecars hold all that they hold."""
     for older in path.parent.glob(f"{path.name}.broken-*"):
         if older.name.removesuffix("-wal") != aside.name:
             with suppress(OSError):

@@ -4,7 +4,7 @@ SQLite knows nothing of how common a value is, and guesses badly: it sorts a mil
 of them, or walks through a million to find one. So the index in the order of the page is walked for a short
 while. Where many rows meet the conditions that fills the page, or tells that it will. Otherwise we ask how many
 rows meet each condition, and the search starts from those of the rarest and sorts them; where even those are very
-many, it walks on and fetches no others. A unary no_index keeps SQLite from using any other index.
+many, it walks on and fetches no others. A unary plus (`no_index`) keeps SQLite from using any other index.
 
 What takes the time is to fetch rows that lie far apart, a page of the file each. So names, by which rows that were
 uploaded together are not together, lie beside the ids in an index of their own.

@@ -1,4 +1,4 @@
-"""SharedMemory on the disk for what SQLite maps into memory: the index of the WAL (`-shm`).
+"""Reserves space on the disk for what SQLite maps into memory: the index of the WAL (`-shm`).
 
 A page of a mapped file that finds no block when it is written is no error but SIGBUS, which ends the process. So
 SQLite writes a byte of each page before it maps it. Where blocks are smaller than pages, as on an ext4 below 512 MiB,
