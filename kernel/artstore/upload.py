@@ -279,7 +279,7 @@ class Upload(Session):
             "updated_at": timestamp(request.at),
             "revision": 1,
         }
-        return validate({**fields, **texts})
+        return validate({**texts, **fields})
 
     def _leave_traces(self, breadcrumb: Breadcrumb | None) -> None:
         """Write what recovery, or a retry, needs if this process dies while it publishes."""

@@ -313,6 +313,12 @@ def test_many_uploads_at_once(kernel: Kernel) -> None:
 # --- chosen ids ---
 
 
+def test_a_caller_sets_no_field_of_the_kernel(kernel: Kernel) -> None:
+    attr = upload(kernel, b"data", tags=["t"], size=9, uploaded_by="root", storage_path="x", revision=7)
+    assert (*attr.tags, attr.size, attr.uploaded_by, attr.revision) == ("t", 4, BY.name, 1)
+    assert content(kernel, attr.file_id) == b"data"
+
+
 def test_a_retry_of_a_chosen_id_is_the_same_file(ground: Ground, kernel: Kernel) -> None:
     first, new = put(kernel)
     assert new
