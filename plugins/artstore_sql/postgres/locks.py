@@ -45,7 +45,7 @@ class Locks:
             pause, longest = _PAUSES
             while not self._ask(connection, _LOCK, name):
                 if not wait:
-                    raise Conflict("Another node holds this lock; only one may at a time.")
+                    raise Conflict("Another node holds this lock; one at a time.")
                 time.sleep(pause)
                 pause = min(pause * 1.5, longest)
             try:

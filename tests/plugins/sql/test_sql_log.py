@@ -302,9 +302,9 @@ def tried(home: Jobs, work: Callable[[Job], None]) -> Record | None:
 
 def test_a_lock_given_back_while_it_is_kept_costs_no_other(postgres: Postgres, opened: Open) -> None:
     log = opened()
-    with log._locks._database.held() as given_back:
+    with log._locks._database.connection() as given_back:
         pass
-    log._locks._keep(given_back)
+    log._locks._keep_alive(given_back)
     kept = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'artstore' AND query = 'SELECT 1'"
     assert postgres.ask(kept) == []
     with log.exclusive("recovery"):
