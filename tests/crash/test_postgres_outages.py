@@ -98,7 +98,7 @@ def test_the_schema_is_shown_and_moved(artstore: Command) -> None:
 
     assert revision("current") is None
     assert revision("upgrade") == migration.HEAD
-    assert revision("downgrade") == f"r{int(migration.HEAD[1:]) - 1}"
+    assert revision("downgrade") is None
     wrong = artstore("db", "upgrade", "r9")
     assert (wrong.returncode, "r9" in wrong.stderr) == (78, True)
 

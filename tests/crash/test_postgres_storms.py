@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ def remote(
     proxy = TcpProxy(postgres.port)
     proxy.cut_after = 1
     shared_log = request.param == "log in PostgreSQL"
-    prefix = "storm_log_" if shared_log else "storm_"
+    prefix = f"storm_{secrets.token_hex(3)}_"  # the order of a run may make this fixture twice in one process
     told = {"URL": postgres.url(port=proxy.port), "TABLE_PREFIX": prefix, "TIMEOUT": str(TIMEOUT)}
     settings = {"WAL": "sql"} if shared_log else {}
     for role in ("CACHE", "WAL") if shared_log else ("CACHE",):
