@@ -127,7 +127,7 @@ def _import_for_all_workers(adapter: Adapter, settings: Settings) -> None:
     """Import what each worker needs, so that it is imported once and shared by all of them.
 
     Plugins of other distributions are left to the workers: they may start threads, and a fork inherits none. A module
-    that cannot be imported is reported by whoever needs it.
+    that cannot be imported is reported by the worker that needs it.
     """
     importlib.import_module("granian")
     importlib.import_module(adapter.module)

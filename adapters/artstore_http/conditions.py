@@ -46,7 +46,7 @@ def evaluate(
 
     `etag` is as in the `ETag` header, quotes and all; None: there is no current representation. A list
     of entity-tags that cannot be parsed matches nothing: `If-Match` fails, a GET sends the whole. Before a
-    change a broken `If-None-Match` fails too: whoever sent it wanted protection.
+    change a broken `If-None-Match` fails too: its sender wanted protection.
     """
     reading = method in ("GET", "HEAD")
     if if_match is not None:

@@ -12,7 +12,7 @@ _ATTR_CHARS = "!#$&+-.^_`|~"
 _EXTENDED = re.compile(
     r"utf-8'[^']*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})*)", re.IGNORECASE | re.ASCII
 )
-# A fallback keeps what every user agent reads alike. Some decode %41 there although nobody should
+# A fallback keeps what every user agent reads alike. Some decode %41 there although none should
 # (RFC 6266, appendix D), so a percent sign goes where two hex digits follow it.
 _UNPLAIN = re.compile(r'[^ -~]|["\\]|%(?=[0-9A-Fa-f]{2})')
 
@@ -92,7 +92,7 @@ def _scan(value: str, header: str) -> tuple[str, dict[str, str]]:
 
 def _unquoted(text: str) -> str:
     # Only \" and \\ are pairs: browsers send any other backslash as it is, and dropping it would turn a
-    # path that must be refused into a name nobody meant.
+    # path that must be refused into another name.
     return _ESCAPED.sub(r"\1", text[1:-1]) if text.startswith('"') else text
 
 

@@ -14,7 +14,7 @@ _ASSETS = {
     "start.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
 }
-# No script and no style but these files; it talks to this element alone and is shown in nobody's frame.
+# No script and no style but these files; it talks to this element alone and may not be shown in a frame.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

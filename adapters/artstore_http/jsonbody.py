@@ -1,4 +1,4 @@
-"""JSON from strangers (RFC 8259), read so that every reader would read the same (RFC 7493, I-JSON)."""
+"""Parses JSON of unknown origin (RFC 8259), so that every reader would read the same (RFC 7493, I-JSON)."""
 
 from __future__ import annotations
 

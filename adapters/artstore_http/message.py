@@ -47,7 +47,7 @@ class Request:
         try:
             if _BROKEN_PERCENT.search(self.query):
                 raise ValueError
-            # Letters that nobody escaped came as bytes, in UTF-8.
+            # Letters that were not escaped arrived as bytes, in UTF-8.
             query = self.query.encode("latin-1").decode("utf-8")
             pairs = parse_qsl(
                 query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=100

@@ -65,7 +65,7 @@ class Endpoint:
         ahead: asyncio.Task[list[bytes]] | None = None
         try:
             while exchange.response is None:
-                await asyncio.sleep(0)  # here a cancellation is heard, whatever is ready
+                await asyncio.sleep(0)  # here a cancellation takes effect, whatever is ready
                 if refused:
                     raise refused
                 batch = pieces or await (ahead or body.batch())
@@ -102,8 +102,11 @@ class Endpoint:
             stream.close()
 
     async def _hop(self, function: Callable[..., T], *args: object) -> T:
-        """In a thread, to its end: a server that cancels us is heard after it, at the next wait. So a commit is over
-        before anything is given up, and what was opened comes to whoever closes it."""
+        """Run `function` in a thread, and wait for its end also when the server cancels this task.
+
+        The cancellation takes effect at the next wait. So a commit has ended before the upload is aborted, and what was
+        opened reaches the code that closes it.
+        """
         running = asyncio.ensure_future(to_thread.run_sync(partial(function, *args), limiter=self._limiter))
         cancelled = None
         while not running.done():

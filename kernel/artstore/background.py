@@ -21,7 +21,7 @@ INTERVAL = 5.0
 RETRY_MIN = 0.1
 """Seconds until work that searches wait for is first tried again; then twice as long each time, up to `INTERVAL`."""
 FLUSH_ROUNDS = 12
-"""A flush follows this many times `INTERVAL` after the last one."""
+"""Rounds, of `INTERVAL` seconds each, between two flushes."""
 
 
 class Background:

@@ -37,7 +37,7 @@ class _Pending(NamedTuple):
 
 @dataclass(slots=True)
 class Flush:
-    """What one flush makes durable. What is still in it when the flush ends waits for the next one."""
+    """What one flush makes durable. Items that the caller did not remove from it are carried to the next flush."""
 
     changed: bool
     """Whether the cache was changed since the last flush."""

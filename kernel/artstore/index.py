@@ -25,8 +25,8 @@ BATCH = 500
 LOCK_TIMEOUT = 5.0
 """Seconds to wait for the lock of a file: a process that is stopped must not stop the others."""
 RECENT = timedelta(hours=24)
-"""How long ago a file may have been uploaded whose entry is written now: longer than any process takes from reading a
-sidecar to writing its entry."""
+"""Age up to which a file is searched for again after a race: longer than any process takes from reading a sidecar to
+writing its entry."""
 
 
 class Index:
@@ -116,7 +116,9 @@ class Index:
         except Exception as e:
             log.warning("the index entry of %s is written later: %s", attr.file_id, e)
             if not self.backlog.enqueue(attr.file_id, attr.key, intent):
-                raise Unavailable("It was done, but the index does not know it yet; try again.") from e
+                raise Unavailable(
+                    "The change was made, but its index entry is not written yet; try again."
+                ) from e
             return False
         finally:
             self.backlog.note_change()

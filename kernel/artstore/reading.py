@@ -74,7 +74,7 @@ def find(parts: Parts, index: Index, file_id: FileId) -> tuple[Attr, bytes]:
     if key is None and complete and not backend.capabilities.shared:
         raise NotFound(f"There is no file {file_id}.")
     directory = naming.directory_of(file_id)
-    # The id tells the directory. Only for an id that a caller chose, and without a complete index, all are searched.
+    # The id tells the directory. While the index is incomplete all directories are searched, that of the id first.
     directories: Iterable[str] = () if directory is None else (directory,)
     if not complete:
         directories = [*directories, *(d for d in backend.list_directories() if d != directory)]

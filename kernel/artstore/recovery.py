@@ -85,7 +85,7 @@ def recover_dead(parts: Parts, index: Index, observers: Observers) -> Report:
                 log.warning("the index is complete again: %s", run.report)
             else:
                 run.recover_changes()
-                # After that: a process that died while it rebuilt the index counts until another has rebuilt it.
+                # Only now: the flag of a process that died during a rebuild stays until another has finished the rebuild.
                 index.backlog.clear_dead()
         except (Unavailable, StorageFull):
             run.enqueue_recovered()
@@ -132,7 +132,7 @@ class Recovery:
                 self._index.backlog.enqueue(attr.file_id, key, None)
 
     def reindex(self) -> None:
-        """Make the index equal to the store: from the checkpoint on, or all of it when the cache is not recognised."""
+        """Compare the index with the store from the checkpoint on, or rebuild it when the cache is not recognised."""
         parts, backlog = self._parts, self._index.backlog
         sole_writer = self._sole_writer()
         known, generation = checkpoint.read(parts), parts.cache.generation()

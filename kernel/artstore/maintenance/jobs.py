@@ -146,7 +146,7 @@ class Job:
 
 
 def _ignore(progress: Progress) -> None:
-    """Show the progress to nobody."""
+    """Show no progress: the default."""
 
 
 def _escape(text: str) -> Key:

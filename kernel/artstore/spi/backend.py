@@ -1,7 +1,7 @@
 """The role `backend`: where data and sidecars lie.
 
 A backend keeps two promises, in two Protocols: `Backend` is a store, and `Recoverable` is what recovery needs after a
-process died. Subclass both. Whoever writes for an object store implements the narrower `ObjectStore` of
+process died. Subclass both. The author of a backend for an object store implements the narrower `ObjectStore` of
 `artstore_objects` instead and gets both from there.
 
 Every method may be called from many threads at once. Under a key that is not valid (empty parts, `..`, no directory) a
@@ -160,8 +160,8 @@ class Backend(Configurable, Protocol):
     def replace_sidecar(self, key: Key, sidecar: bytes, *, if_match: bytes) -> None:
         """Replace the sidecar, if it equals `if_match`; durable on return.
 
-        To replace a sidecar by itself makes it durable. Raises `NotFound`, `PreconditionFailed`, `StorageFull`,
-        `Unavailable` (in doubt).
+        Replacing a sidecar with the same bytes makes it durable once more. Raises `NotFound`, `PreconditionFailed`,
+        `StorageFull`, `Unavailable` (in doubt).
         """
 
     @abstractmethod
@@ -248,9 +248,10 @@ class Recoverable(Protocol):
 
     @abstractmethod
     def recover(self) -> Iterator[Recovered]:
-        """Finish or undo each unfinished publication of dead processes, and yield what became of it.
+        """Finish, undo or quarantine each unfinished publication of dead processes, and yield what became of it.
 
-        A publication is finished when its sidecar was published, else undone. Never touches what a live process holds.
+        A publication is finished when its sidecar was published, else undone; a pair that the disk broke goes to
+        quarantine. Never touches what a live process holds.
         """
 
     @abstractmethod

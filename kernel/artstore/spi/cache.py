@@ -64,7 +64,7 @@ class Totals(NamedTuple):
 
 @runtime_checkable
 class Cache(Configurable, Protocol):
-    """The index. It may be deleted at any time and is never the truth: the kernel believes sidecars only.
+    """The database behind the index. It may be deleted at any time and is never the truth: that is the sidecars.
 
     It is built also when its database does not answer. Then, and whenever the database does not answer within its
     deadline, every method raises `Unavailable`, and a later call tries again. A database that was lost, damaged or

@@ -52,7 +52,7 @@ class Intent(Protocol):
 
     @abstractmethod
     def fail(self, error: str) -> None:
-        """End it: the change failed, and recovery removes what is left."""
+        """End it: the change failed, or its outcome is in doubt. Recovery decides what becomes of the rest."""
 
     @abstractmethod
     def sync(self) -> None:

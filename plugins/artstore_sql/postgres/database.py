@@ -56,10 +56,10 @@ class Timed(psycopg.Connection[Any]):
 
 
 class Postgres:
-    """At most `size` connections of one process, made when they are needed: a server may fork before.
+    """At most `size` connections of one process. They are made when they are needed, since a server may fork before.
 
-    A call that finds its connection cut is tried once more. While the server is silent one call at a
-    time waits for it; the others are told at once.
+    A call that finds its connection cut is tried once more. While the server does not answer, one call at a time waits
+    for it, and the others fail at once.
     """
 
     def __init__(self, url: SecretStr, timeout: float, *, place: str, size: int) -> None:

@@ -1,4 +1,4 @@
-"""What PostgreSQL's refusals mean to an operator, and to a caller. No url, and so no password, is told."""
+"""What the errors of PostgreSQL mean to an operator and to a caller. No message holds a url, and so a password."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def translate(
     error: BaseException | None, url: URL, *, where: str, place: str, timeout: float
 ) -> ArtstoreError:
     """Return the error of artstore for an error of psycopg."""
-    told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    shown = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     names = {"where": where, "user": url.username, "database": url.database}
     for kind, (detail, cure) in _WRONG.items():
         # Before there is a session libpq gives no code, only the server's sentence.
@@ -51,10 +51,10 @@ def translate(
     if isinstance(error, errors.QueryCanceled | errors.LockNotAvailable | errors.DeadlockDetected):
         return Refused(f"The database did not answer within {timeout:g} s.")
     if isinstance(error, psycopg.OperationalError):
-        return Unavailable(f"The database at {where} does not answer: {told}.")
+        return Unavailable(f"The database at {where} does not answer: {shown}.")
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
-        return Dropped(f"A table or column of this element is missing: {told}.")
-    return Refused(f"The database refuses this: {told}.")
+        return Dropped(f"A table or column of this element is missing: {shown}.")
+    return Refused(f"The database refuses this: {shown}.")
 
 
 def _lacks_code(error: BaseException | None) -> bool:

@@ -31,7 +31,7 @@ class Schema:
         self._element = ""
 
     def open_or_defer(self) -> None:
-        """At start: what only the operator can mend is told; a server that does not answer may do so later."""
+        """Open the tables at start. Raises `ConfigError`; a server that does not answer is asked again later."""
         try:
             self._open()
         except Unavailable as e:

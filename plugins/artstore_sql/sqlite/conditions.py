@@ -119,7 +119,7 @@ def _words(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condition
         yield Condition(test=place > 0)
     long = [word for word in words[:_TRIGRAMS] if len(word) >= LONGEST]
     if indexed and long:
-        # What has a part of each of several words is soon told, and seldom much more than what has all parts.
+        # Entries with one part of each word are found quickly, and are seldom many more than those with all parts.
         some = _by_trigrams(tables, long, 1) if len(long) > 1 else None
         yield Condition(ids=_by_trigrams(tables, long, _TRIGRAMS), quick=some)
     short = [word for word in words if len(word) < LONGEST and not _UNSAFE & set(word)]

@@ -48,12 +48,12 @@ class BadData(Unavailable):
 
 
 class Sqlite:
-    """The connections of one process; nothing stays open between calls but what the pool keeps.
+    """The connections of one process. Between calls only the connections of the pool stay open.
 
     SQLite before 3.51.3 can corrupt a database in WAL mode when two connections write and checkpoint
     at once. So nothing checkpoints by itself, and `exclusive` is held around every write transaction
     and every checkpoint, by all processes. (The last connection to close also checkpoints: SQLite does
-    that under its own lock of the whole file, with nobody else connected.)
+    that under its own lock of the whole file, while no other connection exists.)
     """
 
     def __init__(self, path: Path, timeout: float, *, reading: bool = False) -> None:
@@ -233,8 +233,8 @@ class Sqlite:
     # --- connections ---
 
     def _connect(self) -> sqlite3.Connection:
-        # mode=rw: a database deleted under us is an error, not an empty one without tables. Who only looks makes
-        # no file beside it either, which mode=ro would as long as nobody else has it open.
+        # mode=rw: a database deleted under us is an error, not an empty one without tables. A read-only
+        # connection creates no file beside it either, which mode=ro would while no other connection is open.
         mode = "mode=rw" if not self._read_only else "mode=ro" if self.has_wal else "immutable=1"
         maps = mode != "immutable=1"
         if maps:

@@ -9,7 +9,7 @@ UNSAFE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "smb2", "fuse.sshfs"
 
 
 def file_system(path: Path, mounts: str | None = None) -> str:
-    """The type of the file system of `path`, told by the kernel's table; "" when that cannot be read."""
+    """The type of the file system of `path`, from the kernel's table; "" when that cannot be read."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")

@@ -17,10 +17,10 @@ _LONGEST_PAUSE = 0.002
 
 @contextmanager
 def exclusive(path: Path, deadline: float) -> Iterator[None]:
-    """The right to write to the database `path`, for one thread of one process at a time.
+    """Hold the right to write to the database `path`, for one thread of one process at a time.
 
-    Whoever wants it first holds the queue file: without it a process that writes without pause would
-    take the lock back before a neighbour that polls notices that it was free.
+    A process that wants the right locks the queue file first. Without the queue a process that writes without pause
+    would lock again before another process, which polls, notices that the lock was free.
     """
     queue = _open(path, ".queue")
     try:

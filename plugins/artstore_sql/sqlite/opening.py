@@ -110,9 +110,9 @@ def _reason_to_replace(database: Sqlite, starting: Alive | None) -> str:
         return "it was removed" if database.has_wal or os.path.lexists(path) else ""
     if not database.integrity.unchanged_since_release(starting=starting is not None):
         return "something other than artstore replaced or changed it"
-    # The last to leave takes the WAL along: where one is left and nobody uses it, somebody fell. A process that
-    # falls leaves what it wrote; the look through the whole file, which takes longer the longer it is, is for what
-    # a power cut may have left.
+    # The last process that closes the database removes the WAL. So a WAL that no process uses was left by a dead one.
+    # Its writes are intact then: only after a power cut may the file be damaged, and only then it is read as a whole,
+    # which takes time in proportion to its size.
     fell = starting is not None and starting.alone and path.stat().st_size and database.has_wal
     if starting is not None and fell and not starting.clean_since_boot():
         return "" if _sound(database) else "it is damaged"

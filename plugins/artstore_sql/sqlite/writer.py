@@ -19,7 +19,7 @@ from artstore_sql.sqlite.database import BadData, Sqlite
 log = logging.getLogger("artstore.sql")
 
 BATCH = 1000
-"""Rows in one transaction, about: neighbours and readers of the answer wait that long."""
+"""Rows of one transaction, about. Other processes, and the callers, wait as long as it takes."""
 
 Row = dict[str, Any]
 Step = Callable[[Connection, Sequence[Row]], None]
@@ -53,7 +53,10 @@ class Writer:
         self._closed = False
 
     def execute(self, step: Step | None, rows: Sequence[Row] = (), *, durable: bool = False) -> None:
-        """Return once `step` is committed. Raises `Unavailable`; what then had begun may still happen."""
+        """Run `step` in a transaction and return when it is committed.
+
+        Raises `Unavailable`; a step that had started by then may still be committed.
+        """
         job = Job(step, rows, durable, time.monotonic() + self._timeout)
         with self._changed:
             if self._closed:
@@ -67,7 +70,7 @@ class Writer:
         if not job.done.wait(self._timeout):
             with self._changed:
                 if job in self._queue:
-                    # Nobody waits for it: done later it could undo what another process did since.
+                    # Its caller has given up. Run later, it could undo what another process did since.
                     self._queue.remove(job)
             if not job.done.is_set():
                 raise Unavailable(f"The cache did not write within {self._timeout:g} s.")
@@ -107,7 +110,7 @@ class Writer:
             return self._queue[0]
 
     def _batch(self) -> list[Job]:
-        # Taken once the lock is held: whoever came while we waited for it rides along.
+        # Collected while the lock is held: the jobs that arrived while we waited for it join the transaction.
         jobs: list[Job] = []
         rows = 0
         with self._changed:
