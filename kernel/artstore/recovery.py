@@ -85,7 +85,7 @@ def recover_dead(parts: Parts, index: Index, observers: Observers) -> Report:
                 log.warning("the index is complete again: %s", run.report)
             else:
                 run.recover_changes()
-                # Only now: the flag of a process that died during a rebuild stays until another has finished the rebuild.
+                # Only now: the flag of a process that died during a rebuild stays until another has finished it.
                 index.backlog.clear_dead()
         except (Unavailable, StorageFull):
             run.enqueue_recovered()

@@ -59,17 +59,17 @@ class Owner:
 
     def set_dirty(self, position: int) -> bool:
         """Record that index entries are still to be written; return False when this owner is fenced."""
-        change = text(f"UPDATE {self._table} SET owes = :position WHERE id = :id AND NOT fenced").bindparams(
-            position=position, id=self.id
-        )
+        change = text(
+            f"UPDATE {self._table} SET dirty_at = :position WHERE id = :id AND NOT fenced"
+        ).bindparams(position=position, id=self.id)
         self.fenced = self._database.write(lambda c: c.execute(change).rowcount) == 0
         return not self.fenced
 
     def clear_dirty(self, position: int) -> None:
         """Record that the entries that were missing before `position` are written."""
-        change = text(f"UPDATE {self._table} SET owes = 0 WHERE id = :id AND owes <= :position").bindparams(
-            position=position, id=self.id
-        )
+        change = text(
+            f"UPDATE {self._table} SET dirty_at = 0 WHERE id = :id AND dirty_at <= :position"
+        ).bindparams(position=position, id=self.id)
         self._database.write(lambda c: c.execute(change))
 
     def leave(self, intents: str) -> None:

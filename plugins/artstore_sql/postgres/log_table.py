@@ -66,7 +66,7 @@ class LogTable:
 
     def any_dirty(self) -> bool:
         """Return whether any owner has index entries still to write."""
-        select = text(f"SELECT EXISTS (SELECT 1 FROM {self.owners} WHERE owes > 0)")
+        select = text(f"SELECT EXISTS (SELECT 1 FROM {self.owners} WHERE dirty_at > 0)")
         return bool(self.database.read(lambda c: c.execute(select).scalar_one()))
 
     def open_uploads(self, file_id: str, *, except_of: int) -> list[str]:
