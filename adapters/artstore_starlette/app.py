@@ -102,11 +102,8 @@ class Endpoint:
             stream.close()
 
     async def _hop(self, function: Callable[..., T], *args: object) -> T:
-        """Run `function` in a thread, and wait for its end also when the server cancels this task.
-
-        The cancellation takes effect at the next wait. So a commit has ended before the upload is aborted, and what was
-        opened reaches the code that closes it.
-        """
+        """Run `function` in a thread to its end. A cancellation takes effect after it: so a commit has ended before an
+        upload is aborted, and what was opened reaches the code that closes it."""
         running = asyncio.ensure_future(to_thread.run_sync(partial(function, *args), limiter=self._limiter))
         cancelled = None
         while not running.done():
