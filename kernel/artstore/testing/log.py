@@ -310,11 +310,13 @@ class SharedLogSuite(LogSuite):
         assert not two.any_dirty()
         one.set_dirty()
         position = one.position()
+        assert one.any_dirty()
         assert two.any_dirty()
         one.set_dirty()
         one.clear_dirty(position)
         assert two.any_dirty(), "the second was set after the position"
         one.clear_dirty(one.position())
+        assert not one.any_dirty()
         assert not two.any_dirty()
         two.clear_dirty(two.position())  # of a process that set nothing
 
@@ -325,9 +327,10 @@ class SharedLogSuite(LogSuite):
         begin(one, 1)
         one.set_dirty()
         one.close()
-        left = self.abandoned(two)
-        assert two.any_dirty()
-        recover(left)
+        for part in self.abandoned(two):
+            part.close()
+        assert two.any_dirty(), "an intent is still open"
+        recover(self.abandoned(two))
         assert not two.any_dirty()
 
     def test_the_open_uploads_of_other_processes_are_known(self, open_log: Callable[[], SharedLog]) -> None:
