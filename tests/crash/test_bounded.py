@@ -1,15 +1,14 @@
-"""What a start looks at depends on what was under way, not on how many files there are. Counted, not timed."""
+"""How many calls a start makes depends on the changes in progress, not on the number of files. Counted, not timed."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from support import servers, tracing
-from support.deaths import Mortal, Nursery, answers, on_disk
+from support.crashes import Launcher, SingleProcess, files_on_disk, read_files
 
 LOOKS = (
     "openat",
@@ -26,7 +25,7 @@ LOOKS = (
 
 
 def grow(home: Path, hours: int) -> None:
-    """Copies of the files of the present hour, under ids and names of their own, in `hours` older directories."""
+    """Copy the files of the present hour to `hours` older directories, each under an id of its own."""
     files = home / "files"
     (hour,) = (d for d in files.glob("2*/*/*/*"))
     for n in range(hours):
@@ -43,39 +42,39 @@ def grow(home: Path, hours: int) -> None:
             os.link(hour / name, files / directory / name)
 
 
-def looked_at(nursery: Nursery, home: Path, after: Callable[[Mortal], None]) -> list[str]:
-    """What a start opens, lists and asks for in the tree of a home; `after` it something is done to the element."""
-    gate = nursery.fresh("gate")
-    os.mkfifo(gate)
-    element = nursery.birth(home, gate=gate)
-    with tracing.watched(element.pid, home, nursery.fresh("trace"), LOOKS) as trace:
-        os.close(os.open(gate, os.O_WRONLY))
-        element.ready()
+def record_start(launcher: Launcher, home: Path, after: Callable[[SingleProcess], None]) -> list[str]:
+    """Return what a start opens, lists and asks for in the tree of a home. `after`: what ends the element."""
+    element, open_home = launcher.start_closed(home)
+    with tracing.watched(element.pid, home, launcher.new_path("trace"), LOOKS) as trace:
+        open_home()
+        element.wait_ready()
     after(element)
     return [call.text for call in trace.calls(all_of=True) if f"{home}/files" in call.text]
 
 
-def test_a_start_looks_at_what_was_under_way(tmp_path: Path, tried: Callable[[str], None]) -> None:
-    nursery = Nursery(tmp_path)
+def test_the_cost_of_a_start_does_not_grow_with_the_store(
+    tmp_path: Path, tried: Callable[[str], None]
+) -> None:
+    launcher = Launcher(tmp_path)
     try:
         home = tmp_path / "home"
         servers.prepare(home)
-        element = nursery.birth(home).ready()
+        element = launcher.start(home).wait_ready()
         for n in range(2):
             element.upload(b"old", f"{n}.txt", description="old")
-        leave(element)
+        element.end()
         counts = {}
         for hours in (0, 60):
             grow(home, hours)
-            (home / "files" / ".artstore" / "checkpoint.json").unlink()  # the cache is filled anew
-            counts["filling", hours] = looked_at(nursery, home, leave)
-            counts["stopped", hours] = looked_at(nursery, home, Mortal.kill)
-            counts["killed", hours] = looked_at(nursery, home, leave)
-            element = nursery.birth(home).ready()
-            there = answers(element)
-            assert there == on_disk(home)
+            (home / "files" / ".artstore" / "checkpoint.json").unlink()  # the cache is filled again
+            counts["filling", hours] = record_start(launcher, home, SingleProcess.end)
+            counts["stopped", hours] = record_start(launcher, home, SingleProcess.kill)
+            counts["killed", hours] = record_start(launcher, home, SingleProcess.end)
+            element = launcher.start(home).wait_ready()
+            there = read_files(element)
+            assert there == files_on_disk(home)
             assert len(there) == 2 + 2 * hours
-            leave(element)
+            element.end()
         assert len([text for text in counts["filling", 60] if "/files/2010/" in text]) > 60
         for how in ("stopped", "killed"):
             assert not [text for text in counts[how, 60] if "/files/2010/" in text]
@@ -84,9 +83,4 @@ def test_a_start_looks_at_what_was_under_way(tmp_path: Path, tried: Callable[[st
             ", ".join(f"{how} with {hours} old hours: {len(c)} looks" for (how, hours), c in counts.items())
         )
     finally:
-        nursery.close()
-
-
-def leave(element: Mortal) -> None:
-    os.kill(element.pid, signal.SIGTERM)
-    assert element.died(30)
+        launcher.close()

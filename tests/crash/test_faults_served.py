@@ -16,7 +16,7 @@ import pytest
 
 from support import servers, tracing
 from support.audit import open_intents
-from support.deaths import answers, on_disk
+from support.crashes import files_on_disk, read_files
 from support.servers import Answer, Element, file_path, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -117,7 +117,7 @@ def suffer(client: Client, faults: list[Fault], log: Path) -> None:
     assert client.delete().status == 204
     # One failed fsync closes nothing, and rows that were owed are paid.
     until(lambda: element.get("/health/ready").status == 200, "ready")
-    element.settled()
+    element.wait_idle()
 
 
 @pytest.mark.parametrize("turn", [None, pytest.param(0, marks=LONG), pytest.param(1, marks=LONG)])
@@ -131,19 +131,19 @@ def test_calls_of_a_server_fail(tmp_path: Path, turn: int | None, tried: Callabl
         element = servers.start(adapter, home, settings={"LIMITS__MIN_FREE": "0"})
         client = Client(element, there)
         try:
-            assert answers(element) == there
+            assert read_files(element) == there
             suffer(client, faults, tmp_path / "strace")
         finally:
             element.process.terminate()
             element.process.wait(60)
         log = element.log.read_text()
         assert "Traceback" not in log, log
-        assert on_disk(home) == there
+        assert files_on_disk(home) == there
         assert open_intents(home) == []
         tried(f"{adapter}: " + ", ".join(f"{f.change} {f.calls} {f.error}" for f in faults))
     element = servers.start("starlette", home)
     try:
-        assert answers(element) == there == on_disk(home)
+        assert read_files(element) == there == files_on_disk(home)
         element.stop()
     finally:
         element.process.kill()

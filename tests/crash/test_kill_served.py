@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from support import deaths, servers, tracing
-from support.deaths import DEEDS, LOST, Said, Witness, answers, on_disk, serving
+from support import crashes, servers, tracing
+from support.crashes import CHANGES, LOST, Acknowledged, Expected, Load, files_on_disk, read_files
 from support.long_runs import usual_or_long
 from support.servers import Connection, Element, until
 
@@ -64,52 +64,50 @@ def test_a_worker_killed_within_a_change(
     try:
         one, other = until(lambda: element.workers() if len(element.workers()) == 2 else None, "two workers")
         for name in ("multipart", "update", "raw", "delete"):
-            old = through(element, one).upload(deaths.SMALL, "old.txt", description="old")
+            old = through(element, one).upload(crashes.SMALL, "old.txt", description="old")
             with tracing.watched(one, element.home, tmp_path / f"{name}.trace") as trace:
-                DEEDS[name].run(through(element, one), old, [])
+                CHANGES[name].run(through(element, one), old, [])
             seen[name] = trace.calls()
         for round_ in range(rounds):
             # Never the youngest: granian takes a worker that dies within seconds of its birth for a crash loop.
             victim, neighbour = one, other
             name = list(seen)[round_ % len(seen)]
             call = replace(dice.choice(seen[name]), thread=0)
-            old = through(element, victim).upload(deaths.SMALL, "old.txt", description="old")
-            witness = Witness(answers(element))
+            old = through(element, victim).upload(crashes.SMALL, "old.txt", description="old")
+            expected = Expected(read_files(element))
             with (
                 tracing.doomed(victim, call, tmp_path / f"{round_}.trace", any_thread=True),
-                serving(through(element, neighbour)) as theirs,
+                Load(through(element, neighbour)) as theirs,
             ):
-                dead = attempt(name, through(element, victim), old, witness.said)
+                dead = attempt(name, through(element, victim), old, expected.acknowledged)
             tally["deaths" if dead else "not reached"] += 1
-            witness.before |= {made["file_id"]: made for made in theirs}
+            expected.before |= {made["file_id"]: made for made in theirs}
             if not dead:
                 os.kill(victim, signal.SIGKILL)
             one, other = neighbour, until(lambda: successor(element, victim, neighbour), "a successor")  # noqa: B023
-            through(element, other).settled()
+            through(element, other).wait_idle()
             until(lambda: not list((element.home / "files/.artstore/tombstones").iterdir()), "no tombstone")
             try:
-                witness.judge(element, DEEDS[name], old["file_id"])
+                expected.check(element, CHANGES[name], old["file_id"])
             except AssertionError as e:
-                raise AssertionError(f"{name}, killed at {call}; acknowledged {witness.said}") from e
-        before = answers(element)
-        os.killpg(element.process.pid, signal.SIGKILL)
-        element.process.wait(30)
+                raise AssertionError(f"{name}, killed at {call}; acknowledged {expected.acknowledged}") from e
+        before = read_files(element)
+        element.kill()
         assert "Traceback" not in element.log.read_text()
         element = servers.start("falcon" if adapter == "starlette" else "starlette", element.home)
-        assert answers(element) == before == on_disk(element.home)
+        assert read_files(element) == before == files_on_disk(element.home)
         element.stop()
     finally:
-        element.process.kill()
-        element.process.wait(30)
+        element.kill()
         print(element.log.read_text()[-10_000:])
     tried(f"artstore serve, two workers: {sum(map(len, seen.values()))} calls seen, {dict(tally)}")
     assert tally["deaths"]
 
 
-def attempt(name: str, element: Pinned, old: dict[str, Any], said: Said) -> bool:
+def attempt(name: str, element: Pinned, old: dict[str, Any], acknowledged: Acknowledged) -> bool:
     """Whether the worker died of it."""
     try:
-        DEEDS[name].run(element, old, said)
+        CHANGES[name].run(element, old, acknowledged)
     except LOST:
         until(lambda: not tracing.alive(element.worker), "the death of the worker that did not answer")
     return not tracing.alive(element.worker)

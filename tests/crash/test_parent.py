@@ -1,4 +1,4 @@
-"""The process that serves, and the workers that take the place of dead ones."""
+"""The parent process of `artstore serve`, and the workers that it starts in place of dead ones."""
 
 from __future__ import annotations
 
@@ -8,33 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from support import tracing
 from support.servers import start, until
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.parametrize("adapter", ["starlette", "falcon"])
 def test_workers_end_with_the_process_that_serves(adapter: str, tmp_path: Path) -> None:
     element = start(adapter, tmp_path / "home", workers=2)
     os.kill(element.workers()[0], signal.SIGBUS)
-    until(lambda: "Fatal Python error: Bus error" in element.log.read_text(), "last words")
-    workers = children(element.process.pid)
+    until(lambda: "Fatal Python error: Bus error" in element.log.read_text(), "the fault handler writes")
+    workers = element.workers()
     element.process.send_signal(signal.SIGKILL)
     element.process.wait()
-    until(lambda: not any(map(alive, workers)), "the end of the workers")
+    until(lambda: not any(map(tracing.alive, workers)), "the end of the workers")
 
 
-def test_a_configuration_that_was_spoilt_since_the_start_is_one_line(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_names_the_wrong_setting_in_one_line(tmp_path: Path) -> None:
     element = start("starlette", tmp_path / "home", workers=1)
     (element.home / "artstore.toml").write_text("[server]\nprot = 1\n")
     os.kill(element.workers()[0], signal.SIGKILL)

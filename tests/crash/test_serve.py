@@ -1,196 +1,111 @@
-"""Real elements, killed with SIGKILL under load and opened again: what was acknowledged is there, and whole."""
+"""`artstore serve` under load is killed, all of it or one of its workers: every answer holds, and nothing is left."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import random
 import signal
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import servers
 from support.audit import audit, open_intents
-from support.servers import Element, file_path, until
+from support.clients import Client
+from support.servers import Element, until
 
 pytestmark = pytest.mark.slow
 
 CLIENTS = 6
-LOST = (OSError, http.client.HTTPException)
 
 
-@dataclass
-class Client:
-    """Somebody who uploads, changes and deletes files of their own, and remembers every answer."""
-
-    element: Element
-    seed: int
-    there: dict[str, dict[str, Any]] = field(default_factory=dict)
-    contents: dict[str, bytes] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
-    doubtful: dict[str, str] = field(default_factory=dict)
-    """What was asked of a file and never answered."""
-    answers: int = 0
-
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
-
-    def step(self) -> None:
-        """One request; raises one of LOST when there is no answer."""
-        sure = [i for i in self.there if i not in self.doubtful]
-        action = self.random.choice(["upload", "upload", "update", "delete"]) if sure else "upload"
-        if action == "upload":
-            body = self.random.randbytes(self.random.choice([0, 1, 4096, 70_000]))
-            made = self.element.upload(body, f"файл {self.random.random()}.bin")
-            self.there[made["file_id"]], self.contents[made["file_id"]] = made, body
-        else:
-            file_id = self.random.choice(sure)
-            self.doubtful[file_id] = action
-            if action == "update":
-                answer = self.element.patch(file_id, {"description": str(self.random.random())})
-                assert answer.status == 200, answer
-                self.there[file_id] = answer.json()
-            else:
-                answer = self.element.ask("DELETE", file_path(file_id))
-                assert answer.status == 204, answer
-                del self.there[file_id]
-                self.gone.add(file_id)
-            del self.doubtful[file_id]
-        self.answers += 1
-
-    def until_lost(self) -> None:
+@contextmanager
+def load(clients: list[Client], tally: Counter[str], answers: int) -> Iterator[None]:
+    """Let the clients run: that many answers come before the block, and the clients end after it."""
+    over, before = threading.Event(), answered(tally)
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        running = [pool.submit(client.run, over) for client in clients]
         try:
-            while True:
-                self.step()
-        except LOST:
-            pass
-
-    def until_over(self, over: threading.Event) -> None:
-        """Go on whatever is lost on the way."""
-        while not over.is_set():
-            try:
-                self.step()
-            except LOST:
-                continue
+            until(lambda: answered(tally) >= before + answers, f"{answers} answers")
+            yield
+        finally:
+            over.set()
+        for client in running:
+            client.result(60)
 
 
-def judge(element: Element, clients: list[Client]) -> int:
-    """Every answer still holds; how many files there are."""
-    found: dict[str, dict[str, Any]] = {}
-    cursor = ""
-    while True:
-        page = element.get(f"/api/v1/files?limit=1000{cursor}").json()
-        found |= {attr["file_id"]: attr for attr in page["items"]}
-        if not page.get("next_cursor"):
-            break
-        cursor = f"&cursor={page['next_cursor']}"
+def answered(tally: Counter[str]) -> int:
+    return sum(count for name, count in tally.items() if name not in ("lost", "put repeated"))
+
+
+def check(element: Element, clients: list[Client]) -> int:
+    """Check that every answer of the clients still holds; return how many files there are."""
+    found = element.files()
     for client in clients:
-        for file_id, attr in client.there.items():
-            doubt = client.doubtful.get(file_id)
-            if file_id not in found:
-                assert doubt == "delete", (client.seed, doubt, attr)
-                continue
-            if found[file_id] != attr:
-                assert doubt == "update", (client.seed, doubt, attr, found[file_id])
-                assert found[file_id]["revision"] == attr["revision"] + 1
-            download = element.download(file_id)
-            assert (download.status, download.body) == (200, client.contents[file_id])
-        for file_id in client.gone:
-            assert file_id not in found
-            assert element.get(file_path(file_id)).status == 404
+        client.element = element
+        client.check(found)
     return len(found)
 
 
-def at_rest(element: Element) -> None:
-    """Stopped, its store holds whole files only, and its log nothing open."""
-    listed = element.get("/api/v1/files?limit=1").status
-    assert listed == 200
+def check_at_rest(element: Element) -> None:
+    """Check that a stopped store holds whole files only, and its log nothing open."""
+    assert element.get("/api/v1/files?limit=1").status == 200
     element.stop()
     audit(element.home)
     assert open_intents(element.home) == []
 
 
-@pytest.mark.parametrize("adapter", ["starlette", "falcon"])
-def test_killed_under_load_and_opened_again(tmp_path: Path, adapter: str) -> None:
+@pytest.fixture
+def dice() -> random.Random:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
-    dice = random.Random(seed)
-    home = tmp_path / "home"
+    return random.Random(seed)
+
+
+@pytest.mark.parametrize("adapter", ["starlette", "falcon"])
+def test_all_processes_are_killed_under_load(tmp_path: Path, adapter: str, dice: random.Random) -> None:
     clients: list[Client] = []
+    tally: Counter[str] = Counter()
     for round_ in range(3):
-        element = servers.start(adapter, home, workers=1 + round_ % 2)
-        try:
-            assert judge(element, clients) >= 0
-            new = [Client(element, dice.randrange(1 << 32)) for _ in range(CLIENTS)]
+        with servers.serving(adapter, tmp_path / "home", workers=1 + round_ % 2) as element:
+            check(element, clients)
+            new = [Client(element, dice.randrange(1 << 32), tally) for _ in range(CLIENTS)]
             clients += new
-            enough = dice.randrange(30, 150)
-            with ThreadPoolExecutor(CLIENTS) as pool:
-                running = [pool.submit(client.until_lost) for client in new]
-                until(lambda: sum(c.answers for c in new) >= enough, f"{enough} answers")  # noqa: B023
-                os.killpg(element.process.pid, signal.SIGKILL)
-                for done in running:
-                    done.result(30)
-        finally:
-            os.killpg(element.process.pid, signal.SIGKILL)
-            element.process.wait(30)
-        for client in new:
-            client.element = element
-        print(f"round {round_}: killed after {sum(c.answers for c in new)} answers")
-    element = servers.start(adapter, home)
-    try:
-        for client in clients:
-            client.element = element
-        print(f"{judge(element, clients)} files, all whole")
+            with load(new, tally, dice.randrange(30, 150)):
+                element.kill()
+    print(f"killed {round_ + 1} times: {dict(tally)}")
+    with servers.serving(adapter, element.home) as element:
+        print(f"{check(element, clients)} files, all whole")
         assert element.staged() == []
         assert element.pending() == []
-        at_rest(element)
-    finally:
-        element.process.kill()
-        element.process.wait(30)
+        check_at_rest(element)
 
 
 @pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
 def test_one_of_two_workers_is_killed_and_the_other_goes_on(
-    tmp_path: Path, database: str, request: pytest.FixtureRequest
+    tmp_path: Path, database: str, dice: random.Random, request: pytest.FixtureRequest
 ) -> None:
     settings: dict[str, str] = {}
     if database == "PostgreSQL":
         url = request.getfixturevalue("postgres").url()
         settings = {"CACHE__SQL__URL": url, "CACHE__SQL__TABLE_PREFIX": "workers_"}
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
-    dice = random.Random(seed)
-    element = servers.start("starlette", tmp_path / "home", workers=2, settings=settings)
-    try:
+    tally: Counter[str] = Counter()
+    with servers.serving("starlette", tmp_path / "home", workers=2, settings=settings) as element:
         until(lambda: len(element.workers()) == 2, "two workers")
-        clients = [Client(element, dice.randrange(1 << 32)) for _ in range(CLIENTS)]
-        over = threading.Event()
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            running = [pool.submit(client.until_over, over) for client in clients]
-            try:
-                until(lambda: sum(c.answers for c in clients) >= 60, "60 answers")
-                os.kill(dice.choice(element.workers()), signal.SIGKILL)
-                then = sum(c.answers for c in clients)
-                until(lambda: sum(c.answers for c in clients) >= then + 60, "60 more answers")
-            finally:
-                over.set()
-            for done in running:
-                done.result(30)
-        # The dead one's uploads are settled by its neighbour or by its successor.
-        element.settled()
-        print(f"{judge(element, clients)} files, all whole")
-        os.killpg(element.process.pid, signal.SIGKILL)
-        element.process.wait(30)
-        element = servers.start("starlette", element.home, settings=settings)
-        for client in clients:
-            client.element = element
-        judge(element, clients)
-        at_rest(element)
-    finally:
-        element.process.kill()
-        element.process.wait(30)
+        clients = [Client(element, dice.randrange(1 << 32), tally) for _ in range(CLIENTS)]
+        with load(clients, tally, 60):
+            os.kill(dice.choice(element.workers()), signal.SIGKILL)
+            killed = answered(tally)
+            until(lambda: answered(tally) >= killed + 60, "60 more answers")
+        # The uploads of the dead one are recovered by the other, or by its successor.
+        element.wait_idle()
+        print(f"{check(element, clients)} files, all whole")
+        element.kill()
+    with servers.serving("starlette", element.home, settings=settings) as element:
+        check(element, clients)
+        check_at_rest(element)

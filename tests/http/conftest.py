@@ -33,7 +33,7 @@ def element(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         made = s3.on_s3(made, server, bucket)
     try:
         yield made
-        made.settled()
+        made.wait_idle()
         command = [servers.ARTSTORE, "wal", "--home", str(made.home), "--json", "--status", "pending"]
         given = {n: v for n, v in os.environ.items() if not n.startswith("ARTSTORE_")}
         given |= {f"ARTSTORE_{name}": value for name, value in settings.items()}

@@ -316,7 +316,7 @@ def test_a_large_body_cut(element: Element, way: Way, going: Callable[[Connectio
         for cut in (1_200_000, last_cut(element, way, body)):
             with element.connect() as connection:
                 connection.send(head + body[:cut])
-                until(element.begun, "the upload's beginning")
+                until(element.is_receiving, "the upload's beginning")
                 assert element.pending()
                 going(connection)
-            element.settled()
+            element.wait_idle()

@@ -183,7 +183,7 @@ def test_delete(element: Element, made: dict[str, Any]) -> None:
         assert gone.status == 404
     element.patch(made["file_id"], {"description": "x"}).problem(404, "not-found")
     assert not [name for name in element.tree() if made["storage_filename"] in name]
-    element.settled()
+    element.wait_idle()
 
 
 def test_a_file_that_never_was_and_one_that_went_away_are_the_same_bytes(

@@ -138,7 +138,7 @@ def test_uploads_that_race_a_transition(element: Element) -> None:
     # Whoever asked after the transition had answered was refused; whoever was told 201 has a file.
     assert not [status for after, status in answers if after and status != 409]
     created = sum(status == 201 for _, status in answers)
-    element.settled()
+    element.wait_idle()
     assert len(element.tree() - before) == 2 * created
     assert element.get("/api/v1/capacity").json()["file_count"] == count + created
 

@@ -120,4 +120,4 @@ def cut(element: Element, head: bytes, body: bytes) -> None:
             until(element.staged, "the upload's beginning")
             if rudely:
                 connection.reset()
-        element.settled()
+        element.wait_idle()

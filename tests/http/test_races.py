@@ -35,7 +35,7 @@ def test_one_id_and_other_bytes(element: Element, size: int, attempt: int) -> No
     (winner,) = [n for n, a in enumerate(answers) if a.status == 201]
     for number, answer in enumerate(answers):
         assert number == winner or answer.problem(409, "conflict")
-    element.settled()
+    element.wait_idle()
     assert element.download(file_id).body == bytes([winner]) * size
     assert len(element.tree() - before) == 2
 
@@ -47,7 +47,7 @@ def test_one_id_and_the_same_bytes(element: Element, attempt: int) -> None:
     answers = at_once(lambda n: element.put(file_id, b"same"))
     assert Counter(a.status for a in answers) == {201: 1, 200: THREADS - 1}
     assert len({a.body for a in answers}) == 1
-    element.settled()
+    element.wait_idle()
     assert len(element.tree() - before) == 2
 
 
@@ -88,7 +88,7 @@ def test_one_delete(element: Element) -> None:
     made = element.upload(b"x")
     answers = at_once(lambda n: element.ask("DELETE", file_path(made["file_id"])))
     assert Counter(a.status for a in answers) == {204: 1, 404: THREADS - 1}
-    element.settled()
+    element.wait_idle()
     assert made["file_id"] not in element.get("/api/v1/files?limit=1000").body.decode()
 
 
@@ -110,5 +110,5 @@ def test_delete_patch_and_download_of_one_file(element: Element) -> None:
         assert answer.status in (200, 404)
         assert "content-disposition" not in dict(answer.headers) or answer.body == data
     assert element.get(path).status == 404
-    element.settled()
+    element.wait_idle()
     assert not [name for name in element.tree() if made["storage_filename"] in name]

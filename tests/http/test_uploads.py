@@ -177,7 +177,7 @@ def test_put_again(element: Element) -> None:
     element.put(file_id, b"abd").problem(409, "conflict")
     element.put(file_id, b"abc", "b.txt").problem(409, "conflict")
     element.put(file_id, b"").problem(409, "conflict")
-    element.settled()
+    element.wait_idle()
     assert element.tree() == tree
     assert element.download(file_id).body == b"abc"
 

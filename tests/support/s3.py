@@ -37,7 +37,7 @@ class Seaweed:
 
     @cached_property
     def client(self) -> Any:
-        """botocore's own client: what a stranger would use. One for all threads: making one takes 0.4 s."""
+        """botocore's own client: as any other program would use it. One for all threads: making one takes 0.4 s."""
         import botocore.session
         from botocore.config import Config
 
@@ -104,7 +104,7 @@ class S3Element(Element):
         content: bytes = self._ask(lambda c: c.get_object(Bucket=self.bucket, Key=name)["Body"].read())
         return content
 
-    def begun(self) -> bool:
+    def is_receiving(self) -> bool:
         return bool(self.pending())  # the first bytes wait in memory until there are enough for a part
 
     def staged(self) -> list[str]:
@@ -112,9 +112,9 @@ class S3Element(Element):
         return [upload["Key"] for upload in uploads]
 
 
-def environment(told: dict[str, Any]) -> dict[str, str]:
+def environment(values: dict[str, Any]) -> dict[str, str]:
     """`settings` as variables, without ARTSTORE_ before them."""
-    return {"BACKEND": "s3"} | {f"BACKEND__S3__{name.upper()}": str(value) for name, value in told.items()}
+    return {"BACKEND": "s3"} | {f"BACKEND__S3__{name.upper()}": str(value) for name, value in values.items()}
 
 
 def on_s3(made: Element, server: Seaweed, bucket: str) -> S3Element:
@@ -192,8 +192,8 @@ def run() -> None:
     import time
 
     with tempfile.TemporaryDirectory() as place, seaweed(Path(place) / "weed") as server:
-        told = settings(server, server.bucket())
-        print("\n".join(f"{name} = {value!r}" for name, value in told.items()), flush=True)
+        values = settings(server, server.bucket())
+        print("\n".join(f"{name} = {value!r}" for name, value in values.items()), flush=True)
         try:
             while True:
                 time.sleep(3600)

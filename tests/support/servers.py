@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,19 +81,21 @@ class Answer:
 
     def problem(self, status: int | None = None, code: str | None = None) -> dict[str, Any]:
         """The problem that this must be (RFC 9457), and of that status and code."""
-        told = f"{self.status} {self.headers} {self.body[:500]!r}"
-        assert self.header("content-type") == "application/problem+json", told
+        shown = f"{self.status} {self.headers} {self.body[:500]!r}"
+        assert self.header("content-type") == "application/problem+json", shown
         problem: dict[str, Any] = self.json()
-        assert 400 <= self.status < 500 or self.status in (503, 507), told
-        assert problem["status"] == self.status, told
-        assert problem["type"] == f"https://artstore.dev/problems/{problem['code']}", told
-        assert problem["title"], told
-        assert problem["detail"], told
-        assert problem["request_id"] == self.header("x-request-id"), told
-        assert problem.keys() - {"field"} == {"type", "title", "status", "detail", "code", "request_id"}, told
-        assert not re.search("Traceback|/tmp", problem["detail"]), told
-        assert status in (None, self.status), told
-        assert code in (None, problem["code"]), told
+        assert 400 <= self.status < 500 or self.status in (503, 507), shown
+        assert problem["status"] == self.status, shown
+        assert problem["type"] == f"https://artstore.dev/problems/{problem['code']}", shown
+        assert problem["title"], shown
+        assert problem["detail"], shown
+        assert problem["request_id"] == self.header("x-request-id"), shown
+        assert problem.keys() - {"field"} == {"type", "title", "status", "detail", "code", "request_id"}, (
+            shown
+        )
+        assert not re.search("Traceback|/tmp", problem["detail"]), shown
+        assert status in (None, self.status), shown
+        assert code in (None, problem["code"]), shown
         return problem
 
 
@@ -258,7 +260,7 @@ class Element:
         }
 
     def stored(self, name: str) -> bytes:
-        """What lies in the store under a name such as `tree` tells."""
+        """What lies in the store under a name that `tree` returns."""
         return (self.home / "files" / name).read_bytes()
 
     def staged(self) -> list[str]:
@@ -269,7 +271,7 @@ class Element:
         )
         return [os.path.join(at, name) for at, name in uploads if name != "lock"]
 
-    def begun(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether bytes of an upload are being kept."""
         return bool(self.staged())
 
@@ -277,20 +279,31 @@ class Element:
         items: list[Any] = self.get("/api/v1/transactions?status=pending").json()["items"]
         return items
 
-    def settled(self) -> None:
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Return all files that a search lists, page by page, under their ids."""
+        found: dict[str, dict[str, Any]] = {}
+        cursor = ""
+        while True:
+            page = self.get(f"/api/v1/files?limit=1000{cursor}").json()
+            found |= {attr["file_id"]: attr for attr in page["items"]}
+            if not page.get("next_cursor"):
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
+
+    def wait_idle(self) -> None:
         """Wait until no upload is under way; what must not be there then fails here."""
         until(lambda: not self.staged() and not self.pending(), "staging empty, nothing pending")
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Whatever happens within leaves no file, no temp, no open intent."""
+        """Whatever happens within the block leaves no file, nothing staged, no open intent."""
         before = self.tree()
         yield
-        self.settled()
+        self.wait_idle()
         assert self.tree() == before
 
     def answers(self) -> bool:
-        """Whether anybody serves."""
+        """Whether a process serves."""
         try:
             return self.get("/health/live").status == 200
         except (OSError, http.client.HTTPException):
@@ -310,6 +323,13 @@ class Element:
 
     # --- ending ---
 
+    def kill(self) -> None:
+        """Kill all processes of the element, and wait for the end of the first."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait(DEADLINE)
+
     def stop(self) -> None:
         """SIGTERM; it must drain, exit well and have had no fault of its own."""
         self.process.send_signal(signal.SIGTERM)
@@ -318,9 +338,7 @@ class Element:
         finally:
             self.process.kill()
         log = self.log.read_text()
-        faults = re.findall(
-            r"(?m)^.*(?:Traceback| ERROR | CRITICAL |artstore\.access \S+ \S+ \S+ 500 |Warning:).*$", log
-        )
+        faults = _FAULTS.findall(log)
         assert not faults, (self.adapter, faults[:5], log[-4000:])
         assert code in self.exits, (self.adapter, code, log[-4000:])
 
@@ -373,7 +391,7 @@ def start(
 ) -> Element:
     """A server of `home`, ready. `settings`: ARTSTORE_ variables without that prefix; `command` may hold PORT.
 
-    With a command of its own, or a path to modules of its own, the interpreter begins anew.
+    With a command of its own, or a path to modules of its own, a new interpreter is started.
     """
     if not home.exists():
         prepare(home)
@@ -381,9 +399,7 @@ def start(
     serve = [ARTSTORE, "serve", "--adapter", adapter, "--port", str(port), "--workers", str(workers)]
     if command is not None:
         serve = [part.replace("PORT", str(port)) for part in command]
-    kept = {n: v for n, v in os.environ.items() if not n.startswith("ARTSTORE_")}
-    given = {f"ARTSTORE_{n}": v for n, v in (settings or {}).items()}
-    environment = kept | given | {"ARTSTORE_HOME": str(home), "PYTHONWARNINGS": "default"}
+    environment = _environment(home, settings or {})
     log = home.with_name(f"{home.name}.{port}.log")
     process: subprocess.Popen[bytes] | Child
     with log.open("wb") as sink:
@@ -409,15 +425,40 @@ def start(
     return element
 
 
+def _environment(home: Path, settings: dict[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ARTSTORE_")}
+    given = {f"ARTSTORE_{name}": value for name, value in settings.items()}
+    return kept | given | {"ARTSTORE_HOME": str(home), "PYTHONWARNINGS": "default"}
+
+
+def artstore(
+    home: Path, *arguments: str, settings: dict[str, str] | None = None, modules: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line on a home. `settings` as for `start`; `modules`: a directory of modules to import."""
+    environment = _environment(home, settings or {}) | ({"PYTHONPATH": str(modules)} if modules else {})
+    return subprocess.run(
+        [ARTSTORE, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Stop a process while the block runs; -pid: all processes of a group."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @contextmanager
 def serving(adapter: str, home: Path, **how: Any) -> Iterator[Element]:
-    """The same, and gone in the end, whatever becomes of it."""
+    """The same, until the end of the block, whatever happens in it."""
     element = start(adapter, home, **how)
     try:
         yield element
     finally:
-        element.process.kill()
-        element.process.wait(30)
+        element.kill()
 
 
 # --- what goes over the wire ---
