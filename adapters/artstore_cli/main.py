@@ -246,13 +246,13 @@ def _wal(args: argparse.Namespace) -> int:
 def _mode(args: argparse.Namespace) -> int:
     from artstore.host.boot import open_node
     from artstore.modes import Mode
-    from artstore.spi import ROLES, Principal
+    from artstore.spi import TOKEN_ROLES, Principal
 
     node = open_node(existing_home(args))
     try:
         record = node.kernel.parts.element.record()
         if args.target is not None:
-            by = Principal(id="cli", name=user_name(), scopes=ROLES["admin"])
+            by = Principal(id="cli", name=user_name(), scopes=TOKEN_ROLES["admin"])
             record = node.kernel.transition(by, Mode(args.target), confirm=args.confirm, reason=args.reason)
     finally:
         node.close()

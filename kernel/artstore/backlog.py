@@ -61,7 +61,8 @@ class Backlog:
         self._pending: dict[FileId, _Pending] = {}
         self._in_doubt: dict[Key, tuple[FileId, Intent | None]] = {}
         self._repairs = 0
-        self._incomplete = False
+        self.needs_reindex = False
+        """Whether unknown entries may be missing, so that the index has to be compared with the store."""
         self._announced = False
         """Whether other nodes may think that this process has a backlog."""
         self._changed = False
@@ -87,24 +88,19 @@ class Backlog:
             return self._is_urgent()
 
     def _is_urgent(self) -> bool:
-        return bool(self._pending or self._in_doubt or self._incomplete)
+        return bool(self._pending or self._in_doubt or self.needs_reindex)
 
-    @property
-    def is_incomplete(self) -> bool:
-        """Whether unknown entries may be missing, so that the index has to be compared with the store."""
-        return self._incomplete
-
-    def mark_incomplete(self) -> None:
-        """Record that entries may be missing. Until `mark_complete` a missing entry proves nothing to any process."""
+    def require_reindex(self) -> None:
+        """Record that entries may be missing. Until `finish_reindex` a missing entry proves nothing to any process."""
         with self._lock:
-            self._incomplete = True
+            self.needs_reindex = True
             self._flag.set()
         self.wakeup.set()
 
-    def mark_complete(self) -> None:
+    def finish_reindex(self) -> None:
         """Record that the index was compared with the store and completed."""
         with self._lock:
-            self._incomplete = False
+            self.needs_reindex = False
             self._clear_flag()
 
     @contextmanager
@@ -185,7 +181,7 @@ class Backlog:
 
     # --- uploads in doubt ---------------------------------------------------------------------------------
 
-    def mark_in_doubt(self, file_id: FileId, key: Key, intent: Intent) -> None:
+    def enqueue_in_doubt(self, file_id: FileId, key: Key, intent: Intent) -> None:
         """Add an upload whose outcome the store did not tell. It is resolved once the store answers."""
         with self._lock:
             self._flag.set()

@@ -62,7 +62,7 @@ def flush(parts: Parts, started: datetime, *, move: bool) -> None:
     With `move` the next recovery begins to compare at `started`, the time before the first change that this flush may
     have missed. Raises `Unavailable`, also when the cache was replaced and has to be rebuilt first.
     """
-    with parts.alone("recovery"):
+    with parts.cluster_lock("recovery"):
         known, generation = read(parts), parts.cache.generation()
         if known is None or generation is None or generation not in known.generations:
             raise Unavailable("The cache was replaced; it has to be rebuilt first.")

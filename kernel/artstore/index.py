@@ -97,7 +97,7 @@ class Index:
 
     # --- write --------------------------------------------------------------------------------------------
 
-    def index_entry(self, intent: Intent | None, attr: Attr, *, deleted: bool = False) -> bool:
+    def write_entry(self, intent: Intent | None, attr: Attr, *, deleted: bool = False) -> bool:
         """Write the entry of a file that was changed, or remove that of a `deleted` one; return whether it is done.
 
         The change succeeded whatever the cache answers. When the cache fails, the entry goes into the backlog, and

@@ -177,7 +177,7 @@ class Kernel:
                 intent.sync()
                 with self._gate(Operation.UPDATE):
                     backend.replace_sidecar(old.key, sidecar, if_match=seen)
-            indexed = self.index.index_entry(intent, attr)
+            indexed = self.index.write_entry(intent, attr)
             self.observers.deliver(event_of(attr))
             if indexed:
                 intent.commit()
@@ -191,7 +191,7 @@ class Kernel:
         """Make a sidecar durable that is as it should be: the process that wrote it may have failed to."""
         with self._gate(Operation.UPDATE):
             self.parts.backend.replace_sidecar(attr.key, sidecar, if_match=sidecar)
-        self.index.index_entry(None, attr)
+        self.index.write_entry(None, attr)
         return attr
 
     def delete(self, by: Principal, file_id: FileId, condition: Callable[[Attr], None]) -> None:
@@ -207,7 +207,7 @@ class Kernel:
             with self._end_failed(intent, attr), self._gate(Operation.DELETE):
                 self.parts.backend.delete(attr.key, if_match=seen)
             try:
-                indexed = self.index.index_entry(intent, attr, deleted=True)
+                indexed = self.index.write_entry(intent, attr, deleted=True)
                 self.observers.deliver(event_of(attr, deleted=True))
                 if indexed and intent is not None:
                     intent.commit()
@@ -256,7 +256,7 @@ class Kernel:
             raise
         except ArtstoreError as e:
             if intent is not None:
-                intent.fail(e.detail)
+                intent.end_in_doubt(e.detail)
             self.index.backlog.enqueue(attr.file_id, attr.key, None)  # in doubt: it may have happened
             raise
 
@@ -276,7 +276,7 @@ class Kernel:
             intent.roll_back(str(e))
             raise
         except BaseException as e:
-            intent.fail(str(e))  # in doubt: it may have happened
+            intent.end_in_doubt(str(e))  # in doubt: it may have happened
             raise
         intent.commit()
         return record

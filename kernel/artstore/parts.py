@@ -26,7 +26,7 @@ class Parts:
     limits: Limits
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def cluster_lock(self, name: str) -> Iterator[None]:
         """Hold the lock `name` among all processes of this node and of the nodes that share its log.
 
         Raises `Unavailable`.

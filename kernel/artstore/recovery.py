@@ -52,7 +52,7 @@ def recover(parts: Parts, index: Index, observers: Observers) -> Report:
     until then files are looked for in the store.
     """
     run = Recovery(parts, index, observers, sole_writer=parts.backend.is_sole_writer)
-    with parts.alone("recovery"):
+    with parts.cluster_lock("recovery"):
         checkpoint.check_clock(checkpoint.read(parts))
         try:
             run.recover_uploads()
@@ -63,7 +63,7 @@ def recover(parts: Parts, index: Index, observers: Observers) -> Report:
         try:
             run.reindex()
         except (Unavailable, StorageFull) as e:
-            index.backlog.mark_incomplete()
+            index.backlog.require_reindex()
             run.enqueue_recovered()
             log.warning("the index is incomplete, files are found without it: %s", e.detail)
     if run.report != Report():
@@ -77,10 +77,10 @@ def recover_dead(parts: Parts, index: Index, observers: Observers) -> Report:
     Raises `StorageFull`, `Unavailable`; what is left is found again next time.
     """
     run = Recovery(parts, index, observers, sole_writer=lambda: False)
-    with parts.alone("recovery"):
+    with parts.cluster_lock("recovery"):
         try:
             run.recover_uploads()
-            if index.backlog.is_incomplete or not checkpoint.recognises(parts):
+            if index.backlog.needs_reindex or not checkpoint.recognises(parts):
                 run.reindex()
                 log.warning("the index is complete again: %s", run.report)
             else:
@@ -112,10 +112,13 @@ class Recovery:
         """Finish or undo the staged uploads of dead processes. Raises `StorageFull`, `Unavailable`."""
         for recovered in self._parts.backend.recover():
             self._recovered.append(recovered.key)
-            if recovered.outcome == "finished":
-                self.report.finished += 1
-            else:
-                self.report.undone += 1
+            match recovered.outcome:
+                case "finished":
+                    self.report.finished += 1
+                case "undone":
+                    self.report.undone += 1
+                case "quarantined":
+                    self.report.quarantined += 1
 
     def recover_changes(self) -> None:
         """Resolve the open changes of dead processes, and repair their index entries. Raises `Unavailable`."""
@@ -138,7 +141,7 @@ class Recovery:
         known, generation = checkpoint.read(parts), parts.cache.generation()
         with ExitStack() as stack:
             if known is None or generation is None or generation not in known.generations:
-                backlog.mark_incomplete()  # other live processes use this cache as well
+                backlog.require_reindex()  # other live processes use this cache as well
                 # Other nodes too: else an upload that is sent again there would find no file, and make a second one.
                 stack.enter_context(backlog.repairing())
                 self.report.rebuilt = known is not None or any(True for _ in parts.backend.list_directories())
@@ -153,7 +156,7 @@ class Recovery:
             for directory in parts.backend.list_directories(since):
                 self._reconcile_directory(directory, sole_writer=sole_writer)
             checkpoint.advance(parts, known, generation, started)
-            backlog.mark_complete()
+            backlog.finish_reindex()
             backlog.clear_dead()
 
     # --- directories --------------------------------------------------------------------------------------
@@ -167,7 +170,7 @@ class Recovery:
         backend, naming = self._parts.backend, self._parts.naming
         entries = self._parts.cache.ids_in(directory)
         missing: list[Attr] = []
-        halves: set[Key] = set()
+        orphans: set[Key] = set()
         for entry in backend.list(directory):
             filename = entry.key.rpartition("/")[2]
             if entry.data and entry.sidecar:
@@ -177,13 +180,13 @@ class Recovery:
                         missing.append(attr)
                 entries.pop(filename, None)
             elif naming.parse(filename) is not None and (sole_writer or backend.age(entry.key) > ORPHAN_AGE):
-                halves.add(entry.key)
+                orphans.add(entry.key)
             if len(missing) == BATCH:
                 self._index_files(missing, sole_writer=sole_writer)
                 missing.clear()
         self._index_files(missing, sole_writer=sole_writer)
-        if halves:
-            self._quarantine_halves(directory, halves)
+        if orphans:
+            self._quarantine_orphans(directory, orphans)
         for filename, file_id in entries.items():
             # The sidecar is read again under the lock of the file: a chosen id may have come back in another directory.
             self._index.repair_entry(file_id, Key(f"{directory}/{filename}"))
@@ -198,16 +201,16 @@ class Recovery:
             for attr in attrs:  # a power loss took the entry, and perhaps the event with it
                 self._observers.redeliver_current(self._parts.backend, attr.file_id, attr.key)
 
-    def _quarantine_halves(self, directory: str, halves: set[Key]) -> None:
+    def _quarantine_orphans(self, directory: str, orphans: set[Key]) -> None:
         """Quarantine data without a sidecar and sidecars without data, if they are that still.
 
-        The other half may wait in staging for room on the disk, and a live process may be about to publish or delete
-        the file.
+        What an orphan lacks may wait in staging for room on the disk, and a live process may be about to publish or
+        delete the file.
         """
         backend = self._parts.backend
-        halves -= {*backend.in_progress(), *backend.list_tombstones()}
+        orphans -= {*backend.in_progress(), *backend.list_tombstones()}
         for entry in list(backend.list(directory)):
-            if entry.key in halves and not (entry.data and entry.sidecar):
+            if entry.key in orphans and not (entry.data and entry.sidecar):
                 log.error("%s has no %s: moved to quarantine", entry.key, "sidecar" if entry.data else "data")
                 backend.quarantine(entry.key)
                 self.report.quarantined += 1
@@ -257,46 +260,52 @@ class Recovery:
             t for t in abandoned.uncheckpointed if t.status != "rolled_back" and t.operation != "mode"
         ]
         # To a store that other nodes share, a request of a dead process may still be on its way as well.
-        late = not abandoned.certainly_dead or self._parts.backend.capabilities.shared
+        writer_may_return = not abandoned.certainly_dead or self._parts.backend.capabilities.shared
         try:
             for t in abandoned.uncheckpointed:
                 # The entries of uploads since the checkpoint are compared with their directories anyway.
                 if t.operation != "upload" or (t.key or "") < since:
                     self._repair_entry(t)
             for t in abandoned.pending:
-                applied = self._resolve(t, late=late)
-                if applied and t.operation != "mode":
-                    undelivered.append(t)
-                if applied:
-                    abandoned.end(t, "committed")
-                else:
+                applied = self._resolve_intent(t, writer_may_return=writer_may_return)
+                if not applied:
                     abandoned.end(t, "rolled_back", "the process died")
+                    continue
+                if t.operation != "mode":
+                    undelivered.append(t)
+                abandoned.end(t, "committed")
             self._parts.cache.flush()
             if self._redeliver(undelivered):
                 abandoned.close()
         finally:
             abandoned.release()
 
-    def _resolve(self, t: Transaction, *, late: bool) -> bool:
+    def _resolve_intent(self, t: Transaction, *, writer_may_return: bool) -> bool:
         """Resolve an open transaction: return whether it was applied.
 
-        If it was not, it cannot be applied later. `late`: its writer may still be running.
+        If it was not, it cannot be applied later. `writer_may_return`: its writer may only be paused, or a request of
+        the writer may still be on its way.
         """
         parts = self._parts
         if t.operation == "mode":
-            return parts.element.resolve_transition(t.key, dead=not late)
+            return parts.element.resolve_transition(t.key, dead=not writer_may_return)
         if t.operation == "upload" and t.key:
-            reservation.resolve(parts, t.key, late=late)
-        applied = t.operation == "upload" or not t.key or self._was_applied(t.key, t.revision, late=late)
+            reservation.resolve_upload(parts, t.key, writer_may_return=writer_may_return)
+        applied = (
+            t.operation == "upload"
+            or not t.key
+            or self._was_applied(t.key, t.revision, writer_may_return=writer_may_return)
+        )
         exists = self._repair_entry(t)
         if exists and t.operation == "update" and t.key:
             parts.backend.resolve(t.key)  # its writer may have died before the new sidecar was durable
         return applied and exists == (t.operation != "delete")
 
-    def _was_applied(self, key: Key, revision: int, *, late: bool) -> bool:
+    def _was_applied(self, key: Key, revision: int, *, writer_may_return: bool) -> bool:
         """Return whether the sidecar reached `revision` (0: was deleted).
 
-        If not and `late`, rewrite it with different bytes, so that a compare-and-swap by the old writer fails.
+        If not and `writer_may_return`, rewrite it with different bytes, so that a compare-and-swap by the old writer
+        fails.
         """
         backend = self._parts.backend
         while True:
@@ -305,7 +314,7 @@ class Recovery:
                 attr = decode(sidecar, key)
                 if revision and attr.revision >= revision:
                     return True
-                if late:
+                if writer_may_return:
                     changed = with_changed_bytes(sidecar, backend.capabilities.sidecar_limit)
                     backend.replace_sidecar(key, changed, if_match=sidecar)
             except PreconditionFailed:

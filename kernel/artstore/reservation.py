@@ -74,14 +74,15 @@ def _create(parts: Parts, key: Key, chosen: FileId | None) -> Writer:
         return backend.create(key)
 
 
-def resolve(parts: Parts, key: Key, *, late: bool) -> None:
-    """Resolve the upload of `key`, whose writer is dead or (`late`) may still be running. Raises `Unavailable`.
+def resolve_upload(parts: Parts, key: Key, *, writer_may_return: bool) -> None:
+    """Resolve the upload of `key`, whose writer is dead. Raises `Unavailable`.
 
+    `writer_may_return`: it may only be paused, or a request of it may still be on its way.
     What a dead process had staged was recovered before. So data that is staged now belongs to a live process that has
     reserved the key since: it is left alone, and that process decides about the key.
     """
     backend = parts.backend
-    if late or not backend.capabilities.lists_uploads:
+    if writer_may_return or not backend.capabilities.lists_uploads:
         backend.resolve(key)
         return
     with parts.locks.exclusive("names", timeout=LOCK_TIMEOUT):

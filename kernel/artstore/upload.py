@@ -163,9 +163,9 @@ class Session(ABC):
         parts = self._parts
         if (key := breadcrumb.read()) is None:
             return
-        reservation.resolve(parts, key, late=parts.backend.capabilities.shared)
+        reservation.resolve_upload(parts, key, writer_may_return=parts.backend.capabilities.shared)
         if (attr := read_attr(parts.backend, key)) is not None:
-            self._index.index_entry(None, attr)
+            self._index.write_entry(None, attr)
         breadcrumb.erase()
 
     def _find_same(self, digest: str, own_key: Key | None) -> Attr | None:
@@ -177,7 +177,7 @@ class Session(ABC):
         if attr is not None:
             # Its writer may have died before it was durable, and our answer acknowledges it.
             self._parts.backend.resolve(attr.key)
-            self._index.index_entry(None, attr)
+            self._index.write_entry(None, attr)
         return attr
 
     def _compare(self, digest: str) -> Attr | None:
@@ -199,7 +199,7 @@ class Session(ABC):
         for key in set(self._parts.coordination.open_uploads(self.file_id)) - {own_key}:
             attr = read_attr(self._parts.backend, key) if self._parts.backend.resolve(key) else None
             if attr is not None:
-                self._index.index_entry(None, attr)
+                self._index.write_entry(None, attr)
                 found = True
         return found
 
@@ -248,7 +248,7 @@ class Upload(Session):
             stack.enter_context(self._parts.element.gate(Operation.UPLOAD))
             self._leave_traces(breadcrumb)
             self._publish(sidecar, breadcrumb)
-            indexed = self._index.index_entry(intent, attr)
+            indexed = self._index.write_entry(intent, attr)
             self._observers.deliver(event_of(attr))
             if indexed:
                 intent.commit()
@@ -301,7 +301,7 @@ class Upload(Session):
             reserved.writer.publish(sidecar)
         except OutcomeUnknown:
             self._ended = True
-            self._index.backlog.mark_in_doubt(self.file_id, reserved.name.key, reserved.intent)
+            self._index.backlog.enqueue_in_doubt(self.file_id, reserved.name.key, reserved.intent)
             raise
         except ArtstoreError:
             with suppress(ArtstoreError):

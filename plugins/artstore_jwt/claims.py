@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from artstore.errors import Unauthorized
-from artstore.spi import ROLES, SCOPES, Principal
+from artstore.spi import SCOPES, TOKEN_ROLES, Principal
 
 MAX_TIME = 253402300800.0
 """Unix time of the year 10000. A later one is a mistake: most often milliseconds in place of seconds."""
@@ -123,7 +123,7 @@ def _name(claims: dict[str, Any]) -> str | None:
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:
     roles = {*_read_string(claims, "role"), *_read_list(claims, "roles")}
     scopes = {*_read_words(claims, "scope"), *_read_list(claims, "scopes")}
-    return SCOPES & scopes.union(*(ROLES.get(r, frozenset()) for r in roles))
+    return SCOPES & scopes.union(*(TOKEN_ROLES.get(r, frozenset()) for r in roles))
 
 
 def _read_string(claims: dict[str, Any], claim: str) -> list[str]:

@@ -48,7 +48,7 @@ class FileIntent(Intent):
     def roll_back(self, error: str) -> None:
         self.end("rolled_back", error)
 
-    def fail(self, error: str) -> None:
+    def end_in_doubt(self, error: str) -> None:
         self.end("failed", error)
 
     def sync(self) -> None:

@@ -44,9 +44,9 @@ node = open_default(Path(home))
 if where == "nothing staged":
     node.kernel.parts.backend.create = die
 if where == "row":
-    node.kernel.index.index_entry = die
+    node.kernel.index.write_entry = die
 if where == "row, killed":
-    node.kernel.index.index_entry = lambda *_, **__: (print("published", flush=True), signal.pause())
+    node.kernel.index.write_entry = lambda *_, **__: (print("published", flush=True), signal.pause())
 session = node.kernel.begin(Principal(id="1", name="ivanov", scopes=SCOPES), filename="a.txt", file_id=file_id)
 session.write(b"the same bytes")
 if where == "data in place":

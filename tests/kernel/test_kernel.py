@@ -47,7 +47,7 @@ from artstore.modes import Mode, Operation
 from artstore.observers import Event, Observers
 from artstore.parts import Parts
 from artstore.posix import OwnedFile
-from artstore.spi import PIECE, Cache, Page, Query, RecoverableBackend, SingleNode, Span
+from artstore.spi import PIECE, Cache, Page, Query, RecoverableBackend, Recovered, SingleNode, Span
 from artstore.testing import MemoryBackend, MemoryCache, make_context
 from artstore.testing.memory_backend import MemoryStore, MemoryWriter
 from artstore.upload import Session
@@ -652,10 +652,10 @@ def test_a_flag_that_another_process_takes_for_that_of_a_dead_one_is_set_again(
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", seize_first)
-    backlog.mark_incomplete()
+    backlog.require_reindex()
     taken.close()
     assert len(list(flags.iterdir())) == 1
-    backlog.mark_complete()
+    backlog.finish_reindex()
     assert list(flags.iterdir()) == []
 
 
@@ -1065,6 +1065,26 @@ def test_a_dead_process_is_recovered_while_another_serves(ground: Ground) -> Non
     session.abort()
     if dying.parts.cache is not kernel.parts.cache:
         dying.parts.cache.close()
+
+
+class QuarantiningBackend(MemoryBackend):
+    """A backend that moves an unfinished publication to quarantine, as a broken disk makes necessary."""
+
+    def recover(self) -> Iterator[Recovered]:
+        for recovered in super().recover():
+            self.quarantine(recovered.key)
+            yield Recovered(key=recovered.key, outcome="quarantined")
+
+
+def test_recovery_reports_what_it_quarantined_apart_from_what_it_undid(tmp_path: Path) -> None:
+    ground, cache = Ground(tmp_path / "home", "memory", memory=QuarantiningBackend), MemoryCache()
+    kernel, dying = ground.open(cache=cache), ground.open(cache=cache)
+    dying.begin(BY, filename="half").write(b"half")
+    dying.parts.backend.close()
+    dying.parts.log.close()
+    report = kernel.background.recover()
+    assert (report.undone, report.quarantined) == (0, 1)
+    ground.close()
 
 
 def test_pages_follow_each_other(kernel: Kernel) -> None:

@@ -76,7 +76,7 @@ def die(home: Path, report: Report, *, old: list[str]) -> None:
     changed = attr.model_copy(update={"revision": 2, "description": "late"}).encode()
     parts.backend.replace_sidecar(attr.key, changed, if_match=attr.encode())
     parts.log.begin("mode", by="x", key="ro")
-    kernel.index.backlog.mark_incomplete()
+    kernel.index.backlog.require_reindex()
     shard = parts.backend._staging.path / "0"  # type: ignore[attr-defined]
     prefix = f"{attr.storage_path.replace('/', ',')},,"
     for name in ("both_ivanov_20250111T153045_00000002.txt", "sidecar_ivanov_20250111T153045_00000003.txt"):

@@ -9,8 +9,8 @@ subclasses the Protocol of its role and gets honest defaults for what it need no
 from __future__ import annotations
 
 from artstore.spi.auth import (
-    FILES_DELETE, FILES_READ, FILES_WRITE, ROLES, SCOPES, STORAGE_READ, STORAGE_WRITE, Auth, Principal,
-    SupportsIssue,
+    FILES_DELETE, FILES_READ, FILES_WRITE, SCOPES, STORAGE_READ, STORAGE_WRITE, TOKEN_ROLES, Auth,
+    Principal, SupportsIssue,
 )  # fmt: skip
 from artstore.spi.backend import (
     INTERNAL, Backend, Capabilities, Entry, Reader, Recoverable, RecoverableBackend, Recovered, Rekeyed, Span,
@@ -25,11 +25,11 @@ from artstore.spi.observer import Change, Observer
 from artstore.spi.provider import API, PIECE, Configurable, Context, NoSettings, Size
 
 __all__ = [
-    "API", "FILES_DELETE", "FILES_READ", "FILES_WRITE", "INTERNAL", "PIECE", "ROLES", "SCOPES", "STATUSES",
-    "STORAGE_READ", "STORAGE_WRITE", "AbandonedLog", "Auth", "Backend", "Cache", "Capabilities", "Change",
-    "Configurable", "Context", "Coordination", "Cursor", "Entry", "Intent", "Log", "Name", "Naming",
-    "NoSettings", "Observer", "Page", "Parsed", "Position", "Principal", "Query", "Reader", "Recoverable",
-    "RecoverableBackend", "Recovered", "Rekeyed", "SingleNode", "Size", "Sort", "Span", "Status",
-    "SupportsClaim", "SupportsIssue", "SupportsMigration", "SupportsRedirect", "SupportsRekey", "Totals",
-    "Transaction", "Writer", "split_key",
+    "API", "FILES_DELETE", "FILES_READ", "FILES_WRITE", "INTERNAL", "PIECE", "SCOPES", "STATUSES",
+    "STORAGE_READ", "STORAGE_WRITE", "TOKEN_ROLES", "AbandonedLog", "Auth", "Backend", "Cache",
+    "Capabilities", "Change", "Configurable", "Context", "Coordination", "Cursor", "Entry", "Intent", "Log",
+    "Name", "Naming", "NoSettings", "Observer", "Page", "Parsed", "Position", "Principal", "Query",
+    "Reader", "Recoverable", "RecoverableBackend", "Recovered", "Rekeyed", "SingleNode", "Size", "Sort",
+    "Span", "Status", "SupportsClaim", "SupportsIssue", "SupportsMigration", "SupportsRedirect",
+    "SupportsRekey", "Totals", "Transaction", "Writer", "split_key",
 ]  # fmt: skip

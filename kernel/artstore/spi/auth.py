@@ -15,7 +15,7 @@ FILES_DELETE = "files:delete"
 STORAGE_READ = "storage:read"
 STORAGE_WRITE = "storage:write"
 
-ROLES: dict[str, frozenset[str]] = {
+TOKEN_ROLES: dict[str, frozenset[str]] = {
     "reader": frozenset({FILES_READ}),
     "user": frozenset({FILES_READ, FILES_WRITE}),
     "operator": frozenset({FILES_READ, FILES_WRITE, FILES_DELETE, STORAGE_READ}),
@@ -23,7 +23,7 @@ ROLES: dict[str, frozenset[str]] = {
 }
 """The token roles: a token role is a set of scopes. An unknown one has none."""
 
-SCOPES = ROLES["admin"]
+SCOPES = TOKEN_ROLES["admin"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

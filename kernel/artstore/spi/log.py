@@ -51,8 +51,8 @@ class Intent(Protocol):
         """End it: the change failed or was given up, and everything was undone."""
 
     @abstractmethod
-    def fail(self, error: str) -> None:
-        """End it: the change failed, or its outcome is in doubt. Recovery decides what becomes of the rest."""
+    def end_in_doubt(self, error: str) -> None:
+        """End it: the change may have been made or not. Its index entry is compared with the store later."""
 
     @abstractmethod
     def sync(self) -> None:

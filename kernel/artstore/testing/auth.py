@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from artstore.errors import Unauthorized
-from artstore.spi import API, ROLES, SCOPES, Auth, SupportsIssue
+from artstore.spi import API, SCOPES, TOKEN_ROLES, Auth, SupportsIssue
 
 # A refused token has no effect that a caller can see, so one instance may serve every example of a property.
 shared = settings(
@@ -106,15 +106,15 @@ class AuthSuite:
         auth.close()
         auth.close()
 
-    @pytest.mark.parametrize("role", sorted(ROLES))
+    @pytest.mark.parametrize("role", sorted(TOKEN_ROLES))
     def test_a_token_role_gives_its_scopes(self, auth: Auth, issuer: SupportsIssue, role: str) -> None:
         who = auth.authenticate(issuer.issue(user="petrov", roles=[role], seconds=60))
         assert who.name == "petrov"
-        assert who.scopes == ROLES[role]
+        assert who.scopes == TOKEN_ROLES[role]
 
     def test_token_roles_add_up(self, auth: Auth, issuer: SupportsIssue) -> None:
         who = auth.authenticate(issuer.issue(user="petrov", roles=["reader", "nobody", "user"], seconds=60))
-        assert who.scopes == ROLES["user"]
+        assert who.scopes == TOKEN_ROLES["user"]
 
     @pytest.mark.parametrize("roles", [[], ["root"], ["Admin"], ["admin "], ["files:write"]])
     def test_an_unknown_token_role_gives_no_scope(

@@ -97,7 +97,7 @@ class LogSuite:
     def test_each_end_is_recorded(self, log: Log) -> None:
         begin(log, 1).commit()
         begin(log, 2).roll_back("the client went away")
-        log.begin("update", by="petrov", file_id=file_id(3), key=key(3), revision=2).fail("x" * 9999)
+        log.begin("update", by="petrov", file_id=file_id(3), key=key(3), revision=2).end_in_doubt("x" * 9999)
         log.begin("mode", by="petrov", key=Key("ro"))
         found = {t.file_id: t for t in log.transactions()}
         assert {i: t.status for i, t in found.items()} == {

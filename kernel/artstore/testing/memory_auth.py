@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from artstore.errors import Unauthorized
-from artstore.spi import API, ROLES, Auth, Context, NoSettings, Principal, SupportsIssue
+from artstore.spi import API, TOKEN_ROLES, Auth, Context, NoSettings, Principal, SupportsIssue
 
 
 class StaticAuth(Auth, SupportsIssue):
@@ -40,6 +40,6 @@ class StaticAuth(Auth, SupportsIssue):
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
         token = secrets.token_urlsafe(16)
-        scopes = frozenset[str]().union(*(ROLES.get(role, frozenset()) for role in roles))
+        scopes = frozenset[str]().union(*(TOKEN_ROLES.get(role, frozenset()) for role in roles))
         self._tokens[token] = (Principal(id=user, name=user, scopes=scopes), self._clock() + seconds)
         return token

@@ -62,7 +62,7 @@ class SqlIntent:
     def roll_back(self, error: str) -> None:
         self._ends.write(self._owner, self._tx, "rolled_back", error)
 
-    def fail(self, error: str) -> None:
+    def end_in_doubt(self, error: str) -> None:
         self._ends.write(self._owner, self._tx, "failed", error)
 
     def sync(self) -> None:

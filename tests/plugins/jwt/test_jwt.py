@@ -17,7 +17,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
 from artstore.errors import ConfigError, InvalidField, Unauthorized
-from artstore.spi import ROLES, Context, SupportsIssue
+from artstore.spi import TOKEN_ROLES, Context, SupportsIssue
 from artstore_jwt.auth import MAX_TOKEN, VERIFIED_LIMIT, JwtAuth
 
 NOW = 1_800_000_000.0
@@ -96,7 +96,7 @@ def refused(auth, token, *words):
 
 def test_accepts_a_valid_token(auth):
     who = auth.authenticate(signed(claims(name="Ivanov", role="user")))
-    assert (who.id, who.name, who.scopes) == ("u-1", "Ivanov", ROLES["user"])
+    assert (who.id, who.name, who.scopes) == ("u-1", "Ivanov", TOKEN_ROLES["user"])
 
 
 def test_refuses_the_algorithm_none(auth):
@@ -415,7 +415,7 @@ def test_signed_random_claims_are_refused_or_valid(auth, payload, header):
             who = auth.authenticate(signed(body, head))
         except Unauthorized:
             continue
-        assert who.scopes <= ROLES["admin"]
+        assert who.scopes <= TOKEN_ROLES["admin"]
         assert 0 < len(who.name) <= 255
 
 
@@ -443,7 +443,7 @@ def test_issued_tokens_are_accepted(build, tmp_path):
     assert isinstance(auth, SupportsIssue)
     token = auth.issue(user="ivanov", roles=("operator",), seconds=60)
     who = auth.authenticate(token)
-    assert (who.id, who.name, who.scopes) == ("ivanov", "ivanov", ROLES["operator"])
+    assert (who.id, who.name, who.scopes) == ("ivanov", "ivanov", TOKEN_ROLES["operator"])
     head, body = (json.loads(base64.urlsafe_b64decode(p + "==")) for p in token.split(".")[:2])
     assert head == {"alg": "RS256", "typ": "JWT", "kid": KEY.thumbprint()}
     jti = body.pop("jti")

@@ -253,7 +253,7 @@ def test_a_keep_alive_on_a_released_lock_harms_no_other_lock(postgres: Postgres,
 
 def test_the_error_of_a_transaction_is_cut_at_500_characters(opened: Open) -> None:
     log = opened()
-    log.begin("update", by="petrov", file_id="1").fail("x" * 9999)
+    log.begin("update", by="petrov", file_id="1").end_in_doubt("x" * 9999)
     assert [t.error for t in log.transactions()] == ["x" * 500]
 
 

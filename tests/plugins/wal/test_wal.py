@@ -314,7 +314,7 @@ def test_a_segment_whose_fsync_failed_gets_no_more_intents(
     second = wal.begin("update", by="ivanov", file_id="2", key="a/2")
     second.sync()
     assert len(segments(wal)) == 2
-    first.fail("lost")
+    first.end_in_doubt("lost")
     second.commit()
     wal.checkpoint(wal.position())
     wal.close()
@@ -400,7 +400,7 @@ def test_a_closed_log_neither_writes_nor_syncs_the_file_of_another(
         with pytest.raises(Unavailable):
             second.sync()
         first.commit()
-        second.fail("closed")
+        second.end_in_doubt("closed")
     assert (tmp_path / "another's").read_bytes() == b""
     assert {t.file_id: t.status for t in wal.transactions()} == {
         "1": "committed", "2": "pending", "3": "pending"

@@ -17,7 +17,7 @@ from typing import ClassVar
 from pydantic import BaseModel, Field, ValidationError
 
 from artstore.errors import ConfigError, Unauthorized, Unavailable
-from artstore.spi import ROLES, Auth, Context, Principal, SupportsIssue
+from artstore.spi import TOKEN_ROLES, Auth, Context, Principal, SupportsIssue
 
 
 class ApiKey(BaseModel, extra="forbid"):
@@ -66,7 +66,7 @@ class KeysAuth(Auth, SupportsIssue):
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
         """Add a new key to the file: `artstore token --user ivanov --role operator`."""
         token = secrets.token_urlsafe(32)
-        scopes = frozenset[str]().union(*(ROLES.get(role, frozenset()) for role in roles))
+        scopes = frozenset[str]().union(*(TOKEN_ROLES.get(role, frozenset()) for role in roles))
         digest = hashlib.sha256(token.encode()).hexdigest()
         key = ApiKey(sha256=digest, user=user, scopes=scopes, until=time.time() + seconds)
         fd = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
