@@ -44,7 +44,7 @@ class Endpoint:
 
 
 class _Pieces:
-    """A stream as WSGI wants it: an iterable that is closed."""
+    """A stream as WSGI needs it: an iterable with `close`."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -57,7 +57,7 @@ class _Pieces:
 
 
 def _body(env: dict[str, Any], request: Request) -> Iterable[bytes]:
-    """The body in pieces; it may end early when the client went away, which the exchange sees by the length.
+    """Yield the body in pieces. It may end early when the client went away; the exchange sees that by the length.
 
     Raises `MalformedRequest`.
     """
@@ -68,8 +68,8 @@ def _body(env: dict[str, Any], request: Request) -> Iterable[bytes]:
         try:
             piece = stream.read(PIECE if left is None else min(left, PIECE))
         except Exception as e:
-            # The client went away, or its chunks are broken: then it still reads. Each server has errors of its own
-            # for that; gunicorn's are no OSError.
+            # The client went away, or its chunks are broken: then it can still read the answer. Each server raises
+            # errors of its own for that; gunicorn's are no OSError.
             raise MalformedRequest("The body ended before it should.") from e
         if not piece:
             return
@@ -79,7 +79,7 @@ def _body(env: dict[str, Any], request: Request) -> Iterable[bytes]:
 
 
 def _request(env: dict[str, Any]) -> Request:
-    # HTTP_CONTENT_LENGTH would be a field that somebody called Content_Length.
+    # HTTP_CONTENT_LENGTH is a field that a client named Content_Length.
     own = {"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"}
     headers = [
         (k[5:].replace("_", "-").lower(), v) for k, v in env.items() if k.startswith("HTTP_") and k not in own
@@ -92,12 +92,12 @@ def _request(env: dict[str, Any]) -> Request:
         path=env.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
         query=env.get("QUERY_STRING", ""),
         headers=headers,
-        tells_cut_chunks=False,
+        detects_cut_chunks=False,
     )
 
 
 def create_app(node: Node | None = None) -> falcon.App:  # type: ignore[type-arg]
-    """The app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
+    """Return the app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
     served = App(node or open_default(), "falcon")
     app = falcon.App(media_type="application/json")
     app.add_sink(Endpoint(served), prefix=re.compile(""))  # also OPTIONS *

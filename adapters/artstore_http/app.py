@@ -24,8 +24,11 @@ access = logging.getLogger("artstore.access")
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 MAX_FIELDS = 100
+"""Header fields of one request."""
 MAX_FIELD_BYTES = 16 << 10
+"""Bytes of all header fields of one request."""
 MAX_TARGET = 8 << 10
+"""Bytes of path and query together."""
 
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(?::[0-9]*)?")  # RFC 3986, 3.2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -58,7 +61,7 @@ class App:
 
     @staticmethod
     def instant(request: Request) -> bool:
-        """Whether the answer needs no thread of its own."""
+        """Return whether the answer needs no thread: it blocks on nothing."""
         return request.path == "/health/live"
 
 
@@ -72,9 +75,9 @@ class Exchange:
     def __init__(self, app: App, request: Request) -> None:
         self._app = app
         self._request = request
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
         self._receiver: Receiver | None = None
-        self._who = self._route = "-"
+        self._caller = self._route = "-"
         self._received = 0
         self.response: Response | None = None
         given = request.header("x-request-id") or ""
@@ -104,7 +107,7 @@ class Exchange:
         )
         if found.route.scope is not None:
             call.by = self._app.node.auth.authenticate(_token(request))
-            self._who = call.by.name
+            self._caller = call.by.name
             if found.route.scope not in call.by.scopes:
                 raise Forbidden(f"This needs the scope {found.route.scope}.")
         call.check_parameters()
@@ -124,9 +127,8 @@ class Exchange:
         """Return the answer, after the whole body."""
         if self.response is None and self._receiver is not None:
             try:
-                if self._received < (
-                    self._request.length or 0
-                ):  # a WSGI server shows a cut body in no other way
+                # A WSGI server shows a cut body in no other way.
+                if self._received < (self._request.length or 0):
                     raise MalformedRequest("The body ended before it should.")
                 self._answer(self._receiver.finish())
             except Exception as e:
@@ -177,19 +179,19 @@ class Exchange:
                 response.body.close()
             response.body = b""
         self.response = response
-        took = time.perf_counter() - self._began
-        self._count(response, took)
+        duration = time.perf_counter() - self._started
+        self._count(response, duration)
         if self._app.access:
             access.info(
                 "%s %s %s %d %.1fms %s",
-                self.request_id, self._request.method, _printable(self._request.path), response.status, took * 1000,
-                self._who,
+                self.request_id, self._request.method, _printable(self._request.path), response.status, duration * 1000,
+                self._caller,
             )  # fmt: skip
 
-    def _count(self, response: Response, took: float) -> None:
+    def _count(self, response: Response, duration: float) -> None:
         add = self._app.metrics.add
         method = self._request.method if self._request.method in _METHODS else "-"
-        for name, amount in count(method, self._route, response.status, took):
+        for name, amount in count(method, self._route, response.status, duration):
             add(name, amount)
         if self._received:
             add("artstore_received_bytes_total", self._received)

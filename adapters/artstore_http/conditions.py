@@ -71,7 +71,7 @@ def evaluate(
 
 
 def range_applies(if_range: str | None, *, etag: str, last_modified: datetime | None) -> bool:
-    """Whether `Range` counts (RFC 9110, 13.1.5): a strong tag that is ours, or exactly our date."""
+    """Return whether `Range` applies (RFC 9110, 13.1.5): `If-Range` is our strong tag, or exactly our date."""
     if if_range is None:
         return True
     value = if_range.strip(" \t")

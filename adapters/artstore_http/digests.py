@@ -1,4 +1,4 @@
-"""Digest fields (RFC 9530): what the caller announced, and what we announce. Digests are hex within."""
+"""Reads and writes digest fields (RFC 9530). Inside the program a digest is hex."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 from artstore.errors import DigestMismatch, InvalidField, MalformedRequest
 
-# A dictionary (RFC 9651, 3.2) of byte sequences, each with parameters we have no use for.
+# A dictionary (RFC 9651, 3.2) of byte sequences, each with parameters, which are ignored.
 _MEMBER = re.compile(
     r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):(?:; *[a-z*][a-z0-9_.*-]*(?:=[^\s;,\"]+|=\"[^\"\\]*\")?)*"
 )

@@ -1,4 +1,4 @@
-"""Content-Disposition: written for downloads (RFC 6266, 8187), read from parts of forms (RFC 7578, 4.2)."""
+"""Content-Disposition: writes it for downloads (RFC 6266, 8187), reads it from parts of forms (RFC 7578, 4.2)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _ATTR_CHARS = "!#$&+-.^_`|~"
 _EXTENDED = re.compile(
     r"utf-8'[^']*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})*)", re.IGNORECASE | re.ASCII
 )
-# A fallback keeps what every user agent reads alike. Some decode %41 there although none should
-# (RFC 6266, appendix D), so a percent sign goes where two hex digits follow it.
+# The plain `filename` keeps only characters that every user agent reads in the same way. Some decode %41 there although
+# none should (RFC 6266, appendix D), so a percent sign before two hex digits is replaced.
 _UNPLAIN = re.compile(r'[^ -~]|["\\]|%(?=[0-9A-Fa-f]{2})')
 
 _HEAD = re.compile(r"[ \t]*([^\s;,\"]+)[ \t]*")
@@ -31,14 +31,14 @@ _INLINE_KINDS = re.compile(r"(?:audio|video)/[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def content_disposition(filename: str, *, inline: bool = False) -> str:
-    """`filename*` carries the name exactly; `filename` is what a client without RFC 8187 shows instead."""
+    """Return the header: `filename*` is the exact name, `filename` the one that a client without RFC 8187 shows."""
     fallback = _UNPLAIN.sub("_", filename)
     exact = quote(filename, safe=_ATTR_CHARS, errors="replace")
     return f"{'inline' if inline else 'attachment'}; filename=\"{fallback}\"; filename*=UTF-8''{exact}"
 
 
 def may_inline(content_type: str) -> bool:
-    """Whether a browser may show it in place: only what cannot run script, in any viewer.
+    """Return whether a browser may show this type in place: only types that can run no script in any viewer.
 
     Not PDF: it can hold script, and browsers refuse their viewer under `Content-Security-Policy: sandbox`.
     """
@@ -47,13 +47,13 @@ def may_inline(content_type: str) -> bool:
 
 
 def parse_disposition(value: str) -> tuple[str, dict[str, str]]:
-    """Type and parameters, both in lower case; `filename` is what `filename*` said where both are there.
+    """Return type and parameters, names in lower case. Where both are given, `filename*` replaces `filename`.
 
-    Clients write a quote within `name` or `filename` in one of two ways: browsers, curl since 7.81 and
-    urllib3 as `%22` (WHATWG form-data encoding), older ones as a quoted-pair. So `%22` is a quote unless a
-    quoted-pair shows that this client does not write it so. Browsers leave `%` alone, so a name that truly
-    holds `%22` cannot be told apart: it takes `filename*`, or `?filename=` with a plain body. `%0D` and
-    `%0A` stay as they are: no name of ours holds a line end, some may hold these letters.
+    Clients write a quote within `name` or `filename` in one of two ways: browsers, curl since 7.81 and urllib3 as
+    `%22` (WHATWG form-data encoding), older ones as a quoted-pair. So `%22` is read as a quote unless the value has a
+    quoted-pair. Browsers do not escape `%`, so a name that really contains `%22` cannot be recognised: such a name
+    needs `filename*`, or `?filename=` with a plain body. `%0D` and `%0A` are not decoded: a file name cannot contain a
+    line end, but it may contain these characters.
     Raises `MalformedRequest`.
     """
     kind, raw = _scan(value, "Content-Disposition")
@@ -67,7 +67,7 @@ def parse_disposition(value: str) -> tuple[str, dict[str, str]]:
 
 
 def parse_parameters(value: str, header: str) -> tuple[str, dict[str, str]]:
-    """What stands before the first `;` and the parameters, names in lower case. Raises `MalformedRequest`."""
+    """Return the text before the first `;` and the parameters, names in lower case. Raises `MalformedRequest`."""
     head, raw = _scan(value, header)
     return head, {name: _unquoted(text) for name, text in raw.items()}
 
@@ -91,8 +91,8 @@ def _scan(value: str, header: str) -> tuple[str, dict[str, str]]:
 
 
 def _unquoted(text: str) -> str:
-    # Only \" and \\ are pairs: browsers send any other backslash as it is, and dropping it would turn a
-    # path that must be refused into another name.
+    # Only \" and \\ are decoded: browsers send any other backslash as it is, and to drop it would turn a path into
+    # another name.
     return _ESCAPED.sub(r"\1", text[1:-1]) if text.startswith('"') else text
 
 

@@ -1,4 +1,4 @@
-"""The page that shows the OpenAPI document; everything on it comes from here."""
+"""The page that shows the OpenAPI document. It loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASSETS = {
     "start.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
 }
-# No script and no style but these files; it talks to this element alone and may not be shown in a frame.
+# Scripts and styles come only from these files; the page calls only this element, and no frame may show it.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

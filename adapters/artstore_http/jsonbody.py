@@ -14,17 +14,17 @@ from artstore.errors import InvalidField, MalformedRequest
 
 M = TypeVar("M", bound=BaseModel)
 
-_LARGEST = 2**63 - 1
-# A string that never ends reaches to the end of the body: else each escaped quote in it would begin a
-# scan of the rest.
-_MARKS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+_MAX_INTEGER = 2**63 - 1
+# An unterminated string extends to the end of the body: otherwise each escaped quote in it would start another scan of
+# the rest.
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
 def parse_json(body: bytes, *, what: str) -> JsonValue:
-    """The value; `what` begins the sentence when it is refused ("The body", "The field tags").
+    """Return the JSON value of `body`. `what` is the subject of the refusal ("The body", "The field tags").
 
     Refuses what is not UTF-8, a BOM, duplicate keys, NaN and infinities, integers past 64 bits, more than
-    20 levels and escaped halves of surrogate pairs. Raises `MalformedRequest` alone.
+    20 levels and escaped halves of surrogate pairs. Raises only `MalformedRequest`.
     """
     if not body.strip():
         raise MalformedRequest(f"{what} is empty; it must be JSON.")
@@ -32,7 +32,7 @@ def parse_json(body: bytes, *, what: str) -> JsonValue:
         text = body.decode("utf-8")
     except UnicodeDecodeError as e:
         raise MalformedRequest(f"{what} is not UTF-8 (byte {e.start}).") from None
-    # The parser recurses once per level: count before it does.
+    # The parser recurses once per level, so the depth is limited before it runs.
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise MalformedRequest(f"{what} is nested deeper than {MAX_DEPTH} levels.")
 
@@ -41,7 +41,7 @@ def parse_json(body: bytes, *, what: str) -> JsonValue:
 
     def to_int(digits: str) -> int:
         number = int(digits) if len(digits) <= 20 else None
-        if number is None or abs(number) > _LARGEST:
+        if number is None or abs(number) > _MAX_INTEGER:
             refuse("holds an integer of more than 64 bits")
         return number
 
@@ -77,7 +77,7 @@ def parse_json(body: bytes, *, what: str) -> JsonValue:
 
 
 def parse_model(model: type[M], body: bytes) -> M:
-    """A JSON body as `model`. Raises `MalformedRequest`, `InvalidField`."""
+    """Return a JSON body as an instance of `model`. Raises `MalformedRequest`, `InvalidField`."""
     try:
         return model.model_validate(parse_json(body, what="The body"))
     except ValidationError as e:
@@ -88,8 +88,8 @@ def parse_model(model: type[M], body: bytes) -> M:
 
 def _depth(text: str) -> int:
     depth = deepest = 0
-    for mark in _MARKS.finditer(text):
-        first = mark[0][0]
+    for token in _TOKENS.finditer(text):
+        first = token[0][0]
         if first in "[{":
             depth += 1
             deepest = max(deepest, depth)

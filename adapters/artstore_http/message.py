@@ -1,4 +1,4 @@
-"""What comes in and what goes out, as values: an adapter makes the one and sends the other."""
+"""Requests and responses as values: an adapter makes a `Request` of what arrived, and sends the `Response`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Request:
     path: str
     query: str
     headers: Headers
-    tells_cut_chunks: bool
-    """Whether this server lets us tell a chunked body that was cut from one that ended."""
+    detects_cut_chunks: bool
+    """Whether this server shows the difference between a chunked body that was cut and one that ended."""
 
     @cached_property
     def _by_name(self) -> dict[str, str]:
@@ -36,18 +36,18 @@ class Request:
         return found
 
     def header(self, name: str) -> str | None:
-        """The value of a field (lower case), several of them joined by commas; None when it did not come."""
+        """Return the value of a header field (name in lower case), repeated ones joined by commas; None when absent."""
         return self._by_name.get(name)
 
     @cached_property
     def parameters(self) -> dict[str, list[str]]:
-        """The query, decoded. Raises `MalformedRequest`."""
+        """Return the decoded query: the values of each name. Raises `MalformedRequest`."""
         if not self.query:
             return {}
         try:
             if _BROKEN_PERCENT.search(self.query):
                 raise ValueError
-            # Letters that were not escaped arrived as bytes, in UTF-8.
+            # Characters that the client did not escape arrive as bytes of UTF-8.
             query = self.query.encode("latin-1").decode("utf-8")
             pairs = parse_qsl(
                 query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=100
@@ -61,7 +61,7 @@ class Request:
 
     @cached_property
     def length(self) -> int | None:
-        """Content-Length in bytes. Raises `MalformedRequest`."""
+        """Return Content-Length in bytes, or None. Raises `MalformedRequest`."""
         text = self.header("content-length")
         if text is None:
             return None
@@ -71,7 +71,7 @@ class Request:
 
     @property
     def media_type(self) -> str:
-        """Content-Type without parameters, in lower case; "" when it did not come."""
+        """Return Content-Type without parameters, in lower case; "" when absent."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
 
     @property
@@ -80,30 +80,30 @@ class Request:
 
     @property
     def small(self) -> bool:
-        """Whether the body fits into one piece, and comes without a word from us."""
+        """Whether the body fits into one piece, and the client sends it without waiting for `100 Continue`."""
         text = self.header("content-length") or ""
         announced = int(text) if text.isascii() and text.isdigit() and len(text) <= 8 else PIECE + 1
         return announced <= PIECE and self.header("expect") is None
 
 
 class Stream(Protocol):
-    """A body that is not in memory."""
+    """The body of a response that is not in memory."""
 
     size: int
     """Bytes."""
     path: str | None
-    """A path whose whole content is the body, for servers that send files themselves."""
+    """A file whose whole content is the body, for servers that send files themselves; else None."""
 
     def pieces(self) -> Iterable[bytes]:
-        """The bytes, in pieces of at most 1 MiB."""
+        """Yield the bytes in pieces of at most 1 MiB."""
 
     def close(self) -> None:
-        """Give everything back. Harmless twice."""
+        """Release all resources. A second call has no effect."""
 
 
 @dataclass(slots=True)
 class Response:
-    """An answer; `headers` are complete but for what servers add (Date, Server, Connection)."""
+    """An answer. The server adds Date, Server and Connection to `headers`."""
 
     status: int
     headers: Headers = field(default_factory=list)
@@ -111,20 +111,20 @@ class Response:
 
 
 class Receiver(Protocol):
-    """What takes the body of one request. After an exception it is of no more use but for `abort`."""
+    """Receives the body of one request. After an exception only `abort` may be called."""
 
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes."""
+        """Process the next bytes."""
 
     def finish(self) -> Response:
-        """The body is over, and whole."""
+        """Return the answer, after the whole body was fed."""
 
     def abort(self, reason: str) -> None:
-        """It will not be finished: leave nothing. Harmless after `finish`. Never raises."""
+        """Undo what was received, since the body will not be finished. No effect after `finish`. Never raises."""
 
 
 class Collected:
-    """A small body, taken whole. Raises `TooLarge`-like refusals by `too_large` past `limit` bytes."""
+    """Collects a small body in memory and passes it to `then`. Raises `too_large` above `limit` bytes."""
 
     def __init__(self, limit: int, too_large: Exception, then: Callable[[bytes], Response]) -> None:
         self._limit = limit

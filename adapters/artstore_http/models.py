@@ -1,4 +1,4 @@
-"""The JSON of the wire, as pydantic models: answers are checked against them, OpenAPI is made from them."""
+"""The JSON of requests and answers, as pydantic models; the OpenAPI document is made from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from artstore.modes import Mode
 
 
 class FileJson(BaseModel):
-    """A file, without its bytes."""
+    """What is known of a file, without its bytes."""
 
     model_config = ConfigDict(title="File")
 
@@ -47,7 +47,7 @@ FILE_FIELDS = set(FileJson.model_fields)
 
 
 def file_json(attr: Attr) -> bytes:
-    """A file as it goes over the wire."""
+    """Return a file in the JSON of an answer."""
     return attr.model_dump_json(include=FILE_FIELDS).encode()
 
 
@@ -94,7 +94,7 @@ UploadForm = create_model("UploadForm", __doc__="The parts of a multipart upload
 
 
 class Root(BaseModel):
-    """Who we are, and where to go on."""
+    """Name and version of the element, and where its API is."""
 
     name: str
     version: str
@@ -105,7 +105,7 @@ class Root(BaseModel):
 
 
 class Info(BaseModel):
-    """This element, for anybody."""
+    """What everybody may know of this element."""
 
     element_id: str
     display_name: str
@@ -114,11 +114,11 @@ class Info(BaseModel):
     allowed_operations: list[str]
     adapter: str
     missing_guarantees: list[str]
-    """What the store does not promise, in words; empty where it promises all it should."""
+    """What the store does not guarantee, in words; empty where it guarantees everything."""
 
 
 class Capacity(BaseModel):
-    """Room, in bytes. `warning` from 80 % used, `critical` from 95 %, `full` when nothing more is taken."""
+    """Room, in bytes. `warning` from 80 % used, `critical` from 95 %, `full` when uploads are refused."""
 
     total: int | None
     used: int
@@ -161,7 +161,7 @@ class TransitionRequest(BaseModel):
 
 
 class Transition(BaseModel):
-    """A step that was done."""
+    """A step that was made."""
 
     previous_mode: Mode
     mode: Mode
@@ -171,7 +171,7 @@ class Transition(BaseModel):
 
 
 class TransactionJson(BaseModel):
-    """An intent in the write-ahead log, and what became of it."""
+    """An intent in the write-ahead log, and its outcome."""
 
     id: str
     operation: str
@@ -191,7 +191,7 @@ class TransactionPage(BaseModel):
 
 
 class ReconcileRequest(BaseModel):
-    """`repair` mends rows and moves what is broken to quarantine; `check` changes nothing. `digests`: read all data."""
+    """`repair` corrects entries and quarantines damaged files; `check` changes nothing. `digests`: read all data."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -219,7 +219,7 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether the element can do its work; `checks` says what it cannot."""
+    """Whether the element can do its work; `checks` names what fails."""
 
     status: Literal["ready", "not ready"]
     checks: dict[str, str] | None = None

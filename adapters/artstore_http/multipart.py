@@ -1,6 +1,6 @@
-"""Uploads as `multipart/form-data` (RFC 7578): a push reader that keeps nothing of the file.
+"""Reads uploads as `multipart/form-data` (RFC 7578) while they arrive; it keeps none of the file's bytes.
 
-python-multipart finds the delimiters; what a form of ours is, and every sentence about it, stands here.
+python-multipart finds the delimiters. This module decides which forms are accepted, and words every refusal.
 """
 
 from __future__ import annotations
@@ -20,33 +20,37 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 32
+"""Parts of one form."""
 MAX_HEADERS = 16
+"""Header fields of one part."""
 MAX_HEADER_BYTES = 8192
+"""Bytes of the header fields of one part together."""
 MAX_TEXT_BYTES = 65536
+"""Bytes of all text fields of a form together."""
 
 _HINT = "send it as curl -F file=@NAME does"
 # RFC 2046, 5.1.1
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-# A client's broken form is an answer of ours, not a warning in the operator's log.
+# The client receives an answer for a broken form; the operator's log needs no warning about it.
 _SILENT = Logger("artstore_http.multipart", CRITICAL + 1)
 
 
 class Sink(Protocol):
-    """Where the file goes while it comes in. What it raises passes through `feed` untouched."""
+    """Receives the file of a form. `FormReader.feed` raises what these methods raise, unchanged."""
 
     def on_file(self, filename: str, content_type: str | None) -> None:
-        """The file begins; `content_type` is None when the part declares none. Called once at most."""
+        """Begin the file. Called once at most; `content_type` is None when the part declares none."""
 
     def on_file_data(self, piece: bytes | memoryview) -> None:
-        """The next bytes; never called with none. `piece` may be kept: what it shows does not change."""
+        """Add the next bytes, at least one. `piece` may be kept: its content does not change later."""
 
     def on_file_end(self) -> None:
-        """The file's bytes are all there. The form may yet be refused: nothing is whole before `close`."""
+        """Note that all bytes of the file arrived. The form may still be refused until `FormReader.close` returns."""
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary a `multipart/form-data` header announces. Raises `MalformedRequest`."""
+    """Return the boundary that a `multipart/form-data` header announces. Raises `MalformedRequest`."""
     text = parse_parameters(content_type, "Content-Type")[1].get("boundary", "")
     if not text:
         raise MalformedRequest("Content-Type names no boundary; let the HTTP library write this header.")
@@ -56,7 +60,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 class FormReader:
-    """`feed` the body as it comes, then `close`. After an exception the reader is of no more use."""
+    """Reads one form: call `feed` with each piece of the body, then `close`. After an exception it cannot be used."""
 
     def __init__(self, content_type: str, sink: Sink) -> None:
         boundary = boundary_of(content_type)
@@ -82,14 +86,14 @@ class FormReader:
             "on_part_end": self._part_end,
             "on_end": self._end,
         }
-        # One field more than we take, so that the refusal, and its sentence, is ours.
+        # The parser allows one header field more than we do, so that our own check refuses it, in our words.
         self._parser = MultipartParser(
             boundary, callbacks, max_header_count=MAX_HEADERS + 1, max_header_size=MAX_HEADER_BYTES
         )
         self._parser.logger = _SILENT
 
     def feed(self, piece: bytes) -> None:
-        """Read on. Raises `MalformedRequest`, `InvalidField`, and what the sink raises."""
+        """Read the next piece of the body. Raises `MalformedRequest`, `InvalidField`, and what the sink raises."""
         if self._head is not None:
             # The parser reads text before the first delimiter differently when it comes in pieces, so
             # it never sees any: at most one line end is skipped. No client sends a preamble.
@@ -106,21 +110,21 @@ class FormReader:
         try:
             self._parser.write(piece)
         except FormParserError:
-            # The parser's own words count bytes from the start of the piece: they change with the splits.
+            # The parser's message counts bytes from the start of the piece: it depends on how the body was split.
             raise MalformedRequest(
                 "The form cannot be parsed: a delimiter or the headers of a part are broken or longer than "
                 f"{MAX_HEADER_BYTES} bytes (lines must end in CRLF)."
             ) from None
 
     def close(self) -> Form:
-        """The body is over: the fields. Raises `MalformedRequest` when it was cut or held no file."""
+        """Return the fields, after the whole body was fed. Raises `MalformedRequest` when it was cut or has no file."""
         if not self._ended:
             raise MalformedRequest("The form is truncated: the body ended before its closing boundary.")
         if not self._seen_file:
             raise MalformedRequest(f"The form has no part named 'file'; {_HINT}.")
         return Form.of(self._values)
 
-    # --- what the parser reports ---
+    # --- callbacks of the parser ---
 
     def _part_begin(self) -> None:
         self._parts += 1
@@ -162,13 +166,13 @@ class FormReader:
         if kind != "form-data" or name is None:
             raise MalformedRequest("A part lacks Content-Disposition: form-data with a name (RFC 7578, 4.2).")
         if self._headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
-            # RFC 7578, 4.7: deprecated; decoding is not storing the bytes that came.
-            raise MalformedRequest("Content-Transfer-Encoding is not taken: send the bytes as they are.")
+            # RFC 7578, 4.7: deprecated. We store the bytes as they arrive, and decode none.
+            raise MalformedRequest("Content-Transfer-Encoding is not accepted: send the bytes as they are.")
         self._name, self._text = name, None
         if name == "file":
             self._begin_file(filename)
         elif name in FIELDS or name == "_charset_":
-            # A filename is no fault here: FormData gives one to every Blob, curl -F metadata=@NAME too.
+            # A filename is accepted here: FormData adds one to every Blob, and so does curl -F metadata=@NAME.
             self._begin_text(name)
         elif filename is not None:
             raise MalformedRequest(f"The file must be in a part named 'file', not {name[:50]!r}; {_HINT}.")
@@ -189,7 +193,7 @@ class FormReader:
         if name in self._values and name != "tags":
             raise InvalidField(name, f"The field {name} comes twice.")
         if declared := self._headers.get("content-type"):
-            _is_utf8(parse_parameters(declared, "The Content-Type of a part")[1].get("charset", "utf-8"))
+            _require_utf8(parse_parameters(declared, "The Content-Type of a part")[1].get("charset", "utf-8"))
         self._text = []
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -211,13 +215,13 @@ class FormReader:
         except UnicodeDecodeError:
             raise InvalidField(self._name, f"The field {self._name} is not UTF-8.") from None
         if self._name == "_charset_":
-            _is_utf8(text)
+            _require_utf8(text)
         self._values.setdefault(self._name, []).append(text)
 
     def _end(self) -> None:
         self._ended = True
 
 
-def _is_utf8(charset: str) -> None:
+def _require_utf8(charset: str) -> None:
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise MalformedRequest("The text fields of a form must be UTF-8.")

@@ -32,7 +32,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "precondition-failed": (412, "The file is not what it was taken for"),
     "file-too-large": (413, "The body is too large"),
     "uri-too-long": (414, "The address is too long"),
-    "unsupported-media-type": (415, "The body is of a kind not taken here"),
+    "unsupported-media-type": (415, "The body is of a kind that is not accepted here"),
     "invalid-range": (416, "The range lies beyond the end"),
     "invalid-field": (422, "A field holds what it must not hold"),
     "digest-mismatch": (422, "The bytes are not those announced"),

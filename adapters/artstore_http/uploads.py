@@ -1,4 +1,4 @@
-"""Operations that upload a file: from a form, from a plain body, from a plain body under an id of the caller."""
+"""Operations that upload a file: as a form, as a plain body, as a plain body under an id of the caller's choice."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from artstore_http.problems import LengthRequired, UnsupportedMediaType
 
 FORM = "multipart/form-data"
 FORM_OVERHEAD = 1 << 20
-"""Bytes of a form beside its file, at most."""
+"""Bytes that a form may have beside those of its file."""
 
 _CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
 _UNSPECIFIC_TYPES = ("", "application/x-www-form-urlencoded", "application/octet-stream")
-"""Types that clients send when they know none (curl --data-binary sends the second)."""
+"""Types that clients send when they do not know the type (curl --data-binary sends the second)."""
 
 
 def upload(call: Call) -> Receiver:
@@ -35,7 +35,7 @@ def upload(call: Call) -> Receiver:
             request.length is not None
             and request.length > call.kernel.parts.limits.max_file_size + FORM_OVERHEAD
         ):
-            raise TooLarge(f"The body has {request.length} bytes; no file of that size is taken here.")
+            raise TooLarge(f"The body has {request.length} bytes; no file of that size is accepted here.")
         return FormUpload(call)
     return PlainUpload(call, file_id=None)
 
@@ -62,10 +62,12 @@ def _find(call: Call) -> Attr | None:
 
 def _check_head(request: Request) -> None:
     if (request.header("content-encoding") or "identity").strip().lower() != "identity":
-        raise UnsupportedMediaType("Content-Encoding is not taken: send the bytes of the file as they are.")
+        raise UnsupportedMediaType(
+            "Content-Encoding is not accepted: send the bytes of the file as they are."
+        )
     if request.header("content-range") is not None:
-        # RFC 9110, 14.5. `curl -T f -C -` sends the rest of a file so: it must not pass for the whole.
-        raise MalformedRequest("Content-Range: a part of a file is not taken; send the whole of it.")
+        # RFC 9110, 14.5. `curl -T f -C -` sends the rest of a file in this way: it must not be stored as the whole.
+        raise MalformedRequest("Content-Range: a part of a file is not accepted; send the whole file.")
     if request.length is None and not request.chunked:
         raise LengthRequired("Send Content-Length, or the body in chunks.")
 
@@ -86,15 +88,15 @@ def _answer(attr: Attr, new: bool) -> Response:
 
 
 class PlainUpload:
-    """The body is the file."""
+    """Receives a body that is the file itself."""
 
     def __init__(self, call: Call, *, file_id: FileId | None) -> None:
         self._request = request = call.request
         filename = call.parameter("filename")
         if filename is None:
-            raise InvalidField("filename", "Say what the file is called: ?filename=NAME.")
+            raise InvalidField("filename", "The file needs a name: ?filename=NAME.")
         self._digest = _header_digest(request)
-        if request.chunked and self._digest is None and not request.tells_cut_chunks:
+        if request.chunked and self._digest is None and not request.detects_cut_chunks:
             raise LengthRequired(
                 "Behind this server a body in chunks that was cut cannot be told from a whole one: send "
                 "Content-Length, or the digest of the file as Repr-Digest."
@@ -124,13 +126,13 @@ class PlainUpload:
 
 
 class FormUpload:
-    """The body is a form with one part `file` and parts of text before or after it."""
+    """Receives a form with one part `file`, and text parts before or after it."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._session: Session | None = None
         self._announced = _header_digest(call.request)
-        # A digest in the head is of the form as a whole (RFC 9530, 3); many mean the file. Either will do.
+        # A digest in the head is of the form as a whole (RFC 9530, 3), but many clients mean the file: both pass.
         self._whole = hashlib.sha256() if self._announced else None
         self._room = call.kernel.parts.limits.max_file_size + FORM_OVERHEAD
         self._reader = FormReader(call.request.header("content-type") or "", self)
@@ -148,12 +150,12 @@ class FormUpload:
             self._session.write(piece)
 
     def on_file_end(self) -> None:
-        """The form goes on."""
+        """Do nothing: text parts may follow."""
 
     def feed(self, piece: bytes) -> None:
         self._room -= len(piece)
         if self._room < 0:
-            raise TooLarge("The form is larger than any file that is taken here.")
+            raise TooLarge("The form is larger than any file that is accepted here.")
         if self._whole is not None:
             self._whole.update(piece)
         self._reader.feed(piece)

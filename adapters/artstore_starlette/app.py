@@ -1,6 +1,6 @@
 """The ASGI app: `granian --interface asgi --factory artstore_starlette.app:create_app`, or uvicorn's `--factory`.
 
-Everything that waits happens in a thread: a small request crosses once, an upload once per MiB.
+Every call that may block runs in a thread: a small request makes one hop, an upload one hop per MiB.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from artstore_http.problems import RequestTimeout
 
 T = TypeVar("T")
 
-SLOWEST = 1024
-"""Bytes a second that a body must bring, over `limits.body_timeout` seconds."""
+MIN_BODY_RATE = 1024
+"""Bytes a second at which a body must arrive, on average over `limits.body_timeout` seconds."""
 _WITH_BODY = ("POST", "PUT", "PATCH")
 
 
@@ -35,37 +35,37 @@ class Endpoint:
     def __init__(self, app: App) -> None:
         self._app = app
         self._limiter = CapacityLimiter(app.node.settings.server.threads)
-        self._idle = app.node.settings.limits.body_timeout
+        self._body_timeout = app.node.settings.limits.body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a websocket: 403; without a word from us uvicorn would say 500
+        if scope["type"] != "http":  # a websocket: 403; without this message uvicorn answers 500
             await send({"type": "websocket.close"})
             return
         request = _request(scope)
         if self._app.instant(request):
             response = self._app.begin(request).finish()
         elif request.method in _WITH_BODY:
-            response = await self._take(request, _Body(receive, self._idle))
+            response = await self._receive(request, _Body(receive, self._body_timeout))
         else:
-            response = await self._hop(_at_once, self._app, request, b"")
+            response = await self._hop(_exchange_at_once, self._app, request, b"")
         await self._send(scope, send, response)
 
-    async def _take(self, request: Request, body: _Body) -> Response:
-        """A request with a body: in one hop where it is small, else a MiB at a time, its head judged first."""
+    async def _receive(self, request: Request, body: _Body) -> Response:
+        """Answer a request with a body: a small one in one hop, else a MiB at a time, after its head was checked."""
         pieces: list[bytes] = []
         refused: Refused | None = None
         if request.small:
             try:
                 pieces = await body.batch()
             except Refused as e:
-                refused = e  # unless its head is refused
+                refused = e  # raised below unless the head is refused
             if body.over:
-                return await self._hop(_at_once, self._app, request, b"".join(pieces))
+                return await self._hop(_exchange_at_once, self._app, request, b"".join(pieces))
         exchange = await self._hop(self._app.begin, request)
         ahead: asyncio.Task[list[bytes]] | None = None
         try:
             while exchange.response is None:
-                await asyncio.sleep(0)  # here a cancellation takes effect, whatever is ready
+                await asyncio.sleep(0)  # a cancellation takes effect here, even when a batch is ready
                 if refused:
                     raise refused
                 batch = pieces or await (ahead or body.batch())
@@ -77,7 +77,8 @@ class Endpoint:
         finally:
             if ahead is not None:
                 ahead.cancel()
-                ahead.add_done_callback(lambda task: task.cancelled() or task.exception())  # no news any more
+                # To retrieve its error keeps asyncio from logging it.
+                ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
             if exchange.response is None:
                 await self._hop(exchange.abort)
         return exchange.response
@@ -95,7 +96,7 @@ class Endpoint:
                 return
             pieces = iter(stream.pieces())
             while (piece := await self._hop(next, pieces, None)) is not None:
-                await asyncio.sleep(0)  # likewise
+                await asyncio.sleep(0)  # a cancellation takes effect here
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
@@ -117,33 +118,33 @@ class Endpoint:
 
 
 class _Body:
-    """The body of a request, in batches of about a MiB. Raises `MalformedRequest`, `RequestTimeout`."""
+    """Receives the body of a request in batches of about a MiB. Raises `MalformedRequest`, `RequestTimeout`."""
 
-    def __init__(self, receive: Receive, idle: float) -> None:
+    def __init__(self, receive: Receive, timeout: float) -> None:
         self._receive = receive
-        self._idle = idle
+        self._timeout = timeout
         self.over = False
 
     async def batch(self) -> list[bytes]:
         pieces: list[bytes] = []
-        size = paid = 0
+        size = credited = 0
         try:
-            async with asyncio.timeout(self._idle) as deadline:
+            async with asyncio.timeout(self._timeout) as deadline:
                 while not self.over and size < PIECE:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
-                        # Or its chunks are broken, or it closed its half alone: then it still reads.
+                        # Its chunks may be broken, or it closed only its half: then it can still read the answer.
                         raise MalformedRequest("The body ended before it should.")
                     piece = message.get("body", b"")
                     pieces.append(piece)
                     size += len(piece)
                     self.over = not message.get("more_body", False)
-                    if size - paid >= self._idle * SLOWEST:
-                        paid = size
-                        deadline.reschedule(asyncio.get_running_loop().time() + self._idle)
+                    if size - credited >= self._timeout * MIN_BODY_RATE:
+                        credited = size
+                        deadline.reschedule(asyncio.get_running_loop().time() + self._timeout)
         except TimeoutError:
             raise RequestTimeout(
-                f"In {self._idle:g} seconds less than {SLOWEST} bytes a second came of the body."
+                f"In {self._timeout:g} seconds less than {MIN_BODY_RATE} bytes a second of the body arrived."
             ) from None
         return pieces
 
@@ -156,13 +157,13 @@ def _feed(exchange: Exchange, pieces: list[bytes], over: bool) -> None:
         exchange.finish()
 
 
-def _at_once(app: App, request: Request, body: bytes) -> Response:
+def _exchange_at_once(app: App, request: Request, body: bytes) -> Response:
     exchange: Exchange = app.begin(request)
     if body and exchange.response is None:
         exchange.feed(body)
     response = exchange.finish()
     if not isinstance(response.body, bytes) and response.body.size <= PIECE:
-        # What fits into one piece is read now: going back for it would cost more than reading it.
+        # A body that fits into one piece is read in this hop: another hop would cost more than the read.
         return exchange.collect()
     return response
 
@@ -174,7 +175,7 @@ def _request(scope: Scope) -> Request:
         path=scope["path"] or "/",
         query=scope["query_string"].decode("latin-1"),
         headers=headers,
-        tells_cut_chunks=True,
+        detects_cut_chunks=True,
     )
 
 
@@ -184,7 +185,7 @@ def _start(response: Response) -> Message:
 
 
 def create_app(node: Node | None = None) -> Starlette:
-    """The app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
+    """Return the app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
     served = App(node or open_default(), "starlette")
 
     @asynccontextmanager
@@ -193,5 +194,5 @@ def create_app(node: Node | None = None) -> Starlette:
         await to_thread.run_sync(served.close)
 
     app = Starlette(lifespan=lifespan)
-    app.router.default = Endpoint(served)  # also for what no route can match: OPTIONS *, CONNECT
+    app.router.default = Endpoint(served)  # also for requests that no route can match: OPTIONS *, CONNECT
     return app

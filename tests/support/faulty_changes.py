@@ -44,7 +44,7 @@ class Client:
         if body is not None:
             fields.append(("content-length", str(len(body))))
         fields += [(name.replace("_", "-"), value) for name, value in headers.items()]
-        request = Request(method=method, path=path, query=query, headers=fields, tells_cut_chunks=True)
+        request = Request(method=method, path=path, query=query, headers=fields, detects_cut_chunks=True)
         exchange = self._app.begin(request)
         for piece in (body[:5], body[5:]) if body else ():
             exchange.feed(piece)
