@@ -92,7 +92,7 @@ class Background:
         except ArtstoreError as e:
             log.error("%s can have no index entry: %s", key, e.detail)
         # An update or a deletion whose outcome was in doubt may have happened without an event.
-        self._observers.redeliver_current(self._parts.backend, file_id, key)
+        self._observers.redeliver_current(self._parts.backend, self._parts.locks, file_id, key)
 
     def _run(self) -> None:
         flushed = time.monotonic()

@@ -49,42 +49,6 @@ class Element:
         self._read_at = 0.0
         self._gate = locks.shared("element")
 
-    def open(
-        self, *, element_id: str | None, naming: str, mode: Mode, fallback_id: str, at: datetime
-    ) -> None:
-        """Record the element at its first start; later, check that the store is its own. Durable on return.
-
-        Raises `ConfigError` for the store of another element, `StorageFull`, `Unavailable`.
-        """
-        with self._locks.exclusive("mode"):
-            document = self._backend.read_document(RECORD)
-            if document is None:
-                if element_id is None and self._has_files():
-                    # A new id would be wrong, and a new mode might allow what the old one forbade.
-                    raise ConfigError(
-                        f"This store holds files, but {RECORD}, with the id and mode of their element, is missing.",
-                        place=f".artstore/{RECORD}",
-                        cure="Restore it from a backup of the store; or set element_id and mode, to create it again.",
-                    )
-                record = ElementRecord(
-                    element_id=element_id or fallback_id,
-                    naming=naming,
-                    mode=mode,
-                    changed_at=timestamp(at),
-                    changed_by="artstore",
-                    reason="first start",
-                )
-                try:
-                    self._backend.write_document(RECORD, _document(record), if_absent=True)
-                    return
-                except Conflict:  # another machine created it first
-                    document = self._backend.read_document(RECORD)
-        recognise(document or b"", element_id=element_id, naming=naming)
-
-    def _has_files(self) -> bool:
-        backend = self._backend
-        return any(entry.sidecar for d in backend.list_directories() for entry in backend.list(d))
-
     def record(self) -> ElementRecord:
         """Return the record as it is in the store, up to half a second ago. Raises `Unavailable`."""
         if (
@@ -102,7 +66,7 @@ class Element:
         seen = self._seen
         if seen is None or seen[0] != document:
             try:
-                seen = (document, _parse(document))
+                seen = (document, decode(document))
             except ConfigError as e:
                 raise Unavailable(e.detail) from None
             self._seen = seen
@@ -135,7 +99,7 @@ class Element:
             changed = current.model_copy(
                 update={"mode": target, "changed_at": timestamp(at), "changed_by": by, "reason": reason}
             )
-            self._apply(_document(changed), changed, old=document)
+            self._apply(encode(changed), changed, old=document)
         return changed
 
     def _apply(self, document: bytes, record: ElementRecord, *, old: bytes) -> None:
@@ -170,28 +134,13 @@ class Element:
         self._gate.close()
 
 
-def recognise(document: bytes, *, element_id: str | None, naming: str) -> None:
-    """Raise `ConfigError` unless `document` is the record of this element."""
-    record = _parse(document)
-    if element_id and record.element_id != element_id:
-        raise ConfigError(
-            f"This store belongs to element '{record.element_id}', not to '{element_id}'.",
-            place="element_id",
-            cure="Name the right element_id, or point the backend to a store of its own.",
-        )
-    if record.naming != naming:
-        raise ConfigError(
-            f"This store was made with naming '{record.naming}', not '{naming}'.",
-            place="naming",
-            cure=f'Set naming = "{record.naming}".',
-        )
-
-
-def _document(record: ElementRecord) -> bytes:
+def encode(record: ElementRecord) -> bytes:
+    """Return the document of `record`."""
     return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False).encode()
 
 
-def _parse(document: bytes) -> ElementRecord:
+def decode(document: bytes) -> ElementRecord:
+    """Return the record in `document`. Raises `ConfigError` when it cannot be read."""
     try:
         return ElementRecord.model_validate_json(document)
     except ValidationError as e:

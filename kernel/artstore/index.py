@@ -15,6 +15,7 @@ from artstore.attr import Attr, decode
 from artstore.backlog import Backlog
 from artstore.errors import Damaged, NotFound, StorageFull, Unavailable
 from artstore.ids import FileId, Key, now
+from artstore.locks import LOCK_TIMEOUT
 from artstore.parts import Parts
 from artstore.spi import Intent, Page, Query, RecoverableBackend, Totals
 
@@ -22,8 +23,6 @@ log = logging.getLogger("artstore.index")
 
 BATCH = 500
 """Entries that are written to the cache at a time."""
-LOCK_TIMEOUT = 5.0
-"""Seconds to wait for the lock of a file: a process that is stopped must not stop the others."""
 RECENT = timedelta(hours=24)
 """Age up to which a file is searched for again after a race: longer than any process takes from reading a sidecar to
 writing its entry."""

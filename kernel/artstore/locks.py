@@ -21,6 +21,8 @@ from artstore.posix import translate_errors, translate_startup_errors
 
 log = logging.getLogger("artstore.locks")
 
+LOCK_TIMEOUT = 5.0
+"""Seconds for which recovery waits for the lock of a file: a process that is stopped must not stop the others."""
 _BUCKETS = 64
 """Lock files for the locks of single files: those with equal ends of their ids share one."""
 _POLL_INTERVAL = 0.01

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from artstore.attr import Attr, decode
 from artstore.errors import ArtstoreError, Damaged, NotFound, ProviderFault
 from artstore.ids import FileId, Key
+from artstore.locks import LOCK_TIMEOUT, Locks
 from artstore.spi import Change, Observer, RecoverableBackend
 
 log = logging.getLogger("artstore.observers")
@@ -144,12 +145,15 @@ class Observers:
         for queue in self._queues:
             queue.put(event)
 
-    def redeliver_current(self, backend: RecoverableBackend, file_id: FileId, key: Key) -> None:
+    def redeliver_current(self, backend: RecoverableBackend, locks: Locks, file_id: FileId, key: Key) -> None:
         """Queue the present state of a file as its last change, when it is in doubt whether observers received that.
 
         Raises `Unavailable`.
         """
-        if self._queues:
+        if not self._queues:
+            return
+        # Under the lock of the file: else a change that is made meanwhile could be queued before the older state.
+        with locks.file(file_id, timeout=LOCK_TIMEOUT):
             try:
                 self.deliver(event_of(decode(backend.read_sidecar(key), key)))
             except NotFound:

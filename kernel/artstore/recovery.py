@@ -179,7 +179,7 @@ class Recovery:
                     if attr is not None:
                         missing.append(attr)
                 entries.pop(filename, None)
-            elif naming.parse(filename) is not None and (sole_writer or backend.age(entry.key) > ORPHAN_AGE):
+            elif naming.parse(filename) is not None and (sole_writer or self._is_old(entry.key)):
                 orphans.add(entry.key)
             if len(missing) == BATCH:
                 self._index_files(missing, sole_writer=sole_writer)
@@ -192,6 +192,12 @@ class Recovery:
             self._index.repair_entry(file_id, Key(f"{directory}/{filename}"))
             self.report.entries_removed += 1
 
+    def _is_old(self, key: Key) -> bool:
+        try:
+            return self._parts.backend.age(key) > ORPHAN_AGE
+        except NotFound:  # a live process has finished or removed it since it was listed
+            return False
+
     def _index_files(self, attrs: list[Attr], *, sole_writer: bool) -> None:
         if not attrs:
             return
@@ -199,7 +205,9 @@ class Recovery:
         self.report.entries_written += len(attrs)
         if not self.report.rebuilt:
             for attr in attrs:  # a power loss took the entry, and perhaps the event with it
-                self._observers.redeliver_current(self._parts.backend, attr.file_id, attr.key)
+                self._observers.redeliver_current(
+                    self._parts.backend, self._parts.locks, attr.file_id, attr.key
+                )
 
     def _quarantine_orphans(self, directory: str, orphans: set[Key]) -> None:
         """Quarantine data without a sidecar and sidecars without data, if they are that still.
@@ -334,5 +342,5 @@ class Recovery:
             return False
         for t in transactions:
             if t.file_id is not None and t.key is not None:
-                self._observers.redeliver_current(self._parts.backend, t.file_id, t.key)
+                self._observers.redeliver_current(self._parts.backend, self._parts.locks, t.file_id, t.key)
         return self._observers.is_delivered()

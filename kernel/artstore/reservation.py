@@ -11,7 +11,7 @@ from datetime import datetime
 
 from artstore.errors import Conflict
 from artstore.ids import FileId, Key, uuid7
-from artstore.index import LOCK_TIMEOUT
+from artstore.locks import LOCK_TIMEOUT
 from artstore.parts import Parts
 from artstore.spi import Intent, Name, Writer
 

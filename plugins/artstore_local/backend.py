@@ -304,6 +304,8 @@ class LocalBackend(Backend, Recoverable):
                     youngest = max(youngest, os.stat(n, dir_fd=fd, follow_symlinks=False).st_ctime)
                 except FileNotFoundError:
                     continue
+        if not youngest:
+            raise NotFound(f"There is no {key}.")
         return max(0.0, time.time() - youngest)
 
     def in_progress(self, key: Key | None = None) -> Iterator[Key]:

@@ -252,7 +252,9 @@ class ObjectBackend(Backend, Recoverable):
 
     def age(self, key: Key) -> float:
         found = [o.age for o in map(self._store.head, (key, sidecar_name(key))) if o is not None]
-        return max(0.0, min(found, default=float("inf")))
+        if not found:
+            raise NotFound(f"There is no {key}.")
+        return max(0.0, min(found))
 
     def list_directories(self, since: str = "") -> Iterator[str]:
         yield from self._walk_directories("", since)

@@ -7,6 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -273,6 +274,15 @@ def test_a_log_that_coordinates_nodes_by_half_is_refused() -> None:
         wrap(Wrapper(), "wal", OWNER)
     Wrapper.lacks = methods_of((Coordination,))
     assert not isinstance(wrap(Wrapper(), "wal", OWNER), Coordination)
+
+
+def test_a_log_that_inherits_half_of_the_coordination_cannot_be_built() -> None:
+    class Half(Coordination):
+        def exclusive(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
+            return nullcontext()
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half()  # type: ignore[abstract]
 
 
 def test_a_provider_that_hangs_while_it_closes_is_left_behind(

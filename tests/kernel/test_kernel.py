@@ -39,6 +39,7 @@ from artstore.errors import (
     TooLarge,
     Unavailable,
 )
+from artstore.host.identity import establish
 from artstore.ids import FileId, Key, now
 from artstore.kernel import Kernel
 from artstore.limits import Limits
@@ -111,7 +112,7 @@ class Ground:
             cache = cache or SqlCache(SqlCache.Settings(), context)
         locks = Locks(context.state / "locks")
         element = Element(backend, locks)
-        element.open(element_id="se-1", naming="dated", mode=mode, fallback_id="x", at=now())
+        establish(backend, locks, element_id="se-1", naming="dated", mode=mode, fallback_id="x", at=now())
         parts = Parts(
             backend=backend,
             cache=cache,
@@ -894,8 +895,14 @@ def test_another_elements_store_is_refused(ground: Ground) -> None:
     kernel = ground.open()
     for element_id, naming in (("se-2", "dated"), ("se-1", "other")):
         with pytest.raises(ConfigError):
-            kernel.parts.element.open(
-                element_id=element_id, naming=naming, mode=Mode.EDIT, fallback_id="x", at=now()
+            establish(
+                kernel.parts.backend,
+                kernel.parts.locks,
+                element_id=element_id,
+                naming=naming,
+                mode=Mode.EDIT,
+                fallback_id="x",
+                at=now(),
             )
 
 

@@ -15,9 +15,10 @@ from artstore.attr import Attr
 from artstore.backlog import Backlog
 from artstore.element import Element
 from artstore.errors import ConfigError, Unavailable
+from artstore.host.identity import establish
 from artstore.host.providers import build_observers, open_registry
 from artstore.host.settings import Configuration, Settings
-from artstore.ids import now
+from artstore.ids import Key, now
 from artstore.kernel import Kernel
 from artstore.limits import Limits
 from artstore.locks import Locks
@@ -71,7 +72,9 @@ class Home:
         backend = LocalBackend(LocalBackend.Settings(), context)
         locks = Locks(context.state / "locks")
         element = Element(backend, locks)
-        element.open(element_id=None, naming="dated", mode=Mode.EDIT, fallback_id="se-1", at=now())
+        establish(
+            backend, locks, element_id=None, naming="dated", mode=Mode.EDIT, fallback_id="se-1", at=now()
+        )
         parts = Parts(
             backend=backend,
             cache=self.cache,
@@ -328,6 +331,26 @@ def test_an_update_in_doubt_that_happened_is_delivered(home: Home, monkeypatch: 
     kernel.background.drain()
     assert kernel.observers.is_delivered()
     assert ("update", one.file_id, 2) in recorder.received
+
+
+def test_a_file_does_not_change_between_its_reading_and_its_redelivery(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the observers would receive the newer state first, and the older one as the last."""
+    kernel = home.start(Recorder())
+    one = upload(kernel)
+    backend, locks = kernel.parts.backend, kernel.parts.locks
+    read, read_keys = backend.read_sidecar, list[str]()
+
+    def read_and_change(key: Key) -> bytes:
+        with pytest.raises(Unavailable, match="holds a lock"), locks.file(one.file_id, timeout=0):
+            pytest.fail("the file can be changed")
+        read_keys.append(key)
+        return read(key)
+
+    monkeypatch.setattr(backend, "read_sidecar", read_and_change)
+    kernel.observers.redeliver_current(backend, locks, one.file_id, one.key)
+    assert read_keys == [one.key]
 
 
 def test_observers_with_settings_are_built(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from artstore.backlog import Backlog
 from artstore.element import Element
+from artstore.host.identity import establish
 from artstore.host.plugin_list import plugin_rows
 from artstore.host.plugins import Registry
 from artstore.host.providers import build, build_observers, make_context, open_registry
@@ -82,7 +83,9 @@ def open_node(configuration: Configuration) -> Node:
         element = Element(backend, locks)
         opened.callback(element.close)
         with coordination.exclusive("element"):
-            element.open(
+            establish(
+                backend,
+                locks,
                 element_id=settings.element_id,
                 naming=settings.naming.use,
                 mode=settings.mode,

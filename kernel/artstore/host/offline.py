@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 
-from artstore.element import RECORD, recognise
+from artstore.element import RECORD
 from artstore.errors import ConfigError, NotFound, Unavailable
+from artstore.host.identity import recognise
 from artstore.host.providers import build, make_context, open_registry, provider_settings, read_only_context
 from artstore.host.settings import Configuration
 from artstore.maintenance.verify import Survey

@@ -138,39 +138,55 @@ class Log(Configurable, Protocol):
 class Coordination(Protocol):
     """What the nodes that share a log agree on: locks, a flag that the index is incomplete, and open uploads.
 
-    The processes of one node coordinate by themselves. So the defaults are right for a log that one node has for
-    itself (`SingleNode`). Every method may raise `Unavailable` and may be called from any thread.
+    The processes of one node coordinate by themselves, so a log that one node has for itself is no `Coordination`.
+    No method has a default: nodes that coordinate by half would not exclude each other. Every method may raise
+    `Unavailable` and may be called from any thread.
     """
 
+    @abstractmethod
     def exclusive(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
         """Hold the lock `name` among the nodes. It may be entered and left by different threads.
 
         Raises `Conflict` when it is held and `wait` is False.
         """
-        return nullcontext()
 
+    @abstractmethod
     def set_dirty(self) -> None:
         """Record that this process has index entries still to write. On return the other nodes know it."""
-        return
 
+    @abstractmethod
     def clear_dirty(self, position: Position) -> None:
         """Record that this process has written all index entries that were missing before `position` was taken."""
-        return
 
+    @abstractmethod
     def any_dirty(self) -> bool:
         """Return whether any process of another node, alive or dead, has index entries still to write.
 
         The entries of a dead process count until recovery has written them.
         """
-        return False
 
+    @abstractmethod
     def open_uploads(self, file_id: FileId) -> Sequence[Key]:
         """Return the keys of uploads of `file_id` that other processes have open; those processes may be dead.
 
         Called while holding the lock of `file_id`.
         """
-        return ()
 
 
 class SingleNode(Coordination):
-    """The coordination of a node that shares its log with no other node."""
+    """The coordination of a node that shares its log with no other node: there is nothing to agree on."""
+
+    def exclusive(self, name: str, *, wait: bool = True) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def set_dirty(self) -> None:
+        return
+
+    def clear_dirty(self, position: Position) -> None:
+        return
+
+    def any_dirty(self) -> bool:
+        return False
+
+    def open_uploads(self, file_id: FileId) -> Sequence[Key]:
+        return ()

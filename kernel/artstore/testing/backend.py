@@ -340,6 +340,12 @@ class BackendSuite(BackendChanges, BackendRecovery, BackendDurability):
         assert get(backend, Key("Music/song.mp3")) == b"la"
         assert backend.read_sidecar(Key(f"{HOUR}/half")) == b"{}"
 
+    def test_what_does_not_exist_has_no_age(self, backend: RecoverableBackend) -> None:
+        put(backend)
+        for missing in (key(1), Key("1999/01/01/00/nothing.txt")):
+            with pytest.raises(NotFound):
+                backend.age(missing)
+
     def test_age_is_that_of_the_younger_part(self, backend: RecoverableBackend, plant: Plant | None) -> None:
         if plant is None:
             return
