@@ -29,7 +29,7 @@ class Ledger:
     keys: set[str] = field(default_factory=set)
     """Where files lay that were acknowledged at any time."""
     damaged: dict[str, str] = field(default_factory=dict)
-    """id -> key of files that a stranger broke: they are to be moved out of the way, not dropped."""
+    """id -> key of files that another program broke: recovery must move them to quarantine, not drop them."""
     wrong: list[str] = field(default_factory=list)
     """What must not have been said, whatever the disk holds."""
     _said: dict[tuple[str, int], Facts] = field(default_factory=dict)

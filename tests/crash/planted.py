@@ -1,6 +1,6 @@
 """Bugs planted in our own code, one at a time: each must be found, or the search finds nothing.
 
-Each is what somebody might write in good faith, put in place of what is there by a patch from the test's side: the
+Each is what a programmer might write in good faith, put in place of what is there by a patch from the test's side: the
 product holds no switch for them.
 """
 
@@ -297,8 +297,8 @@ def recovery_takes_a_tombstone_for_durable(patch: Patch) -> None:
 
     made = backend.LocalBackend.__init__
 
-    def trusting(self: Any, *told: Any) -> None:
-        made(self, *told)
+    def trusting(self: Any, *given: Any) -> None:
+        made(self, *given)
         self._durable_tombstones = Everything()
 
     patch.setattr(backend.LocalBackend, "__init__", trusting)

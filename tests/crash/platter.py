@@ -1,4 +1,4 @@
-"""What a disk may hold after power loss, told from a tape: every choice a file system is free to make.
+"""What a disk may hold after power loss, computed from a tape: every choice a file system is free to make.
 
 Two kinds of disk, both after Pillai et al. (ALICE, OSDI 2014):
 
@@ -120,14 +120,14 @@ class Disk:
         """(step, directory, name, target): names as they changed, for the ordered disk."""
         self._loaded: dict[tuple[int, str], int] = {}
         self._locks: set[int] = set()
-        """Directories whose names are of no concern: lock files are made anew, and hold nothing."""
+        """Directories whose names are of no concern: lock files are created again, and hold nothing."""
         self._known: dict[int, int] = {}
         self._next = itertools.count(1)
 
     # --- before the tape ---
 
     def load(self, image: Image, inode: Any, root: int) -> None:
-        """Begin with `image`, all of it durable; `inode` tells the inode of each path, `root` that of the root."""
+        """Begin with `image`, all of it durable; `inode` has the inode of each path, `root` that of the root."""
         self._known[root] = 0
         for path in sorted(image):
             content = image[path]

@@ -63,7 +63,7 @@ class State:
     rows_said: str = ""
 
     def fingerprint(self) -> int:
-        """What two states have in common that are the same to whoever opens them and judges."""
+        """What is equal in two states that no opening and no check can distinguish."""
         said = repr((self.cache, self.ledger.modes, sorted(self.ledger.files), [*self.ledger.files.values()]))
         return hash((said, self.rows_said, self.files, frozenset(self.image.items())))
 
@@ -95,8 +95,8 @@ def loaded(recording: Recording) -> Disk:
 
 def states(recording: Recording, dice: random.Random, a_cut: int, cuts: int) -> Iterator[State]:
     """States of about `cuts` points of the tape, at most `a_cut` of each."""
-    changing = [n for n, line in enumerate(recording.lines) if line[0] not in ("mark", "idle")]
-    first = next(n for n, line in enumerate(recording.lines) if line[0] == "mark")
+    changing = [n for n, line in enumerate(recording.lines) if line[0] not in ("power", "idle")]
+    first = next(n for n, line in enumerate(recording.lines) if line[0] == "power")
     candidates = [n for n in changing if n >= first]
     # An answer just given is what there is to lose.
     answers = [n for n in candidates if recording.lines[n][0] == "done"]
@@ -263,7 +263,7 @@ def look(home: Path, cache: str, mode: str, ledger: Ledger) -> tuple[dict[str, A
 
 
 def faithful(recording: Recording) -> None:
-    """The tape tells all that happened: played to its end it gives the tree that was there. So do all faults."""
+    """The tape has all that happened: played to its end it gives the tree that was there. So do all faults."""
     idle = [fault for line in recording.lines if line[0] == "idle" for fault in line[1]]
     assert not idle, f"what was to go wrong did not: {idle}"
     disk = loaded(recording)
@@ -278,12 +278,13 @@ def faithful(recording: Recording) -> None:
 def visible(recording: Recording) -> Iterator[str]:
     """What a reader finds while the workload runs: no sidecar in place without its data, whole.
 
-    Pairs that the workload itself tore apart before its mark are left out: recovery mends them before any reader comes.
+    Pairs that the workload itself tore apart before power could fail are left out: recovery mends them before any
+    reader comes.
     """
     disk = loaded(recording)
     torn: set[str] = set()
     for n, line in enumerate(recording.lines):
-        if line[0] == "mark":
+        if line[0] == "power":
             image = disk.whole()
             torn = {
                 p for p in image if p.endswith(".attr.json") and p.removesuffix(".attr.json") not in image
@@ -317,10 +318,10 @@ def replay(
 ) -> Iterator[str]:
     """Judge the states of one recording; yields each violation."""
     for state in states(recording, dice, a_cut, cuts):
-        mark = state.fingerprint()
-        if mark in tally.seen:
+        fingerprint = state.fingerprint()
+        if fingerprint in tally.seen:
             continue
-        tally.seen.add(mark)
+        tally.seen.add(fingerprint)
         tally.states += 1
         for fault in judge(state, place / "cut" / "home", recording.base.mode, tally):
             line = recording.lines[state.cut]
@@ -372,8 +373,8 @@ def judged(seed: int, names: Iterable[str], a_cut: int, cuts: int) -> None:
     """A line of JSON a workload: what its states showed."""
     for name in names:
         found = run(name, seed, a_cut=a_cut, cuts=cuts)
-        told = {"states": found.states, "lines": found.lines, "parts": found.broken_pairs}
-        print(json.dumps({"name": name, **told, "violations": found.violations}), flush=True)
+        counts = {"states": found.states, "lines": found.lines, "parts": found.broken_pairs}
+        print(json.dumps({"name": name, **counts, "violations": found.violations}), flush=True)
 
 
 def hunted(seed: int, names: Iterable[str]) -> None:

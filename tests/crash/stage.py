@@ -41,8 +41,8 @@ BY = Principal(id="1", name="ivanov", scopes=SCOPES)
 Rows = tuple[dict[str, Attr], str | None]
 
 
-class Nobody(StaticAuth):
-    """Knows nobody: what is tested here asks no auth, and a key pair costs more than a recovery."""
+class NoAuth(StaticAuth):
+    """Authenticates no one: these tests send no requests, and a key pair costs more than a recovery."""
 
     def __init__(self, settings: BaseModel, context: Context) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class RowsCache(MemoryCache):
 class Offers:
     @hookimpl
     def artstore_auths(self) -> Iterable[Provider]:
-        return [Provider(name="nobody", target="crash.stage:Nobody", summary="nobody")]
+        return [Provider(name="none", target="crash.stage:NoAuth", summary="no auth")]
 
     @hookimpl
     def artstore_caches(self) -> Iterable[Provider]:
@@ -84,7 +84,7 @@ def _registry() -> Registry:
 REGISTRY = _registry()
 boot.open_registry = lambda _settings: REGISTRY
 SETTINGS = {
-    cache: load(overrides={"auth.use": "nobody", "cache.use": cache}, environ={}).settings
+    cache: load(overrides={"auth.use": "none", "cache.use": cache}, environ={}).settings
     for cache in ("rows", "sql")
 }
 
@@ -127,9 +127,9 @@ class Stage:
     def open(self) -> boot.Node:
         return open_node(self.home, mode=self.mode)
 
-    def mark(self) -> None:
+    def allow_power_loss(self) -> None:
         """Power may fail from here on."""
-        self.tape.add("mark")
+        self.tape.add("power")
 
     def clock(self, hours: float) -> None:
         """Set the clock `hours` ahead of what it is."""

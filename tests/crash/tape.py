@@ -2,7 +2,7 @@
 
 The calls of `os` are wrapped, `renameat2` and whatever else goes past them too; one lock, shared by all threads and
 processes, keeps an operation and its line on the tape together. What SQLite does in C is not seen: instead its files
-are copied after each commit, while the right to write is still held. `test_power.py` compares what the tape tells with
+are copied after each commit, while the right to write is still held. `test_power.py` compares the tape with
 the directory itself, so that nothing can go past it unnoticed.
 """
 
@@ -258,9 +258,9 @@ def _copy(path: str, kept: dict[tuple[int, int], int]) -> tuple[bytes, bytes]:
             seen = _RAW["stat"](name)
         except FileNotFoundError:
             return b""
-        mark = (os.getpid(), seen.st_ino)
-        if mark not in kept:
-            kept[mark] = _RAW["open"](name, os.O_RDONLY | os.O_CLOEXEC)
-        return _RAW["pread"](kept[mark], seen.st_size, 0)  # type: ignore[no-any-return]
+        owner = (os.getpid(), seen.st_ino)
+        if owner not in kept:
+            kept[owner] = _RAW["open"](name, os.O_RDONLY | os.O_CLOEXEC)
+        return _RAW["pread"](kept[owner], seen.st_size, 0)  # type: ignore[no-any-return]
 
     return whole(path), whole(f"{path}-wal")

@@ -1,5 +1,5 @@
-"""What may befall a cache: lost, cut, flipped, locked, full, read-only, older. The element serves, tells the truth or
-503, and heals, while it runs and when it starts, with one worker and with two."""
+"""Faults of a cache: lost, cut, flipped, locked, full, read-only, older. The element serves, answers truly or with 503,
+and repairs the cache, while it runs and when it starts, with one worker and with two."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LOCKED = 8.0, 30.0
 """Seconds for which another program locks the database, in a usual and in a long run; a call gives up after five."""
 BOUND = 12.0
-"""Seconds within which an upload is answered whatever the cache does."""
+"""Seconds within which an upload is answered in every state of the cache."""
 CHOSEN = "00000000-0000-4000-8000-00000000%04x"
 
 
 @dataclass
 class World:
-    """An element, its cache on a file system of its own, and what a client knows of both."""
+    """An element, its cache on a file system of its own, and what a client knows of it."""
 
     home: Path
     workers: int
@@ -49,7 +49,7 @@ class World:
     refused: int = 0
     answered: int = 0
     slowest: float = 0.0
-    """Seconds that healing took at most."""
+    """Seconds that a repair took at most."""
 
     @property
     def path(self) -> Path:
@@ -57,7 +57,7 @@ class World:
 
     def __str__(self) -> str:
         searches = f"searches: {self.answered} answered, {self.refused} refused"
-        return f"{self.workers} workers; {searches}; healed within {self.slowest:.1f} s"
+        return f"{self.workers} workers; {searches}; repaired within {self.slowest:.1f} s"
 
     def start(self) -> Element:
         url = {"CACHE__SQL__URL": f"sqlite:///{self.path}", "LIMITS__MIN_FREE": "0"}
@@ -72,7 +72,7 @@ class World:
         assert not re.findall(r"(?m)^.*(?:Traceback|artstore\.access \S+ \S+ \S+ 500 ).*$", log), log[-4000:]
 
     def change(self) -> None:
-        """An upload, one under an id of our own, an update, a deletion: all of them work, and soon."""
+        """Upload twice, once under a chosen id, update and delete: all of that works, and in time."""
         element, number = self.element, next(self.numbers)
         assert element is not None
         for answer in (
@@ -90,7 +90,7 @@ class World:
         self.gone.add(deleted)
 
     def look(self) -> None:
-        """Every file by its id, and a search that is whole or refused."""
+        """Read every file by its id; a search is complete or refused."""
         element = self.element
         assert element is not None
         for file_id, attr in self.there.items():
@@ -114,27 +114,27 @@ class World:
         self.refused += 1
         return False
 
-    def healed(self) -> None:
-        """Without a human: whole again, ready, and nothing is left open."""
+    def wait_repaired(self) -> None:
+        """Wait until it is complete, ready, and nothing is pending, without an operator."""
         element = self.element
         assert element is not None
-        begun = time.monotonic()
+        began = time.monotonic()
         until(self.search, "a search that is answered", 200)
         until(lambda: element.get("/health/ready").status == 200, "ready", 200)
         until(lambda: not element.pending(), "nothing pending", 200)
-        self.slowest = max(self.slowest, time.monotonic() - begun)
+        self.slowest = max(self.slowest, time.monotonic() - began)
         self.look()
 
 
 def timed(ask: Callable[[], servers.Answer]) -> servers.Answer:
-    begun = time.monotonic()
+    began = time.monotonic()
     answer = ask()
-    assert time.monotonic() - begun < BOUND, answer
+    assert time.monotonic() - began < BOUND, answer
     return answer
 
 
 def workers(usual: int) -> pytest.MarkDecorator:
-    """How many processes serve: in the long run the other number as well."""
+    """Set how many processes serve; a long run tries the other number as well."""
     other = pytest.param(3 - usual, marks=pytest.mark.long)
     return pytest.mark.parametrize("world", [usual, other], indirect=True)
 
@@ -157,8 +157,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         yield world
     finally:
         if world.element is not None and world.element.process.poll() is None:
-            os.killpg(world.element.process.pid, signal.SIGKILL)
-            world.element.process.wait(30)
+            world.element.kill()
         subprocess.run(["umount", "--lazy", str(world.path.parent)], check=True)
 
 
@@ -228,21 +227,21 @@ FAULTS = [
 
 
 @workers(2)
-def test_a_cache_that_is_broken_while_it_serves(world: World, tried: Tried) -> None:
+def test_a_cache_that_breaks_while_it_serves_is_repaired(world: World, tried: Tried) -> None:
     for fault in FAULTS:
         world.change()
         fault(world)
         world.look()
         world.change()
         world.look()
-        world.healed()
+        world.wait_repaired()
     tried(f"{len(FAULTS)} faults; {world}")
     at_rest(world)
 
 
 @workers(1)
 @usual_or_long("every", 3, 1)
-def test_a_cache_that_is_broken_while_it_is_stopped(world: World, every: int, tried: Tried) -> None:
+def test_a_cache_that_broke_while_stopped_is_repaired(world: World, every: int, tried: Tried) -> None:
     ends = [signal.SIGTERM, signal.SIGKILL]
     starts = list(itertools.product(FAULTS, ends))[::every]
     for fault, end in starts:
@@ -253,7 +252,7 @@ def test_a_cache_that_is_broken_while_it_is_stopped(world: World, every: int, tr
         world.start()
         world.look()
         world.change()
-        world.healed()
+        world.wait_repaired()
         world.older = (
             world.older if world.path.stat().st_size > len(world.older) * 2 else world.path.read_bytes()
         )
@@ -263,13 +262,15 @@ def test_a_cache_that_is_broken_while_it_is_stopped(world: World, every: int, tr
 
 @workers(2)
 @usual_or_long("locked", *LOCKED)
-def test_a_cache_that_another_program_locks(world: World, locked: float, tried: Tried) -> None:
+def test_files_are_served_while_another_program_locks_the_cache(
+    world: World, locked: float, tried: Tried
+) -> None:
     assert world.element is not None
-    with closing(sqlite3.connect(world.path, isolation_level=None)) as stranger:
-        stranger.execute("BEGIN EXCLUSIVE")
-        begun = time.monotonic()
+    with closing(sqlite3.connect(world.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
         rounds = 0
-        while time.monotonic() - begun < locked or not rounds:
+        while time.monotonic() - began < locked or not rounds:
             world.change()
             world.look()
             rounds += 1
@@ -280,14 +281,14 @@ def test_a_cache_that_another_program_locks(world: World, locked: float, tried: 
         world.look()
         world.change()
         world.look()
-        stranger.execute("ROLLBACK")
-    world.healed()
+        other.execute("ROLLBACK")
+    world.wait_repaired()
     tried(f"locked: {rounds} rounds; {world}")
     at_rest(world)
 
 
 @workers(1)
-def test_a_cache_that_is_full_or_read_only(world: World, tried: Tried) -> None:
+def test_files_are_served_while_the_cache_is_full_or_read_only(world: World, tried: Tried) -> None:
     assert world.element is not None
     filler = world.path.with_name("filler")
 
@@ -311,11 +312,11 @@ def test_a_cache_that_is_full_or_read_only(world: World, tried: Tried) -> None:
             world.change()
             world.look()
         filler.unlink()
-        world.healed()
+        world.wait_repaired()
     world.end(signal.SIGKILL)
     mount = ["mount", "-o", "remount,ro", str(world.path.parent)]
     # Its workers may take a moment longer to die than the process that was waited for.
-    until(lambda: subprocess.run(mount, check=False).returncode == 0, "nobody writes to the cache")
+    until(lambda: subprocess.run(mount, check=False).returncode == 0, "no process writes to the cache")
     world.start()
     world.look()
     world.change()
@@ -323,7 +324,7 @@ def test_a_cache_that_is_full_or_read_only(world: World, tried: Tried) -> None:
     assert world.element.get("/health/ready").status == 503
     mount[2] = "remount,rw"
     subprocess.run(mount, check=True)
-    world.healed()
+    world.wait_repaired()
     tried(f"full, read-only; {world}")
     at_rest(world)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from artstore.host.boot import open_default
 from artstore.ids import now
 from artstore.spi import Query
 from support.audit import audit, open_intents
-from support.servers import ARTSTORE
+from support.servers import artstore
 from support.uploads import upload
 
 
-def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path) -> None:
+def test_a_start_before_the_checkpoint_is_refused_with_its_cure(tmp_path: Path) -> None:
     home = tmp_path / "home"
     node = open_default(home)
     with pytest.MonkeyPatch.context() as patch:
@@ -33,9 +32,7 @@ def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path
     }
     record.write_text(json.dumps(future))
     for command in ("recover", "serve"):
-        run = subprocess.run(
-            [ARTSTORE, command, "--home", str(home)], capture_output=True, text=True, check=False, timeout=60
-        )
+        run = artstore(home, command)
         assert run.returncode == 78, run
         assert "the system clock: The clock says" in run.stderr
         assert "2099-05-06T07:00:00.000Z" in run.stderr
@@ -52,8 +49,8 @@ def test_a_store_that_was_used_in_the_future_is_refused_and_cured(tmp_path: Path
     assert set(audit(home)) == {made.file_id, new.file_id}
 
 
-def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
-    """What lands in an hour before the checkpoint is found again although no row of it was kept."""
+def test_a_file_from_before_the_checkpoint_is_in_the_index_after_a_power_cut(tmp_path: Path) -> None:
+    """The clock jumped back: a file in an hour before the checkpoint is found again although its entry was lost."""
     home = tmp_path / "home"
     node = open_default(home)
     wal = home / "state" / "wal"
@@ -63,7 +60,7 @@ def test_a_clock_that_jumps_back_leaves_a_durable_trace(tmp_path: Path) -> None:
         patch.setattr(artstore.kernel, "now", lambda: ago)
         made = upload(node.kernel, b"", "of an hour ago.txt")
     assert checkpoint.precedes(node.kernel.parts, made.storage_path)
-    # A power cut takes the row, which nobody synced; the log was.
+    # A power cut removes the entry, which was not synced; the log was.
     node.kernel.parts.cache.remove([made.file_id])
     assert {p: p.stat().st_size for p in wal.iterdir()} != before
     for segment, _ in node.kernel.parts.log.position():

@@ -58,7 +58,7 @@ FAULTS = [
 
 @dataclass
 class Client:
-    """Asks, and remembers what was acknowledged."""
+    """A client that remembers what was acknowledged."""
 
     element: Element
     there: dict[str, Any] = field(default_factory=dict)
@@ -97,8 +97,8 @@ def place(home: Path, name: str | None, attr: dict[str, Any]) -> Path | None:
     return None if name is None else home / name
 
 
-def suffer(client: Client, faults: list[Fault], log: Path) -> None:
-    """Each fault once, and everything works again after it."""
+def apply_faults(client: Client, faults: list[Fault], log: Path) -> None:
+    """Cause each fault once, and check that everything works after it."""
     element = client.element
     for fault in faults:
         for _ in range(2):
@@ -115,24 +115,26 @@ def suffer(client: Client, faults: list[Fault], log: Path) -> None:
         client.look()
     assert client.update().status == 200
     assert client.delete().status == 204
-    # One failed fsync closes nothing, and rows that were owed are paid.
+    # One failed fsync closes nothing, and the backlog is written.
     until(lambda: element.get("/health/ready").status == 200, "ready")
     element.wait_idle()
 
 
 @pytest.mark.parametrize("turn", [None, pytest.param(0, marks=LONG), pytest.param(1, marks=LONG)])
-def test_calls_of_a_server_fail(tmp_path: Path, turn: int | None, tried: Callable[[str], None]) -> None:
+def test_a_server_survives_calls_that_fail(
+    tmp_path: Path, turn: int | None, tried: Callable[[str], None]
+) -> None:
     home, there = tmp_path / "home", {}
     turn = random.randrange(2) if turn is None else turn
     servers.prepare(home)
-    # Keys that were made a moment ago are read anew, and that would be the call that fails, and is borne.
+    # Keys that are a moment old are read again, and that would be the call that fails, without effect.
     os.utime(home / "state" / "keys" / "public.pem", (0, 0))
     for adapter, faults in zip(("starlette", "falcon"), FAULTS[:: 1 if turn else -1], strict=True):
         element = servers.start(adapter, home, settings={"LIMITS__MIN_FREE": "0"})
         client = Client(element, there)
         try:
             assert read_files(element) == there
-            suffer(client, faults, tmp_path / "strace")
+            apply_faults(client, faults, tmp_path / "strace")
         finally:
             element.process.terminate()
             element.process.wait(60)

@@ -52,17 +52,17 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 class Client:
-    """One who uploads, reads and deletes files of its own, and remembers what it was told."""
+    """A client that uploads, reads and deletes files of its own, and remembers the answers."""
 
     def __init__(self, number: int) -> None:
         self.dice = random.Random(number)
         self.there: dict[str, str] = {}
         self.gone: set[str] = set()
-        self.told: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
 
     def note(self, what: str, answer: Answer, done: int) -> bool:
-        """Whether it was done; a refusal is for want of room, and says when to come again."""
-        self.told[f"{what} {answer.status}"] += 1
+        """Count an answer; return whether it was done. A refusal must be for lack of space, and have Retry-After."""
+        self.statuses[f"{what} {answer.status}"] += 1
         if answer.status == done:
             return True
         answer.problem()
@@ -102,7 +102,7 @@ class Client:
         return self.dice.sample(sorted(self.there), min(most, len(self.there)))
 
     def fill(self, element: Element) -> None:
-        """Files large and small, until even a small one was refused; those that are there are read meanwhile."""
+        """Upload files, large and small, until three small ones were refused; read files meanwhile."""
         refused = 0
         while refused < 3:
             size = 2_000 if refused else self.dice.choice((0, 3_000, 90_000, 700_000))
@@ -113,7 +113,7 @@ class Client:
                 self.search(element)
 
     def go_on(self, element: Element) -> None:
-        """What has to work on a full disk."""
+        """Do what must work on a full disk."""
         for file_id in self.some(3):
             self.read(element, file_id)
         self.search(element)
@@ -125,8 +125,8 @@ class Client:
             self.delete(element, file_id)
 
 
-def to_the_last_page(home: Path) -> None:
-    """Not even a name finds room then."""
+def fill_disk(home: Path) -> None:
+    """Fill the disk, so that not even a name can be added."""
     with suppress(OSError), (home / "filler").open("ab", buffering=0) as filler:
         for size in (65536, 4096, 1024, 1):
             with suppress(OSError):
@@ -137,8 +137,8 @@ def to_the_last_page(home: Path) -> None:
             (home / f"directory-{secrets.token_hex(8)}").mkdir()
 
 
-def test_what_a_dead_process_staged_is_removed_from_a_full_disk(home: Path) -> None:
-    """Without a place of our own to take its token to: there is no room to make one."""
+def test_staged_files_of_a_dead_process_are_removed_from_a_full_disk(home: Path) -> None:
+    """There is no room for a staging directory of the process that recovers."""
     settings = LocalBackend.Settings(root=home / "files")
     backend = LocalBackend(settings, Context(home=home, files=home / "files", state=home / "state"))
     for n in range(8):
@@ -149,29 +149,29 @@ def test_what_a_dead_process_staged_is_removed_from_a_full_disk(home: Path) -> N
         shard.mkdir(parents=True)
         (shard / f"2026,11,22,10,,dead-{n}.bin").write_bytes(bytes(100_000))
         (shard / f"2026,11,22,10,,dead-{n}.bin.attr.json").write_bytes(b"{}")
-    to_the_last_page(home)
+    fill_disk(home)
     backend = LocalBackend(settings, Context(home=home, files=home / "files", state=home / "state"))
     assert len({(s.key, s.outcome) for s in backend.recover()}) == 8
     assert list(backend.in_progress()) == []
     assert not shards[0].parent.exists()
     assert all(e.data and e.sidecar for e in backend.list("2026/11/22/10"))
-    backend.create("2026/11/22/10/new.bin").publish(b"{}")  # the room is there again, and so is its own place
+    backend.create("2026/11/22/10/new.bin").publish(b"{}")  # there is room for its staging directory now
     backend.close()
 
 
 @pytest.mark.parametrize("home", ["ext4"], indirect=True)
-def test_a_process_that_found_no_room_for_a_place_of_its_own_is_noticed(home: Path) -> None:
+def test_a_process_without_a_staging_directory_counts_as_a_writer(home: Path) -> None:
     context = Context(home=home, files=home / "files", state=home / "state")
     settings = LocalBackend.Settings(root=home / "files")
     LocalBackend(settings, context).close()
-    to_the_last_page(home)
-    neighbour = LocalBackend(settings, context)
+    fill_disk(home)
+    other = LocalBackend(settings, context)
     assert [p.name for p in (home / "files/.artstore/staging").iterdir() if p.is_dir()] == []
     (home / "filler").unlink()
     backend = LocalBackend(settings, context)
     assert not backend.is_sole_writer()
-    assert not neighbour.is_sole_writer()
-    neighbour.close()
+    assert not other.is_sole_writer()
+    other.close()
     assert backend.is_sole_writer()
     backend.close()
 
@@ -185,24 +185,24 @@ from artstore_sql.sqlite.cache import SqlCache
 
 home = Path(sys.argv[1])
 
-def told(call):
+def report(call):
     try:
         call()
         print("done", flush=True)
     except Unavailable as e:
         print(e.detail, flush=True)
 
-def live():
+def serve():
     cache = SqlCache(SqlCache.Settings(), Context(home=home, files=home / "files", state=home / "state"))
-    told(cache.totals)
+    report(cache.totals)
     while sys.stdin.readline() == "write\\n":
-        told(lambda: cache.set_generation(os.urandom(8).hex()))
+        report(lambda: cache.set_generation(os.urandom(8).hex()))
     cache.close()
 
 while sys.stdin.readline():
     child = os.fork()
     if not child:
-        live()
+        serve()
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -210,25 +210,26 @@ while sys.stdin.readline():
 
 @contextmanager
 def caches(home: Path) -> Iterator[Callable[[str], str]]:
-    """One cache after the other, each in a process of its own: `begin`, `write`, `end`, and what becomes of it."""
+    """Yield a function that sends `begin`, `write` or `end` to a cache, each cache in a process of its own, and returns
+    the answer."""
     arguments = [sys.executable, "-c", CACHES, str(home)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-        def hear(say: str) -> str:
+        def send(command: str) -> str:
             assert process.stdin
             assert process.stdout
-            print(say, file=process.stdin, flush=True)
+            print(command, file=process.stdin, flush=True)
             return process.stdout.readline().strip()
 
-        yield hear
+        yield send
     assert process.returncode == 0
 
 
-def leave(home: Path, room: int) -> None:
-    """As many bytes, and not one more."""
-    to_the_last_page(home)
+def leave_free(home: Path, size: int) -> None:
+    """Fill the disk but for `size` bytes."""
+    fill_disk(home)
     filler = home / "filler"
-    os.truncate(filler, filler.stat().st_size - room)
+    os.truncate(filler, filler.stat().st_size - size)
 
 
 def empty(home: Path) -> None:
@@ -238,49 +239,49 @@ def empty(home: Path) -> None:
 
 
 @pytest.mark.parametrize("home", ["ext4"], indirect=True)
-def test_a_cache_that_finds_no_room_says_so_and_its_process_lives(
+def test_a_cache_on_a_full_disk_raises_and_its_process_lives(
     home: Path, tried: Callable[[str], None]
 ) -> None:
-    """SQLite maps the index of its WAL: a page of it that finds no block would be SIGBUS."""
-    told: Counter[str] = Counter()
-    with caches(home) as hear:
+    """SQLite maps the index of its WAL into memory: a page without a block would be SIGBUS."""
+    answers: Counter[str] = Counter()
+    with caches(home) as send:
         for room in (8 << 20, 0, 8192, 10240, 131072, 300000):
-            leave(home, room)
-            told[f"open: {hear('begin')}"] += 1
+            leave_free(home, room)
+            answers[f"open: {send('begin')}"] += 1
             empty(home)
             if not room:
-                until(lambda: hear("write") == "done", "the cache is in use")
-            assert hear("end") == "0"
+                until(lambda: send("write") == "done", "the cache is in use")
+            assert send("end") == "0"
         for room in (0, 5120, 6144, 8192, 12288):  # taken by its WAL, and then by the index
-            assert hear("begin") == "done"
-            leave(home, room)
-            told[f"write: {hear('write')}"] += 1
+            assert send("begin") == "done"
+            leave_free(home, room)
+            answers[f"write: {send('write')}"] += 1
             empty(home)
-            assert hear("write") == "done"
-            assert hear("end") == "0"
+            assert send("write") == "done"
+            assert send("end") == "0"
     full = "The cache does not answer: database or disk is full."
     nothing_left = "The cache does not answer: No space left on device."
-    assert told.keys() == {"open: done", f"open: {nothing_left}", "write: done", f"write: {full}"}
-    tried(", ".join(f"{times} {what}" for what, times in sorted(told.items())))
+    assert answers.keys() == {"open: done", f"open: {nothing_left}", "write: done", f"write: {full}"}
+    tried(", ".join(f"{times} {what}" for what, times in sorted(answers.items())))
 
 
 @usual_or_long("last", *ROUNDS)
 @pytest.mark.parametrize(("home", "first"), [("tmpfs", 0), ("ext4", 1)], indirect=["home"])
-def test_a_disk_that_is_full_again_and_again(
+def test_an_element_recovers_each_time_its_disk_is_full(
     home: Path, first: int, last: int, tried: Callable[[str], None]
 ) -> None:
     settings = {"LIMITS__MIN_FREE": "0"}
     clients = [Client(n) for n in range(CLIENTS)]
-    everybody = ThreadPoolExecutor(CLIENTS)
+    pool = ThreadPoolExecutor(CLIENTS)
 
-    def all_do(what: Callable[[Client, Element], None], element: Element) -> None:
-        for done in [everybody.submit(what, client, element) for client in clients]:
+    def for_all(what: Callable[[Client, Element], None], element: Element) -> None:
+        for done in [pool.submit(what, client, element) for client in clients]:
             done.result()
 
     def recovers(element: Element) -> None:
         until(lambda: clients[0].upload(element, 50_000) == 201, "an upload is taken again")
         until(lambda: element.get("/api/v1/files").status == 200, "a search is answered again")
-        all_do(Client.search, element)
+        for_all(Client.search, element)
 
     def start() -> Element:
         return servers.start("starlette", home, workers=2, settings=settings)
@@ -288,28 +289,27 @@ def test_a_disk_that_is_full_again_and_again(
     element = start()
     try:
         for number in range(first, last):
-            all_do(Client.fill, element)
-            to_the_last_page(home)
-            all_do(Client.go_on, element)
+            for_all(Client.fill, element)
+            fill_disk(home)
+            for_all(Client.go_on, element)
             if number == 1:
-                # Whatever room the deletions made is taken as well: it starts without any.
-                all_do(Client.fill, element)
-                os.killpg(element.process.pid, signal.SIGKILL)
-                element.process.wait(30)
-                to_the_last_page(home)
+                # The space that the deletions freed is filled as well, so that it starts without any.
+                for_all(Client.fill, element)
+                element.kill()
+                fill_disk(home)
                 element = start()
-                all_do(Client.go_on, element)
+                for_all(Client.go_on, element)
             for path in home.glob("directory-*"):
                 path.rmdir()
             (home / "filler").unlink()
-            all_do(Client.make_room, element)
+            for_all(Client.make_room, element)
             recovers(element)
-        # Each worker says at its next upload what found no room in the log before.
+        # Each worker writes at its next upload the ends that had no room in the log.
         until(
             lambda: clients[0].upload(element, 50_000) == 201 and not element.pending(), "nothing is pending"
         )
     finally:
-        everybody.shutdown()
+        pool.shutdown()
         with suppress(ProcessLookupError):
             os.killpg(element.process.pid, signal.SIGTERM)
         element.process.wait(30)
@@ -318,6 +318,6 @@ def test_a_disk_that_is_full_again_and_again(
     found = audit(home)
     assert {i: a["sha256"] for i, a in found.items()} == {i: h for c in clients for i, h in c.there.items()}
     assert open_intents(home) == []
-    told = sum((client.told for client in clients), Counter())
-    assert told["upload 507"] >= CLIENTS * (last - first)
-    tried(", ".join(f"{what}: {times}" for what, times in sorted(told.items())))
+    statuses = sum((client.statuses for client in clients), Counter())
+    assert statuses["upload 507"] >= CLIENTS * (last - first)
+    tried(", ".join(f"{what}: {times}" for what, times in sorted(statuses.items())))

@@ -1,7 +1,7 @@
 """`artstore serve` as an operator has it, two workers behind granian: one is killed within a change, again and again.
 
-Its neighbour serves on, and the worker that takes its place settles what it left. The points are drawn from the calls
-of a first run; test_kill.py goes through all of them, in cheaper processes.
+The other worker serves on, and the worker that takes its place recovers its changes. The calls are drawn from those of
+a first run; test_kill.py goes through all of them, in cheaper processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 class Pinned(Element):
-    """The same element, asked through one of its workers alone."""
+    """The same element, of which only one worker gets requests."""
 
     worker = 0
 
@@ -51,7 +51,7 @@ def through(element: Element, worker: int) -> Pinned:
 
 @usual_or_long("rounds", *ROUNDS)
 @pytest.mark.parametrize("adapter", ["starlette", "falcon"])
-def test_a_worker_killed_within_a_change(
+def test_a_worker_is_killed_within_a_change(
     tmp_path: Path, adapter: str, rounds: int, tried: Callable[[str], None]
 ) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
@@ -69,22 +69,22 @@ def test_a_worker_killed_within_a_change(
                 CHANGES[name].run(through(element, one), old, [])
             seen[name] = trace.calls()
         for round_ in range(rounds):
-            # Never the youngest: granian takes a worker that dies within seconds of its birth for a crash loop.
-            victim, neighbour = one, other
+            # Never the youngest: granian takes a worker that dies within seconds of its start for a crash loop.
+            victim, survivor = one, other
             name = list(seen)[round_ % len(seen)]
             call = replace(dice.choice(seen[name]), thread=0)
             old = through(element, victim).upload(crashes.SMALL, "old.txt", description="old")
             expected = Expected(read_files(element))
             with (
                 tracing.doomed(victim, call, tmp_path / f"{round_}.trace", any_thread=True),
-                Load(through(element, neighbour)) as theirs,
+                Load(through(element, survivor)) as theirs,
             ):
                 dead = attempt(name, through(element, victim), old, expected.acknowledged)
             tally["deaths" if dead else "not reached"] += 1
             expected.before |= {made["file_id"]: made for made in theirs}
             if not dead:
                 os.kill(victim, signal.SIGKILL)
-            one, other = neighbour, until(lambda: successor(element, victim, neighbour), "a successor")  # noqa: B023
+            one, other = survivor, until(lambda: successor(element, victim, survivor), "a successor")  # noqa: B023
             through(element, other).wait_idle()
             until(lambda: not list((element.home / "files/.artstore/tombstones").iterdir()), "no tombstone")
             try:
@@ -105,7 +105,7 @@ def test_a_worker_killed_within_a_change(
 
 
 def attempt(name: str, element: Pinned, old: dict[str, Any], acknowledged: Acknowledged) -> bool:
-    """Whether the worker died of it."""
+    """Make the change; return whether the worker died in it."""
     try:
         CHANGES[name].run(element, old, acknowledged)
     except LOST:
@@ -113,9 +113,9 @@ def attempt(name: str, element: Pinned, old: dict[str, Any], acknowledged: Ackno
     return not tracing.alive(element.worker)
 
 
-def successor(element: Element, victim: int, neighbour: int) -> int:
+def successor(element: Element, victim: int, survivor: int) -> int:
     """The worker that took the place of the dead one, once it serves; 0 while there is none."""
-    new = [pid for pid in element.workers() if pid not in (victim, neighbour)]
+    new = [pid for pid in element.workers() if pid not in (victim, survivor)]
     if not new:
         return 0
     pinned = through(element, new[0])

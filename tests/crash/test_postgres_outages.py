@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from support.servers import Element, file_path, until
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Postgres]:
-    """A server of this module's own, to stop and to pause."""
+    """A server for this module alone, which stops and pauses it."""
     server = Postgres()
     yield server
     server.close()
@@ -32,19 +31,19 @@ def test_an_element_outlives_its_database(tmp_path: Path, own: Postgres) -> None
         for off, on in ((own.stop, own.start), (own.pause, own.resume), (own.crash, own.start)):
             off()
             try:
-                more = goes_on(element, made)
+                more = check_outage(element, made)
             finally:
                 on()
             made[more["file_id"]] = more
-            until(lambda: listed(element) == set(made), "the index to heal", deadline=60)
+            until(lambda: listed(element) == set(made), "the index is complete", deadline=60)
             assert until(lambda: element.get("/health/ready").status == 200, "readiness")
         until(lambda: not element.pending(), "every intent to end")
     assert "Traceback" not in element.log.read_text()
     assert "hunter2" not in element.log.read_text()
 
 
-def goes_on(element: Element, made: dict[str, dict[str, object]]) -> dict[str, object]:
-    """Searches are refused in time, everything that names an id goes on; a file uploaded meanwhile."""
+def check_outage(element: Element, made: dict[str, dict[str, object]]) -> dict[str, object]:
+    """Check that searches are refused in time, and requests by id are answered; return a file uploaded meanwhile."""
     refused = element.get("/api/v1/files")
     refused.problem(503)
     assert refused.header("retry-after")
@@ -70,26 +69,19 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def artstore(tmp_path: Path, own: Postgres) -> Command:
-    kept = {n: v for n, v in os.environ.items() if not n.startswith("ARTSTORE_")}
     (tmp_path / "home").mkdir()
 
     def run(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        given = {
-            "HOME": str(tmp_path / "home"),
-            "CACHE__SQL__URL": own.url(),
-            "CACHE__SQL__TABLE_PREFIX": "cli_",
-        }
+        given = {"CACHE__SQL__URL": own.url(), "CACHE__SQL__TABLE_PREFIX": "cli_"} | settings
         if "CACHE__SQL__URL_FILE" in settings:
             del given["CACHE__SQL__URL"]
-        variables = {f"ARTSTORE_{n}": v for n, v in (given | settings).items()}
-        return subprocess.run(
-            [servers.ARTSTORE, *args], env=kept | variables, capture_output=True, text=True, check=False
-        )
+        home = Path(given.pop("HOME", str(tmp_path / "home")))
+        return servers.artstore(home, *args, settings=given)
 
     return run
 
 
-def test_the_schema_is_shown_and_moved(artstore: Command) -> None:
+def test_the_schema_is_shown_upgraded_and_downgraded(artstore: Command) -> None:
     def revision(*args: str) -> str | None:
         run = artstore("db", *args, "--json")
         assert run.returncode == 0, run.stderr
@@ -103,7 +95,7 @@ def test_the_schema_is_shown_and_moved(artstore: Command) -> None:
     assert (wrong.returncode, "r9" in wrong.stderr) == (78, True)
 
 
-def test_mistakes_are_told_with_their_cure(artstore: Command, own: Postgres, tmp_path: Path) -> None:
+def test_wrong_settings_are_named_with_their_cure(artstore: Command, own: Postgres, tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text(own.url().replace("hunter2", "hunter3"))
     wrong = artstore("recover", CACHE__SQL__URL_FILE=str(secret))
@@ -119,7 +111,7 @@ def test_mistakes_are_told_with_their_cure(artstore: Command, own: Postgres, tmp
         assert "hunter" not in run.stdout + run.stderr
 
 
-def test_one_cache_is_of_one_element(artstore: Command, own: Postgres, tmp_path: Path) -> None:
+def test_the_tables_of_another_element_are_refused(artstore: Command, own: Postgres, tmp_path: Path) -> None:
     first = artstore("recover", CACHE__SQL__TABLE_PREFIX="both_", ELEMENT_ID="se-01")
     assert first.returncode == 0, first.stderr
     again = artstore("recover", CACHE__SQL__TABLE_PREFIX="both_", ELEMENT_ID="se-01")

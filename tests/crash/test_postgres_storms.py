@@ -47,10 +47,10 @@ def remote(
     proxy.cut_after = 1
     shared_log = request.param == "log in PostgreSQL"
     prefix = f"storm_{secrets.token_hex(3)}_"  # the order of a run may make this fixture twice in one process
-    told = {"URL": postgres.url(port=proxy.port), "TABLE_PREFIX": prefix, "TIMEOUT": str(TIMEOUT)}
+    database = {"URL": postgres.url(port=proxy.port), "TABLE_PREFIX": prefix, "TIMEOUT": str(TIMEOUT)}
     settings = {"WAL": "sql"} if shared_log else {}
     for role in ("CACHE", "WAL") if shared_log else ("CACHE",):
-        settings |= {f"{role}__SQL__{name}": value for name, value in told.items()}
+        settings |= {f"{role}__SQL__{name}": value for name, value in database.items()}
     element = servers.start("starlette", tmp_path_factory.mktemp("storm") / "home", settings=settings)
     try:
         yield Remote(element, proxy, shared_log)
@@ -81,7 +81,7 @@ def crowd(element: Element) -> list[Answer]:
 
 
 @pytest.mark.parametrize("weather", ["refuse", "hang", "cut", "crawl"])
-def test_an_element_in_a_storm(remote: Remote, weather: Weather) -> None:
+def test_an_element_serves_by_id_while_its_database_fails(remote: Remote, weather: Weather) -> None:
     element, proxy = remote.element, remote.proxy
     kept = element.upload(b"kept")
     assert {answer.status for answer in crowd(element)} == {200}
@@ -105,7 +105,7 @@ def test_an_element_in_a_storm(remote: Remote, weather: Weather) -> None:
                 answer.problem(503)
                 assert answer.header("retry-after")
         if weather != "crawl":
-            # Without its log nothing can be begun; without its cache everything can.
+            # Without its log no change can begin; without its cache every change can.
             assert len(acknowledged) == (1 if remote.shared_log else 4)
         assert proxy.open <= CONNECTIONS
     finally:
@@ -115,7 +115,7 @@ def test_an_element_in_a_storm(remote: Remote, weather: Weather) -> None:
         answer = search(element)
         return {one["file_id"] for one in answer.json()["items"]} if answer.status == 200 else set()
 
-    until(lambda: listed() >= set(acknowledged), "the index to heal", 60)
+    until(lambda: listed() >= set(acknowledged), "the index is complete", 60)
     until(lambda: element.get("/health/ready").status == 200, "readiness", 60)
     until(
         lambda: element.get("/api/v1/transactions?status=pending").json()["items"] == [], "intents to end", 60

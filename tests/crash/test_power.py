@@ -24,7 +24,7 @@ HUNTS = 4
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def told(what: str, part: int, parts: int, *more: int) -> list[dict[str, Any]]:
+def run_part(what: str, part: int, parts: int, *more: int) -> list[dict[str, Any]]:
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", "crash.power", what, str(SEED), str(part), str(parts), *map(str, more)],
         cwd=TESTS, capture_output=True, text=True, check=False, timeout=900 if more and more[0] > 4 else 290,
@@ -37,7 +37,7 @@ def told(what: str, part: int, parts: int, *more: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_power_loss(part: int, states: tuple[int, int, int], tried: Any) -> None:
     a_cut, cuts, least = states
-    found = told("states", part, PARTS, a_cut, cuts)
+    found = run_part("states", part, PARTS, a_cut, cuts)
     for one in found:
         tried(f"{one['name']}: {one['states']} states of a disk, on a tape of {one['lines']} lines")
     assert [one["violations"] for one in found if one["violations"]] == []
@@ -47,7 +47,7 @@ def test_power_loss(part: int, states: tuple[int, int, int], tried: Any) -> None
 
 @pytest.mark.parametrize("part", range(HUNTS))
 def test_planted_bugs_are_found(part: int, tried: Any) -> None:
-    found = told("planted", part, HUNTS)
+    found = run_part("planted", part, HUNTS)
     tried(f"{len(found)} bugs planted, each found; by {sum(one['states'] for one in found)} states in all")
     assert [one["name"] for one in found if not one["violations"]] == []
     assert len(found) >= 7

@@ -1,4 +1,4 @@
-"""A client that picked the id retries after its worker died: there is one file of that id, whoever answers."""
+"""A client that chose the id retries after its worker died: there is one file of that id, whichever process answers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> datetime:
 
 @contextmanager
 def opened(home: Path) -> Iterator[tuple[Kernel, Kernel]]:
-    """By two processes, as far as locks can tell."""
+    """Open a home twice, with locks that behave as those of two processes."""
     with closing(open_default(home)) as one, closing(open_default(home)) as other:
         yield one.kernel, other.kernel
 
@@ -78,7 +78,7 @@ def command(home: Path, file_id: str, at: datetime, where: str) -> list[str]:
 
 
 def first_try(home: Path, file_id: str, at: datetime, where: str) -> None:
-    """In a process of its own, which dies at `where`."""
+    """Upload in another process, which dies at `where`."""
     assert subprocess.run(command(home, file_id, at, where), check=False, timeout=60).returncode == 9
 
 
@@ -88,7 +88,7 @@ def retry(kernel: Kernel, file_id: str) -> Session:
     return session
 
 
-def test_a_retry_finds_what_a_dead_worker_published(tmp_path: Path, clock: datetime) -> None:
+def test_a_retry_finds_the_file_that_a_dead_worker_published(tmp_path: Path, clock: datetime) -> None:
     home, file_id = tmp_path / "home", str(uuid.uuid4())
     with closing(open_default(home)) as node:
         first_try(home, file_id, clock, "row")
@@ -98,10 +98,10 @@ def test_a_retry_finds_what_a_dead_worker_published(tmp_path: Path, clock: datet
     assert audit(home) == {}
 
 
-def test_a_retry_finds_it_while_the_index_takes_no_row(
+def test_a_retry_finds_the_published_file_while_the_index_is_locked(
     tmp_path: Path, clock: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A neighbour that was stopped while it wrote to the index holds it."""
+    """Another process was paused while it wrote to the index, and holds its lock."""
     home, file_id = tmp_path / "home", str(uuid.uuid4())
     monkeypatch.setenv("ARTSTORE_CACHE__SQL__TIMEOUT", "0.5")
     with closing(open_default(home)) as node:
@@ -112,33 +112,33 @@ def test_a_retry_finds_it_while_the_index_takes_no_row(
             attr, new = session.commit()
             assert (attr.file_id, new) == (file_id, False)
             node.kernel.delete(BY, file_id, lambda _: None)
-        until(node.kernel.index.backlog.is_complete, "all rows are paid")
+        until(node.kernel.index.backlog.is_complete, "the backlog is written")
         with pytest.raises(NotFound):
             node.kernel.attr(file_id)
     assert audit(home) == {}
 
 
-def test_a_retry_finds_what_could_not_be_withdrawn(
+def test_a_retry_finds_the_file_that_a_failed_upload_could_not_remove(
     tmp_path: Path, clock: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk failed twice: as it was to make the names durable, and as they were to go."""
+    """The disk failed twice: when the names were fsynced, and when they were removed."""
     home, file_id = tmp_path / "home", str(uuid.uuid4())
     fsync, unlink = os.fsync, os.unlink
 
-    def broken(fd: int) -> None:
+    def fail_fsync(fd: int) -> None:
         if os.readlink(f"/proc/self/fd/{fd}").endswith(clock.strftime("%Y/%m/%d/%H")):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         fsync(fd)
 
-    def stuck(path: str, **place: int) -> None:
+    def fail_unlink(path: str, **place: int) -> None:
         if path.startswith("a_ivanov"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         unlink(path, **place)
 
     with closing(open_default(home)) as node:
         with monkeypatch.context() as patched:
-            patched.setattr(os, "fsync", broken)
-            patched.setattr(os, "unlink", stuck)
+            patched.setattr(os, "fsync", fail_fsync)
+            patched.setattr(os, "unlink", fail_unlink)
             with pytest.raises(Unavailable):
                 retry(node.kernel, file_id).commit()
         attr, new = retry(node.kernel, file_id).commit()
@@ -147,8 +147,8 @@ def test_a_retry_finds_what_could_not_be_withdrawn(
     assert audit(home) == {}
 
 
-def test_a_retry_finds_what_was_published_while_it_waited(tmp_path: Path, clock: datetime) -> None:
-    """The first try lives when the second has all its bytes, and is killed then."""
+def test_a_retry_finds_the_file_that_was_published_while_it_waited(tmp_path: Path, clock: datetime) -> None:
+    """The process of the first try is killed when the second try has all its bytes and waits for the lock."""
     home, file_id = tmp_path / "home", str(uuid.uuid4())
     with closing(open_default(home)) as node, ThreadPoolExecutor(1) as pool:
         first = subprocess.Popen(command(home, file_id, clock, "row, killed"), stdout=subprocess.PIPE)
@@ -169,30 +169,30 @@ def test_a_retry_finds_what_was_published_while_it_waited(tmp_path: Path, clock:
 
 
 @pytest.mark.parametrize(
-    ("where", "settled_by"),
+    ("where", "recovered_by"),
     [
-        ("nothing staged", "a neighbour"),
-        ("nothing staged", "the next one"),
-        ("data staged", "a neighbour"),
-        ("data in place", "a neighbour"),
+        ("nothing staged", "another process"),
+        ("nothing staged", "the next start"),
+        ("data staged", "another process"),
+        ("data in place", "another process"),
     ],
 )
-def test_who_settles_the_first_try_takes_nothing_from_the_second(
-    tmp_path: Path, clock: datetime, where: str, settled_by: str
+def test_recovery_of_the_first_try_removes_nothing_of_the_second(
+    tmp_path: Path, clock: datetime, where: str, recovered_by: str
 ) -> None:
-    """Both began in one second."""
+    """Both began in the same second, so that they would have the same name."""
     home, file_id = tmp_path / "home", str(uuid.uuid4())
-    with opened(home) as (kernel, neighbour):
+    with opened(home) as (kernel, other):
         first_try(home, file_id, clock, where)
         session = retry(kernel, file_id)
-        if settled_by == "a neighbour":
-            neighbour.background.recover()
+        if recovered_by == "another process":
+            other.background.recover()
         else:
             open_default(home).close()
         assert len(kernel.transactions(status="pending", limit=9, before=None)) == 1  # the second try
         attr, new = session.commit()
         assert (attr.file_id, new) == (file_id, True)
-        for one in (kernel, neighbour):
+        for one in (kernel, other):
             assert one.search(Query(sha256=attr.sha256)).items == [attr]
             download = one.download(file_id)
             assert b"".join(download.pieces(Span(0, attr.size))) == BODY
@@ -203,29 +203,29 @@ def test_who_settles_the_first_try_takes_nothing_from_the_second(
     assert open_intents(home) == []
 
 
-def test_a_second_try_beside_the_first_has_a_name_of_its_own(tmp_path: Path, clock: datetime) -> None:
+def test_two_tries_at_once_are_staged_under_different_names(tmp_path: Path, clock: datetime) -> None:
     file_id = str(uuid.uuid4())
-    with opened(tmp_path / "home") as (kernel, neighbour):
-        tries = [retry(one, file_id) for one in (kernel, neighbour, kernel, neighbour)]
+    with opened(tmp_path / "home") as (kernel, other):
+        tries = [retry(one, file_id) for one in (kernel, other, kernel, other)]
         assert len(set(kernel.parts.backend.in_progress())) == len(tries)
         assert [session.commit()[1] for session in tries] == [True, False, False, False]
     assert list(audit(tmp_path / "home")) == [file_id]
 
 
-def test_whose_intents_others_may_settle_publishes_nothing_any_more(tmp_path: Path, clock: datetime) -> None:
-    """A process that is told to end while an upload is under way gives its part of the log out of its hands."""
+def test_a_process_that_closed_its_log_publishes_nothing(tmp_path: Path, clock: datetime) -> None:
+    """A process that ends while an upload is in progress closes its log. Other processes then roll the upload back."""
     home, file_id = tmp_path / "home", str(uuid.uuid4())
     with closing(open_default(home)) as node:
         ending = open_default(home)
         session, release = retry(ending.kernel, file_id), ending.kernel.parts.log.close
 
-        def settled() -> None:
+        def close_and_recover() -> None:
             release()
             node.kernel.background.recover()
             with pytest.raises((ArtstoreError, OSError, RuntimeError)):
                 session.commit()
 
-        ending.kernel.parts.log.close = settled  # type: ignore[method-assign]
+        ending.kernel.parts.log.close = close_and_recover  # type: ignore[method-assign]
         ending.close()
         assert node.kernel.search(Query()).items == []
         retry(node.kernel, file_id).commit()

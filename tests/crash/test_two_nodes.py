@@ -1,12 +1,10 @@
-"""Two nodes on one S3 store and one PostgreSQL: what one takes the other gives, whichever of them dies."""
+"""Two nodes on one S3 store and one PostgreSQL: a file of one is read on the other, whichever of them dies."""
 
 from __future__ import annotations
 
 import http.client
 import itertools
-import os
 import random
-import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -41,7 +39,7 @@ def bucket(s3_server: Any) -> str:
 @pytest.fixture
 def start(tmp_path: Path, s3_server: Any, bucket: str, postgres: Postgres) -> Iterator[Start]:
     """Starts a node; the nodes of one test share store, cache and log."""
-    begun: list[Element] = []
+    started: list[Element] = []
     prefix = f"nodes_{next(PREFIXES):02}_"
     shared: dict[str, str] = {
         "ELEMENT_ID": "se-01", "BACKEND": "s3", "WAL": "sql", "WAL__SQL__LEASE": str(LEASE),
@@ -50,39 +48,23 @@ def start(tmp_path: Path, s3_server: Any, bucket: str, postgres: Postgres) -> It
     }  # fmt: skip
     shared |= {f"BACKEND__S3__{k.upper()}": str(v) for k, v in s3.settings(s3_server, bucket).items()}
 
-    def begin(name: str, **more: str) -> Element:
-        begun.append(servers.start("starlette", tmp_path / name, settings=shared | more))
-        return begun[-1]
+    def start(name: str, **more: str) -> Element:
+        started.append(servers.start("starlette", tmp_path / name, settings=shared | more))
+        return started[-1]
 
     try:
-        yield begin
-        for element in begun:
+        yield start
+        for element in started:
             if element.process.poll() is None:
                 element.stop()
     finally:
-        for element in begun:
+        for element in started:
             if element.process.poll() is None:
-                kill(element)
-
-
-def kill(element: Element) -> None:
-    os.killpg(element.process.pid, signal.SIGKILL)
-    element.process.wait()
-
-
-def listed(element: Element) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    cursor = ""
-    while True:
-        page = element.get(f"/api/v1/files?limit=1000{cursor}").json()
-        found |= {attr["file_id"]: attr for attr in page["items"]}
-        if not page.get("next_cursor"):
-            return found
-        cursor = f"&cursor={page['next_cursor']}"
+                element.kill()
 
 
 def keys(server: Any, bucket: str) -> set[str]:
-    """What lies in the tree of the store."""
+    """Return the keys in the tree of the store."""
     pages = server.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     found = {one["Key"] for page in pages for one in page.get("Contents", [])}
     return {key for key in found if not key.startswith(".artstore/")}
@@ -91,13 +73,13 @@ def keys(server: Any, bucket: str) -> set[str]:
 def act_as_one(one: Element, two: Element) -> None:
     made = one.upload(b"data", "отчёт_07.txt")
     assert two.download(made["file_id"]).body == b"data"
-    assert listed(two)[made["file_id"]] == made
+    assert two.files()[made["file_id"]] == made
     assert two.get("/api/v1/files?q=%D1%87%D1%91%D1%82_07").json()["items"] == [made]
     changed = two.patch(made["file_id"], {"description": "new"}).json()
     assert one.get(file_path(made["file_id"])).json() == changed
     assert one.ask("DELETE", file_path(made["file_id"])).status == 204
     assert two.get(file_path(made["file_id"])).status == 404
-    assert made["file_id"] not in listed(two)
+    assert made["file_id"] not in two.files()
     for n in range(4):
         file_id = f"00000000-0000-4000-8000-{n:012x}"
         with ThreadPoolExecutor(2) as pool:
@@ -106,11 +88,11 @@ def act_as_one(one: Element, two: Element) -> None:
         assert sorted(a.status for a in answers) == [201, 409]
         won = one if answers[0].status == 201 else two
         assert one.download(file_id).body == two.download(file_id).body == won.home.name.encode()
-    assert len(listed(one)) == 4
+    assert len(one.files()) == 4
 
 
-class Worked:
-    """What clients of two nodes know, each of a file of its own: what it may be by now."""
+class Answers:
+    """The answers to clients of two nodes, each with a file of its own: what may be true of it."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -119,7 +101,7 @@ class Worked:
         self.over = threading.Event()
 
     def client(self, element: Element, chance: random.Random) -> None:
-        """Upload, change and delete until the node is gone; what is not answered may be so or so."""
+        """Upload, change and delete until the node is gone; a change without an answer may have happened or not."""
         while not self.over.is_set():
             file_id = str(uuid.UUID(int=chance.getrandbits(128), version=4))
             before: str | None = None
@@ -155,39 +137,39 @@ def test_two_nodes_act_as_one_until_one_is_killed(
     act_as_one(*nodes)
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
-    worked, moments = Worked(), []
+    worked, moments = Answers(), []
     for turn in range(rounds):
         victim, survivor = nodes if turn % 2 == 0 else reversed(nodes)
         moments.append(chance.randint(1, 90))
         kill_at(moments[-1], victim, survivor, worked, random.Random(f"{seed} {turn}"))
         compare(survivor, worked, keys(s3_server, bucket))
         nodes[nodes.index(victim)] = start(victim.home.name)
-        assert listed(nodes[0]) == listed(nodes[1])
+        assert nodes[0].files() == nodes[1].files()
     tried(f"two nodes: killed after {moments} answers, {worked.answers} in all, seed {seed}")
 
 
-def kill_at(moment: int, victim: Element, survivor: Element, worked: Worked, chance: random.Random) -> None:
-    """Kill `victim` after that many answers, under load on both; the survivor settles."""
-    begun = worked.answers
+def kill_at(moment: int, victim: Element, survivor: Element, worked: Answers, chance: random.Random) -> None:
+    """Kill `victim` after that many answers, under load on both; the survivor recovers its changes."""
+    before = worked.answers
     worked.over.clear()
     with ThreadPoolExecutor(6) as pool:
         clients = [
             (element, random.Random(chance.random())) for element in (victim, survivor) for _ in range(3)
         ]
         work = [pool.submit(worked.client, *client) for client in clients]
-        until(lambda: worked.answers >= begun + moment, "some answers", 60)
-        kill(victim)
+        until(lambda: worked.answers >= before + moment, "some answers", 60)
+        victim.kill()
         killed = worked.answers
         until(lambda: worked.answers >= killed + 10, "some more", 60)
         worked.over.set()
         for done in work:
             done.result()
-    until(lambda: not survivor.pending(), "the survivor to settle", deadline=60)
-    until(lambda: survivor.get("/api/v1/files?limit=1").status == 200, "the index to be whole", 60)
+    until(lambda: not survivor.pending(), "the survivor recovers", deadline=60)
+    until(lambda: survivor.get("/api/v1/files?limit=1").status == 200, "the index is complete", 60)
 
 
-def compare(node: Element, worked: Worked, names: set[str]) -> None:
-    there = {file_id: attr for file_id, attr in listed(node).items() if file_id in worked.files}
+def compare(node: Element, worked: Answers, names: set[str]) -> None:
+    there = {file_id: attr for file_id, attr in node.files().items() if file_id in worked.files}
     for file_id, may_be in worked.files.items():
         found = there[file_id]["description"] if file_id in there else None
         assert found in may_be, (file_id, may_be)
@@ -201,8 +183,8 @@ def compare(node: Element, worked: Worked, names: set[str]) -> None:
     assert {f"{a['storage_path']}/{a['storage_filename']}" for a in there.values()} <= names
 
 
-def test_what_one_node_owes_the_other_knows(start: Start, postgres: Postgres) -> None:
-    """A row that is owed is a row that no node may do without: a search is whole, or 503."""
+def test_a_search_is_refused_on_both_nodes_while_one_has_a_backlog(start: Start, postgres: Postgres) -> None:
+    """An entry in the backlog of one node is missing on all. So a search is complete, or 503."""
     proxy = TcpProxy(postgres.port)
     one = start("one", CACHE__SQL__URL=postgres.url(port=proxy.port), CACHE__SQL__TIMEOUT="1")
     two = start("two")
@@ -219,39 +201,46 @@ def test_what_one_node_owes_the_other_knows(start: Start, postgres: Postgres) ->
         assert two.download(chosen).body == b"chosen"
         assert two.put(chosen, b"other").status == 409
         proxy.turn("fine")
-        until(lambda: two.get("/api/v1/files").status == 200, "the debts to be paid")
-        assert set(listed(two)) == {kept["file_id"], made["file_id"], chosen}
-        # One that dies in debt leaves it to the other.
+        until(lambda: two.get("/api/v1/files").status == 200, "the backlog is written")
+        assert set(two.files()) == {kept["file_id"], made["file_id"], chosen}
+        # The backlog of a node that dies is left to the other.
         proxy.turn("refuse")
         late = one.upload(b"late")
         two.get("/api/v1/files").problem(503)
-        kill(one)
-        until(lambda: two.get("/api/v1/files").status == 200, "the debts of the dead to be paid", deadline=60)
-        assert set(listed(two)) == {kept["file_id"], made["file_id"], chosen, late["file_id"]}
-        kill(two)  # its log tells of each search that it refused
+        one.kill()
+        until(
+            lambda: two.get("/api/v1/files").status == 200,
+            "the backlog of the dead node is written",
+            deadline=60,
+        )
+        assert set(two.files()) == {kept["file_id"], made["file_id"], chosen, late["file_id"]}
+        two.kill()  # its log names each search that it refused
     finally:
         proxy.close()
 
 
 CHANGES: dict[str, tuple[int, Callable[[Element, str], Answer]]] = {
     "update": (1, lambda element, it: element.patch(it, {"description": "new"})),
-    "delete": (2, lambda element, it: element.ask("DELETE", file_path(it))),  # the first leaves the trace
+    "delete": (
+        2,
+        lambda element, it: element.ask("DELETE", file_path(it)),
+    ),  # the first one writes the marker
     "mode": (1, lambda element, _: element.mode("ro")),
 }
-"""How a change is asked for, and which of its puts decides."""
+"""The put that decides about a change, and the request for it."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_rolled_back_a_paused_node_does_not_finish(
+def test_a_paused_node_does_not_finish_a_change_that_was_rolled_back(
     start: Start, s3_server: Any, change: str
 ) -> None:
-    """It is paused with the request that decides on its way, and that comes after another node settled the change."""
+    """It is paused while the deciding request is on its way, which arrives after another node resolved the change."""
     proxy = HttpProxy(s3_server.port)
     mode = "rw" if change == "mode" else "edit"
     one = start("one", BACKEND__S3__ENDPOINT_URL=f"http://127.0.0.1:{proxy.port}", MODE=mode)
     two = start("two")
 
-    def told() -> list[str]:
+    def statuses() -> list[str]:
         items = two.get("/api/v1/transactions").json()["items"]
         return [t["status"] for t in reversed(items) if t["operation"] == change]
 
@@ -262,30 +251,29 @@ def test_what_was_rolled_back_a_paused_node_does_not_finish(
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(ask, one, kept["file_id"])
             assert proxy.arrived(30)
-            os.killpg(one.process.pid, signal.SIGSTOP)
-            until(lambda: told() == ["rolled_back"], "the other to settle it", deadline=60)
-            assert proxy.caught
-            proxy.caught.release.set()
-            assert proxy.caught.over.wait(30)
-            assert proxy.caught.status == 412, "rolled back, and carried out all the same"
-            assert two.get(file_path(kept["file_id"])).json() == kept
-            assert two.get("/api/v1/info").json()["mode"] == mode
-            os.killpg(one.process.pid, signal.SIGCONT)
+            with servers.stopped(-one.process.pid):
+                until(lambda: statuses() == ["rolled_back"], "the other node resolves it", deadline=60)
+                assert proxy.caught
+                proxy.caught.release.set()
+                assert proxy.caught.over.wait(30)
+                assert proxy.caught.status == 412, "rolled back, but carried out"
+                assert two.get(file_path(kept["file_id"])).json() == kept
+                assert two.get("/api/v1/info").json()["mode"] == mode
             answer = asked.result()
-        # It may begin anew, under an intent of its own.
+        # The node may repeat the change, under another intent.
         assert answer.status in (200, 204, 409, 503), answer
         done = answer.status < 300
-        until(lambda: told()[0] == "rolled_back" and told()[1:] == ["committed"] * done, "the log to tell")
+        until(lambda: statuses() == ["rolled_back", *["committed"] * done], "the log has the outcome")
         now = two.get(file_path(kept["file_id"]))
         if change == "delete":
             assert now.status == (404 if done else 200)
         else:
             assert now.json()["description"] == ("new" if done and change == "update" else "old")
         assert done == (change != "mode")
-        until(lambda: listed(one) == listed(two), "both to say the same")
-        assert listed(two) == ({} if now.status == 404 else {kept["file_id"]: now.json()})
+        until(lambda: one.files() == two.files(), "both list the same files")
+        assert two.files() == ({} if now.status == 404 else {kept["file_id"]: now.json()})
         assert two.get("/api/v1/info").json()["mode"] == mode
-        kill(one)  # its log tells of the fence, and rightly so
+        one.kill()  # its log names the fence, and rightly so
     finally:
         proxy.close()
 
@@ -297,12 +285,11 @@ def test_a_node_that_was_paused_past_its_lease_publishes_nothing(start: Start) -
     with one.connect(60) as connection:
         connection.send(one.head("POST", "/api/v1/files?filename=late.bin", [length]) + body[: 2 << 20])
         (late,) = until(lambda: two.pending(), "the upload to begin")
-        os.killpg(one.process.pid, signal.SIGSTOP)
-        until(lambda: not two.pending(), "the other to settle it", deadline=60)
-        os.killpg(one.process.pid, signal.SIGCONT)
+        with servers.stopped(-one.process.pid):
+            until(lambda: not two.pending(), "the other node resolves it", deadline=60)
         connection.send(body[2 << 20 :])
         answer = connection.answer()
-    # What was settled is never published. Paused before it had a key, the upload begins anew under another id.
+    # What was rolled back is never published. Paused before it had a key, the upload is repeated under another id.
     kept = {} if answer.status != 201 else {answer.json()["file_id"]: answer.json()}
     if not kept:
         answer.problem()
@@ -310,12 +297,12 @@ def test_a_node_that_was_paused_past_its_lease_publishes_nothing(start: Start) -
     assert late["file_id"] not in kept
     for element in (one, two):
         assert element.get(file_path(late["file_id"])).status == 404
-        assert listed(element) == kept
-    # It is back, as somebody else.
+        assert element.files() == kept
+    # The node is back, as another owner.
     made = one.upload(b"after")
     assert two.download(made["file_id"]).body == b"after"
     # And a mode holds for both within a second.
     assert one.mode("ro").status == 200
-    until(lambda: two.get("/api/v1/info").json()["mode"] == "ro", "the other to hear", deadline=1)
+    until(lambda: two.get("/api/v1/info").json()["mode"] == "ro", "the other node knows it", deadline=1)
     two.post(b"no").problem(409)
-    kill(one)  # its log tells of the fence, and rightly so
+    one.kill()  # its log names the fence, and rightly so

@@ -46,7 +46,7 @@ def workload(*ages: float, **more: Any) -> Callable[[Callable[[Stage], None]], C
 
 @workload()
 def first_start(s: Stage) -> None:
-    s.mark()
+    s.allow_power_loss()
     node = s.open()
     s.upload(node.kernel, "first.txt", b"first")
     node.close()
@@ -55,14 +55,14 @@ def first_start(s: Stage) -> None:
 @workload(0.0)
 def one_upload(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.upload(kernel, "новый.txt", b"half, ", b"whole")
 
 
 @workload(0.0)
 def uploads_in_turn(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     for n in range(3):
         s.upload(kernel, f"{n}.txt", b"x" * n * 3000)
     kernel.background.flush()
@@ -72,13 +72,13 @@ def uploads_in_turn(s: Stage) -> None:
 @workload(0.0)
 def a_batch(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     _gather(6)
     s.together(*(lambda n=n: s.upload(kernel, f"{n}.txt", b"y" * n * 100) for n in range(6)))  # type: ignore[misc]
 
 
 def _gather(uploads: int, fails: bool = False) -> None:
-    """One upload is committed alone, and all others in one batch behind it; its leader `fails` as nobody foresaw."""
+    """One upload is committed alone, the others in one batch behind it; its leader `fails` with an unexpected error."""
     sync = Committer._sync_files
 
     def gathered(committer: Committer, batch: list[Publication]) -> None:
@@ -95,7 +95,7 @@ def _gather(uploads: int, fails: bool = False) -> None:
 @workload(OLD)
 def new_hour(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.together(*(lambda n=n: s.upload(kernel, f"{n}.txt", b"z" * n) for n in range(3)))  # type: ignore[misc]
     s.clock(1)
     s.upload(kernel, "next.txt", b"next hour")
@@ -104,7 +104,7 @@ def new_hour(s: Stage) -> None:
 @workload(OLD, OLD + 1)
 def update_old(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.update(kernel, s.files[0]["file_id"], "new")
     s.update(kernel, s.files[1]["file_id"], "new too")
     s.update(kernel, s.files[0]["file_id"], "newer")
@@ -113,7 +113,7 @@ def update_old(s: Stage) -> None:
 @workload(OLD, OLD + 1, 0.0)
 def delete_old(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.delete(kernel, s.files[0]["file_id"])
     s.delete(kernel, s.files[2]["file_id"])
     kernel.background.flush()
@@ -123,7 +123,7 @@ def delete_old(s: Stage) -> None:
 @workload(OLD, 0.0)
 def update_then_delete(s: Stage) -> None:
     node = s.open()
-    s.mark()
+    s.allow_power_loss()
     for file in s.files:
         s.update(node.kernel, file["file_id"], "new")
         s.delete(node.kernel, file["file_id"])
@@ -134,7 +134,7 @@ def update_then_delete(s: Stage) -> None:
 @workload(0.0, chosen=CHOSEN)
 def the_same_id_again(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.delete(kernel, CHOSEN)
     s.upload(kernel, "old-0.txt", b"another", file_id=CHOSEN)
     s.delete(kernel, CHOSEN)
@@ -147,7 +147,7 @@ def the_same_id_again(s: Stage) -> None:
 @workload(0.0, mode="rw")
 def modes(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.transition(kernel, Mode.RO)
     s.transition(kernel, Mode.AR)
     s.transition(kernel, Mode.RO, confirm=True)
@@ -158,7 +158,7 @@ def modes(s: Stage) -> None:
 @workload(0.0)
 def refused(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     for n in range(3):
         session = kernel.begin(BY, filename=f"{n}.txt")
         session.write(b"half" * n)
@@ -175,7 +175,7 @@ def refused(s: Stage) -> None:
 @workload(0.0)
 def data_fsync_fails(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.fail("fsync", ",,1_")
     s.together(*(lambda n=n: s.upload(kernel, f"{n}.txt", b"w" * n * 900) for n in range(4)))  # type: ignore[misc]
     s.upload(kernel, "1.txt", b"w" * 900)
@@ -185,7 +185,7 @@ def data_fsync_fails(s: Stage) -> None:
 def directory_fsync_fails(s: Stage) -> None:
     kernel = s.open().kernel
     s.upload(kernel, "before.txt", b"before")
-    s.mark()
+    s.allow_power_loss()
     s.fail("fsync", HOUR)
     s.together(*(lambda n=n: s.upload(kernel, f"{n}.txt", b"v" * n) for n in range(3)))  # type: ignore[misc]
     for n in range(3):
@@ -196,7 +196,7 @@ def directory_fsync_fails(s: Stage) -> None:
 @workload(0.0, OLD)
 def full_disk(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.fail("write", "staging", errno.ENOSPC, nth=2, times=2)
     s.upload(kernel, "0.txt", b"a" * 5000, b"b" * 5000)
     s.upload(kernel, "1.txt", b"fits")
@@ -211,7 +211,7 @@ def full_disk(s: Stage) -> None:
 @workload(0.0)
 def large_file(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     attr = s.upload(kernel, "large.bin", b"1" * (1 << 20), b"2" * (1 << 20), b"3" * 4097)
     assert attr is not None
     s.update(kernel, attr.file_id, "large")
@@ -221,7 +221,7 @@ def large_file(s: Stage) -> None:
 def shutdown(s: Stage) -> None:
     node = s.open()
     s.upload(node.kernel, "0.txt", b"last")
-    s.mark()
+    s.allow_power_loss()
     s.delete(node.kernel, s.files[0]["file_id"])
     s.update(node.kernel, s.files[1]["file_id"], "last")
     s.upload(node.kernel, "1.txt", b"very last")
@@ -234,7 +234,7 @@ def restart(s: Stage) -> None:
     s.upload(node.kernel, "0.txt", b"0")
     s.update(node.kernel, s.files[0]["file_id"], "new")
     node.close()
-    s.mark()
+    s.allow_power_loss()
     node = s.open()
     s.upload(node.kernel, "1.txt", b"1")
     node.kernel.background.flush()
@@ -247,7 +247,7 @@ def checkpoint_moves(s: Stage) -> None:
     s.clock(1)
     node = s.open()
     s.upload(node.kernel, "early.txt", b"early")
-    s.mark()
+    s.allow_power_loss()
     for hours in (3, 5):
         s.clock(hours)
         s.upload(node.kernel, f"{hours}.txt", b"x" * hours)
@@ -260,7 +260,7 @@ def checkpoint_moves(s: Stage) -> None:
 def clock_set_back(s: Stage) -> None:
     kernel = s.open().kernel
     s.clock(-7)
-    s.mark()
+    s.allow_power_loss()
     attr = s.upload(kernel, "back.txt", b"back")
     s.upload(kernel, "chosen.txt", b"chosen", file_id=SECOND)
     if attr is not None:
@@ -270,7 +270,7 @@ def clock_set_back(s: Stage) -> None:
 @workload(OLD)
 def slow_upload(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     session = kernel.begin(BY, filename="slow.txt")
     session.write(b"slow, ")
     s.clock(4)
@@ -286,7 +286,7 @@ def slow_upload(s: Stage) -> None:
 def update_fsync_fails(s: Stage) -> None:
     kernel = s.open().kernel
     old = s.files[1]["file_id"]
-    s.mark()
+    s.allow_power_loss()
     s.fail("fdatasync", WAL)
     s.update(kernel, old, "new")
     s.update(kernel, old, "newer")
@@ -299,7 +299,7 @@ def update_fsync_fails(s: Stage) -> None:
 @workload(0.0, OLD)
 def delete_fsync_fails(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.fail("fsync", "tombstones")
     s.delete(kernel, s.files[0]["file_id"])
     s.delete(kernel, s.files[0]["file_id"])
@@ -310,8 +310,8 @@ def delete_fsync_fails(s: Stage) -> None:
 
 @workload(0.0, OLD)
 def rebuild(s: Stage) -> None:
-    """Somebody removed the database."""
-    s.mark()
+    """The database was removed."""
+    s.allow_power_loss()
     for left in (s.home / "state").glob("cache.db*"):
         left.unlink()
     node = s.open()
@@ -326,7 +326,7 @@ def _killed(s: Stage, op: str, where: str, nth: int = 1) -> None:
 
     def victim() -> None:
         kernel = s.open().kernel
-        s.mark()
+        s.allow_power_loss()
         s.die(op, where, nth)
         s.update(kernel, s.files[1]["file_id"], "new")
         s.upload(kernel, "chosen.txt", b"chosen", file_id=CHOSEN)
@@ -372,7 +372,7 @@ def two_processes(s: Stage) -> None:
 
     run_other = s.process(other)
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.upload(kernel, "mine.txt", b"mine")
     assert run_other() == DEAD
     s.upload(kernel, "mine too.txt", b"mine too")
@@ -387,7 +387,7 @@ def a_live_neighbour(s: Stage) -> None:
     """An element is opened beside one whose upload is under way."""
     run_other = s.process(lambda: s.open().close())
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     session = kernel.begin(BY, filename="slow.txt")
     session.write(b"slow")
     assert run_other() == 0
@@ -399,9 +399,9 @@ def a_live_neighbour(s: Stage) -> None:
 
 @workload(0.0)
 def the_leader_fails(s: Stage) -> None:
-    """A batch whose leader meets something that nobody foresaw."""
+    """A batch whose leader meets an unexpected error."""
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     _gather(4, fails=True)
 
     def upload(n: int) -> None:
@@ -418,7 +418,7 @@ def two_change_one(s: Stage) -> None:
     """A change is made while another one is being made up."""
     kernel = s.open().kernel
     old = s.files[0]["file_id"]
-    s.mark()
+    s.allow_power_loss()
     other = threading.Thread(target=lambda: s.update(kernel, old, "theirs"))
 
     def change(_: Attr) -> dict[str, str]:
@@ -433,7 +433,7 @@ def two_change_one(s: Stage) -> None:
 @workload(0.0)
 def short_writes(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.shorten("staging", 5, times=3)
     attr = s.upload(kernel, "short.txt", b"not so short")
     if attr is not None:
@@ -443,7 +443,7 @@ def short_writes(s: Stage) -> None:
 
 @workload(0.0, 0.0)
 def a_damaged_pair(s: Stage) -> None:
-    """Somebody removed the data of a file."""
+    """The data of a file was removed."""
     file = s.files[1]
     s.tape.add("damage", file["file_id"])
     hour = s.home / "files" / file["storage_path"]
@@ -451,7 +451,7 @@ def a_damaged_pair(s: Stage) -> None:
     fd = os.open(hour, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
-    s.mark()
+    s.allow_power_loss()
     kernel = s.open().kernel
     s.upload(kernel, "0.txt", b"0")
 
@@ -488,14 +488,14 @@ def leftovers(s: Stage) -> None:
         fd = os.open(directory, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
-    s.mark()
+    s.allow_power_loss()
     s.open()
 
 
 @workload(0.0, mode="rw")
 def mode_fsync_fails(s: Stage) -> None:
     kernel = s.open().kernel
-    s.mark()
+    s.allow_power_loss()
     s.fail("fsync", "/files/.artstore", nth=2)  # of its name
     s.transition(kernel, Mode.RO)
     s.transition(kernel, Mode.RO)  # the same again, and it is so already

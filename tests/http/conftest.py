@@ -1,10 +1,8 @@
-"""The elements that the suite talks to: each is started once, stopped by SIGTERM, and judged by its log."""
+"""The elements that the tests ask: each is started once, stopped by SIGTERM, and its log may hold no fault."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +16,7 @@ ADAPTERS = ("starlette", "falcon")
 
 @pytest.fixture(scope="session", params=[*ADAPTERS, *(f"{adapter}-s3" for adapter in ADAPTERS)])
 def element(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Element]:
-    """An element in mode `edit`, two workers, shared by most tests: leave others' files alone."""
+    """An element in mode `edit`, two workers, shared by most tests: leave the files of other tests alone."""
     settings = {"AUTH__JWT__ISSUER": servers.ISSUER, "AUTH__JWT__AUDIENCE": servers.AUDIENCE}
     home = tmp_path_factory.mktemp(request.param) / "home"
     adapter, _, remote = request.param.partition("-")
@@ -34,10 +32,8 @@ def element(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     try:
         yield made
         made.wait_idle()
-        command = [servers.ARTSTORE, "wal", "--home", str(made.home), "--json", "--status", "pending"]
-        given = {n: v for n, v in os.environ.items() if not n.startswith("ARTSTORE_")}
-        given |= {f"ARTSTORE_{name}": value for name, value in settings.items()}
-        assert json.loads(subprocess.run(command, check=True, capture_output=True, env=given).stdout) == []
+        run = servers.artstore(made.home, "wal", "--json", "--status", "pending", settings=settings)
+        assert json.loads(run.stdout) == []
     finally:
         made.stop()
 
@@ -52,13 +48,13 @@ def adapter(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Element]]:
     """Starts elements that end with the test: `start(adapter, workers=1, settings={...}, command=[...])`."""
-    begun: list[Element] = []
+    started: list[Element] = []
 
-    def begin(adapter: str, **options: Any) -> Element:
+    def start(adapter: str, **options: Any) -> Element:
         home = options.pop("home", None) or tmp_path_factory.mktemp(adapter) / "home"
-        begun.append(servers.start(adapter, home, **options))
-        return begun[-1]
+        started.append(servers.start(adapter, home, **options))
+        return started[-1]
 
-    yield begin
-    for element in begun:
+    yield start
+    for element in started:
         element.stop()

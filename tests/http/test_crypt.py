@@ -1,4 +1,4 @@
-"""An element whose data is encrypted: over HTTP nobody can tell, until somebody changes what lies there."""
+"""An element whose data is encrypted: over HTTP it looks like any other, until its files are changed in the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import json
 import random
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,24 +29,12 @@ def crypt(key: str, *old: str, **more: str) -> dict[str, str]:
     return {"BACKEND": "crypt", "BACKEND__CRYPT__KEY": key, "BACKEND__CRYPT__OLD_KEYS": ",".join(old)} | more
 
 
-def artstore(home: Path, settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {f"ARTSTORE_{n}": v for n, v in settings.items()} | {"ARTSTORE_HOME": str(home)}
-    return subprocess.run(
-        [servers.ARTSTORE, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def data_of(element: Element, made: dict[str, Any]) -> Path:
     return element.home / "files" / made["storage_path"] / made["storage_filename"]
 
 
 def expect_fault(element: Element) -> None:
-    """The faults that a test brought about are looked at, and taken out of the log."""
+    """Check the faults in the log that the test caused, and remove them."""
     log = element.log.read_text()
     faults = [f for f in servers._FAULTS.findall(log) if "Traceback" in f or "Warning" in f]
     assert not faults, log[-3000:]
@@ -74,7 +61,7 @@ def test_an_element_with_encryption(start: Start, adapter: str, tmp_path: Path) 
     assert DATA[65530:65546] in several.body
     head = element.ask("HEAD", f"/api/v1/files/{made['file_id']}/download")
     assert (head.status, head.header("content-length")) == (200, str(len(DATA)))
-    # Its sidecar is readable, and what the element knows does not show in what it tells.
+    # Its sidecar is readable, and its encryption shows in no answer.
     sidecar = json.loads(lies.with_name(lies.name + ".attr.json").read_text())
     assert sidecar["crypt"]["size"] == len(DATA)
     assert "crypt" not in element.get(f"/api/v1/files/{made['file_id']}").json()
@@ -89,7 +76,7 @@ def test_an_element_with_encryption(start: Start, adapter: str, tmp_path: Path) 
         )
         answer.problem(422, "invalid-field")
     element.upload(b"x", metadata=json.dumps({"a": "x" * 3000}))
-    # Somebody changes what lies there: it is told before a byte goes out.
+    # The data is changed in the store: that is reported before a byte is sent.
     small = element.upload(DATA[:1000])
     for one, at in ((small, 10), (made, 70_000)):
         changed_data = bytearray(data_of(element, one).read_bytes())
@@ -103,7 +90,7 @@ def test_an_element_with_encryption(start: Start, adapter: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"BACKEND": "crypt"}, "backend.crypt.key: is needed"),
         (crypt("c2hvcnQ="), "must be 32 bytes in base64"),
@@ -113,12 +100,12 @@ def test_an_element_with_encryption(start: Start, adapter: str, tmp_path: Path) 
         (crypt(OLD, BACKEND__CRYPT__KEY_FILE="/nowhere"), "/nowhere cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_cure(
+def test_a_wrong_setting_is_named_with_its_cure(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     settings: dict[str, str],
-    told: str,
+    message: str,
 ) -> None:
     def recover(settings: dict[str, str]) -> int:
         with monkeypatch.context() as patch:
@@ -128,18 +115,18 @@ def test_a_wrong_setting_is_told_with_its_cure(
 
     (tmp_path / "home").mkdir()
     assert recover(crypt(OLD)) == 0
-    begun = {f"ARTSTORE_{name}": value for name, value in crypt(OLD).items()}
-    node = open_node(load(home=tmp_path / "home", environ=begun))
+    environment = {f"ARTSTORE_{name}": value for name, value in crypt(OLD).items()}
+    node = open_node(load(home=tmp_path / "home", environ=environment))
     node.kernel.begin(Principal(id="u-1", name="ivanov"), filename="a.txt").abort()
     node.close()
     if "BACKEND__CRYPT__KEY_FILE" in settings:
         settings = {n: v for n, v in settings.items() if n != "BACKEND__CRYPT__KEY"}
     capsys.readouterr()
     assert recover(settings) == 78
-    said = capsys.readouterr().err
-    assert told in said
-    assert "c2hvcnQ=" not in said
-    assert OLD not in said
+    error = capsys.readouterr().err
+    assert message in error
+    assert "c2hvcnQ=" not in error
+    assert OLD not in error
 
 
 def test_the_master_key_is_changed_while_the_element_serves(start: Start, tmp_path: Path) -> None:
@@ -150,21 +137,26 @@ def test_the_master_key_is_changed_while_the_element_serves(start: Start, tmp_pa
     both = crypt(NEW, OLD)
     element = start("starlette", home=home, settings=both)
     made.append(element.upload(DATA[:1000], "new.bin"))
-    run = artstore(home, both, "rekey", "--json")
+    run = servers.artstore(home, "rekey", "--json", settings=both)
     assert (run.returncode, json.loads(run.stdout)) == (
         0, {"renewed": 8, "present": 1, "plain": 0, "damaged": 0},
     ), run  # fmt: skip
-    assert artstore(home, both, "rekey").stdout == "Files: 0 renewed, 9 present, 0 plain, 0 damaged.\n"
+    assert (
+        servers.artstore(home, "rekey", settings=both).stdout
+        == "Files: 0 renewed, 9 present, 0 plain, 0 damaged.\n"
+    )
     for one in made:
         assert element.download(one["file_id"]).body == DATA[:1000]
     path = data_of(element, made[0])
     sidecar = path.with_name(path.name + ".attr.json")
     sidecar.write_text(re.sub(r'"key_id": "\w+"', '"key_id": "0000000000000000"', sidecar.read_text()))
-    run = artstore(home, crypt(NEW), "rekey")
+    run = servers.artstore(home, "rekey", settings=crypt(NEW))
     assert run.returncode == 6
     assert "1 damaged" in run.stdout
 
 
-def test_rekey_where_nothing_is_encrypted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rekey_is_refused_where_nothing_is_encrypted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["rekey", "--home", str(tmp_path)]) == 78
     assert "This backend encrypts nothing." in capsys.readouterr().err

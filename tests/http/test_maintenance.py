@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.servers import ARTSTORE, JSON, Element, file_path, until
+from support import servers
+from support.servers import JSON, Element, file_path, until
 
 RECONCILE, REBUILD = "/api/v1/maintenance/reconcile", "/api/v1/maintenance/rebuild"
 JOBS = "/api/v1/maintenance/jobs"
@@ -25,7 +25,7 @@ def job(element: Element, target: str, **wish: Any) -> dict[str, Any]:
 
     def begin() -> Any:
         answer = element.ask("POST", target, [JSON] if wish else None, body)
-        if answer.status == 409:  # another test's
+        if answer.status == 409:  # a job of another test
             answer.problem(409, "conflict")
             return None
         assert answer.status == 202, answer
@@ -34,30 +34,34 @@ def job(element: Element, target: str, **wish: Any) -> dict[str, Any]:
 
     place = until(begin, "no other job").header("location")
     ended: dict[str, Any] = until(
-        lambda: (told := element.get(place).json())["status"] != "running" and told, "the job ends"
+        lambda: (record := element.get(place).json())["status"] != "running" and record, "the job ends"
     )
     return ended
 
 
 def verify(element: Element, *options: str) -> tuple[int, dict[str, Any]]:
-    command = [ARTSTORE, "verify", "--home", str(element.home), "--json", *options]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert ended.stderr == ""
-    return ended.returncode, json.loads(ended.stdout)
+    run = servers.artstore(element.home, "verify", "--json", *options)
+    assert run.stderr == ""
+    return run.returncode, json.loads(run.stdout)
 
 
-def test_a_check_says_what_it_found(element: Element) -> None:
+def test_a_check_reports_its_findings(element: Element) -> None:
     made = element.upload(b"checked")
-    told = job(element, RECONCILE, mode="check", digests=True)
-    assert (told["status"], told["task"], told["digests"], told["by"]) == ("done", "check", True, "Ivanov")
-    assert told["found"]["ok"] >= 1
-    assert told["error"] is None
-    assert told["finished"] >= told["started"]
-    assert told["progress"]["done"] >= told["found"]["ok"]
-    assert told["progress"]["bytes"] >= made["size"]
+    record = job(element, RECONCILE, mode="check", digests=True)
+    assert (record["status"], record["task"], record["digests"], record["by"]) == (
+        "done",
+        "check",
+        True,
+        "Ivanov",
+    )
+    assert record["found"]["ok"] >= 1
+    assert record["error"] is None
+    assert record["finished"] >= record["started"]
+    assert record["progress"]["done"] >= record["found"]["ok"]
+    assert record["progress"]["bytes"] >= made["size"]
 
 
-def test_the_default_is_a_check(element: Element) -> None:
+def test_reconcile_checks_by_default(element: Element) -> None:
     answer = until(
         lambda: (a := element.ask("POST", RECONCILE, [JSON], b"{}")).status != 409 and a, "no other job"
     )
@@ -76,11 +80,13 @@ def test_the_default_is_a_check(element: Element) -> None:
         (b'{"mode": ["check"]}', 422, "invalid-field"),
     ],
 )
-def test_wishes_that_cannot_be_read(element: Element, body: bytes, status: int, code: str) -> None:
+def test_invalid_requests_for_a_job_are_refused(
+    element: Element, body: bytes, status: int, code: str
+) -> None:
     element.ask("POST", RECONCILE, [JSON], body).problem(status, code)
 
 
-def test_jobs_that_are_not_there(element: Element) -> None:
+def test_an_unknown_job_is_404(element: Element) -> None:
     element.get(f"{JOBS}/00000000-0000-7000-8000-000000000000").problem(404, "not-found")
     for odd in ("lock", "position", "..%2Flock", "%00", "x" * 300):
         assert element.get(f"{JOBS}/{odd}").problem()["code"] in (
@@ -93,7 +99,7 @@ def test_jobs_that_are_not_there(element: Element) -> None:
     element.ask("POST", RECONCILE, None, b"{}").problem(415, "unsupported-media-type")
 
 
-def test_jobs_are_pages(element: Element) -> None:
+def test_jobs_are_listed_in_pages(element: Element) -> None:
     made = [job(element, REBUILD)["id"] for _ in range(3)]
     seen, cursor = [], ""
     while cursor is not None:
@@ -108,8 +114,8 @@ def half_of(home: Path, made: dict[str, Any], suffix: str = "") -> Path:
     return home / "files" / made["storage_path"] / (made["storage_filename"] + suffix)
 
 
-def test_a_job_of_a_dead_process_has_failed_and_stands_in_nobodys_way(start: Start, adapter: str) -> None:
-    """Two workers: the one at work is killed, the other tells; then SIGTERM meets another job."""
+def test_a_job_of_a_dead_process_is_failed_and_blocks_no_other_job(start: Start, adapter: str) -> None:
+    """Of two workers the one that runs the job is killed, and the other shows it; SIGTERM interrupts another job."""
     element = start(adapter, workers=2)
     made = element.upload(b"x")
     # A sparse file takes minutes to read: long enough to be interrupted in.
@@ -126,8 +132,7 @@ def test_a_job_of_a_dead_process_has_failed_and_stands_in_nobodys_way(start: Sta
     until(lambda: element.get(place).json()["progress"]["bytes"] > 0, "it reads")
     element.ask("POST", RECONCILE, [JSON], b"{}").problem(409, "conflict")
     element.ask("POST", REBUILD).problem(409, "conflict")
-    command = [ARTSTORE, "rebuild", "--home", str(element.home)]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    refused = servers.artstore(element.home, "rebuild")
     assert (refused.returncode, "one at a time" in refused.stderr) == (1, True), refused.stderr
     lock = (element.home / "state" / "jobs" / "lock").stat().st_ino
     owner = next(
@@ -139,10 +144,10 @@ def test_a_job_of_a_dead_process_has_failed_and_stands_in_nobodys_way(start: Sta
 
     def failed() -> Any:
         try:
-            told = element.get(place).json()
+            record = element.get(place).json()
         except (OSError, ValueError):  # the connection went to the one that died
             return None
-        return told if told["status"] == "failed" else None
+        return record if record["status"] == "failed" else None
 
     assert until(failed, "it has failed")["error"] == "the process died"
     second = begin()
@@ -151,7 +156,7 @@ def test_a_job_of_a_dead_process_has_failed_and_stands_in_nobodys_way(start: Sta
     assert element.process.wait(30) == 0
     record = json.loads((element.home / "state" / "jobs" / f"{second.rpartition('/')[2]}.json").read_bytes())
     assert (record["status"], record["error"]) == ("failed", "interrupted: the process was asked to end")
-    element.log.write_text("")  # the worker that was killed is told there
+    element.log.write_text("")  # it names the worker that was killed
 
 
 def tampered(element: Element) -> dict[str, dict[str, Any]]:
@@ -202,8 +207,8 @@ def tampered(element: Element) -> dict[str, dict[str, Any]]:
     return made
 
 
-def test_what_was_tampered_with_is_never_served(start: Start) -> None:
-    """Before and after a restart: a problem or the very bytes, never a traceback, a wait, or a stranger's bytes."""
+def test_damaged_files_are_never_served(start: Start) -> None:
+    """Before and after a restart: a problem or the very bytes, no traceback, no delay, no bytes from outside."""
     element = start("falcon")
     whole = element.upload(b"whole")
     made = tampered(element)
@@ -214,7 +219,7 @@ def test_what_was_tampered_with_is_never_served(start: Start) -> None:
             for target in (file_path(one["file_id"]), f"{file_path(one['file_id'])}/download"):
                 answer = element.get(target)
                 if answer.status == 200 and target.endswith("download"):
-                    assert how == "flipped data"  # only its digest tells, and the client has that
+                    assert how == "flipped data"  # only the digest shows it, and the client has that
                     assert answer.body == b"content of OURS"
                     continue
                 assert answer.status in (200, 404, 500), (how, answer)
@@ -240,16 +245,16 @@ def test_what_was_tampered_with_is_never_served(start: Start) -> None:
     again = start("starlette", home=element.home)
     element.port, element.process, element.log = again.port, again.process, again.log
     look()
-    told = job(element, RECONCILE, mode="repair", digests=True)
-    assert told["found"]["damaged"] == told["repaired"]["quarantined"] == len(damaged)
+    record = job(element, RECONCILE, mode="repair", digests=True)
+    assert record["found"]["damaged"] == record["repaired"]["quarantined"] == len(damaged)
     assert verify(element, "--digests")[0] == 0
     for one in made.values():
         element.download(one["file_id"]).problem(404, "not-found")
     assert (element.home.parent / "outside" / "secret").read_bytes() == b"somebody else's"
-    again.log.write_text("")  # what is damaged is told there, and that is no fault
+    again.log.write_text("")  # it names what is damaged, and that is no fault
 
 
-def test_hours_behind_a_link_lead_nowhere(start: Start, tmp_path: Path) -> None:
+def test_an_hour_behind_a_symbolic_link_is_not_read(start: Start, tmp_path: Path) -> None:
     element = start("starlette")
     made = element.upload(b"ours")
     hour = element.home / "files" / made["storage_path"]
