@@ -13,8 +13,8 @@ from artstore import checkpoint
 from artstore.host.boot import open_default
 from artstore.ids import now
 from artstore.spi import Query
+from support import servers
 from support.audit import audit, open_intents
-from support.servers import artstore
 from support.uploads import upload
 
 
@@ -32,7 +32,7 @@ def test_a_start_before_the_checkpoint_is_refused_with_its_cure(tmp_path: Path) 
     }
     record.write_text(json.dumps(future))
     for command in ("recover", "serve"):
-        run = artstore(home, command)
+        run = servers.artstore(home, command)
         assert run.returncode == 78, run
         assert "the system clock: The clock says" in run.stderr
         assert "2099-05-06T07:00:00.000Z" in run.stderr
