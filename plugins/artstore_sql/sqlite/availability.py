@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, NotFound, Unavailable
 from artstore_sql.sqlite.database import Sqlite
+from artstore_sql.sqlite.integrity import is_damage
 from artstore_sql.sqlite.locks import Alive
-from artstore_sql.sqlite.opening import PATIENCE, open_database
-from artstore_sql.tables import Tables
+from artstore_sql.sqlite.schema import Unusable, prepare, read_meta
+from artstore_sql.tables import SCHEMA, Tables
 
 log = logging.getLogger("artstore.sql")
 
 PAUSE = 1.0
 """Seconds between two tries to open a database."""
+PATIENCE = 300.0
+"""Seconds that a start waits for another process's start, which may be reading a large file."""
+_CONFIG_ERRNOS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
 
 
 class Availability:
     """Opens the database. While it cannot be used every call raises `Unavailable`; one thread tries again each second.
 
-    The database is opened again when it is suspect (damage, a failed fsync, a row that is no attr), or when
-    something other than artstore replaced it, changed it, or removed its WAL.
+    `Integrity` decides when the database is opened again, and whether an empty cache replaces it then.
     """
 
     def __init__(self, database: Sqlite, tables: Tables, *, trigram: bool, timeout: float) -> None:
@@ -42,9 +49,9 @@ class Availability:
             self._record_failure(e)
 
     def require(self) -> None:
-        """Raise `Unavailable` unless the database is open and unchanged."""
+        """Raise `Unavailable` unless the database is open and believed."""
         with self._database.translate_errors():
-            if self._database.integrity.unchanged_here():
+            if self._database.integrity.is_unchanged():
                 return
         if not self._lock.acquire(timeout=self._timeout):
             raise Unavailable("The cache is being opened; try again.")
@@ -52,7 +59,7 @@ class Availability:
             if time.monotonic() < self._next:
                 raise Unavailable(self._why)
             with self._database.translate_errors():
-                if not self._database.integrity.unchanged_here() and not self._checkpointed_elsewhere():
+                if not self._database.integrity.is_unchanged() and not self._accept_checkpoint():
                     self._open(self._timeout)
         except ConfigError as e:  # not at start: the file was replaced while the process serves
             self._record_failure(Unavailable(e.detail))
@@ -63,22 +70,6 @@ class Availability:
         finally:
             self._lock.release()
 
-    def _checkpointed_elsewhere(self) -> bool:
-        """Return whether another process's checkpoint changed the file, and nothing else did."""
-        deadline = time.monotonic() + self._timeout
-        with self._database.exclusive(deadline), self._database.translate_errors():
-            return self._alive is not None and self._database.integrity.checkpointed_elsewhere()
-
-    def _open(self, patience: float) -> None:
-        self._alive, self.indexed = open_database(
-            self._database, self._tables, self._alive, trigram=self._trigram, patience=patience
-        )
-
-    def _record_failure(self, error: Unavailable) -> None:
-        if time.monotonic() >= self._next:
-            log.warning("the cache cannot be used: %s", error.detail)
-            self._why, self._next = error.detail, time.monotonic() + PAUSE
-
     def is_shared(self) -> bool:
         """Return whether another process uses the database, too. Call it only under `exclusive`."""
         return self._alive is not None and not self._alive.is_alone()
@@ -87,3 +78,91 @@ class Availability:
         """Stop using the database."""
         if self._alive is not None:
             self._alive.close()
+
+    def _accept_checkpoint(self) -> bool:
+        deadline = time.monotonic() + self._timeout
+        with self._database.exclusive(deadline), self._database.translate_errors():
+            return self._alive is not None and self._database.integrity.accept_checkpoint()
+
+    def _open(self, patience: float) -> None:
+        """Open the database, or an empty one in its place. Raises `Unavailable`, `ConfigError`.
+
+        No connection stays open, so that a server may fork after it.
+        """
+        path, starting = self._database.path, self._alive is None
+        if starting:
+            _make_directory(path)
+        with self._database.exclusive(time.monotonic() + patience), self._database.translate_errors():
+            alive = self._alive or Alive(path)
+            try:
+                why = self._database.integrity.reason_to_replace(starting=starting, alone=alive.is_alone())
+                # A record made before that would keep the next start from finding this damage again.
+                if why:
+                    self._put_aside(why)
+                self._database.allow_syncs()
+                with self._database.integrity.changing():
+                    self.indexed = self._prepare_or_replace()
+            except BaseException:
+                if starting:
+                    alive.close()
+                raise
+            self._alive = alive
+
+    def _prepare_or_replace(self) -> bool:
+        try:
+            return self._prepare()
+        except Unusable as e:
+            self._put_aside(str(e))
+        except Unavailable as e:
+            if not is_damage(e):
+                raise
+            self._put_aside(e.detail)
+        return self._prepare()
+
+    def _prepare(self) -> bool:
+        """Prepare the file for use, and return whether words are indexed. An empty file is made when there is none."""
+        path = self._database.path
+        # Never opened when it is there: closing that descriptor would drop SQLite's locks in this process.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            with self._database.transaction(time.monotonic() + PATIENCE) as connection:
+                return prepare(connection, self._tables, path, trigram=self._trigram)
+        finally:
+            self._database.disconnect()
+
+    def _put_aside(self, why: str) -> None:
+        self._database.disconnect()
+        self._database.integrity.put_aside(why)
+
+    def _record_failure(self, error: Unavailable) -> None:
+        if time.monotonic() >= self._next:
+            log.warning("the cache cannot be used: %s", error.detail)
+            self._why, self._next = error.detail, time.monotonic() + PAUSE
+
+
+def require_readable(database: Sqlite, tables: Tables) -> None:
+    """Make sure that the file can be read as it is. Raises `NotFound` when there is none, `Unavailable`."""
+    if not database.path.exists():
+        raise NotFound(f"There is no cache {database.path} yet.")
+    if database.integrity.is_suspect():
+        raise Unavailable(f"The cache {database.path} is suspect: the next start replaces it.")
+    with database.reading() as connection:
+        schema = read_meta(connection, tables).get("schema", "")
+    if schema != str(SCHEMA):
+        raise Unavailable(f"The cache {database.path} has schema {schema!r}, not {SCHEMA}.")
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        if e.errno not in _CONFIG_ERRNOS:
+            raise Unavailable(f"The cache {path.name} cannot be opened: {os.strerror(e.errno or 0)}.") from e
+        raise ConfigError(
+            f"The directory of the cache {path} cannot be made or written: {os.strerror(e.errno or 0)}.",
+            place="cache.sql.url",
+            cure="Name a path that may be written.",
+        ) from e
+    os.close(probe)

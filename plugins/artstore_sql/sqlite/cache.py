@@ -23,10 +23,9 @@ from artstore_sql import migration
 from artstore_sql.fts5 import has_trigram
 from artstore_sql.pages import page_of, possible
 from artstore_sql.settings import SqlSettings
-from artstore_sql.sqlite.availability import Availability
+from artstore_sql.sqlite.availability import PATIENCE, Availability, require_readable
 from artstore_sql.sqlite.database import Sqlite
 from artstore_sql.sqlite.file_system import UNSAFE, file_system
-from artstore_sql.sqlite.opening import PATIENCE, require_readable
 from artstore_sql.sqlite.schema import recreate
 from artstore_sql.sqlite.search import execute
 from artstore_sql.sqlite.writer import BATCH, Row, Step, Writer

@@ -18,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from artstore.errors import Unavailable
 from artstore_sql.sqlite.deadline import interrupt_after
-from artstore_sql.sqlite.integrity import Integrity, inode
+from artstore_sql.sqlite.integrity import Integrity, is_damage
 from artstore_sql.sqlite.locks import exclusive
 from artstore_sql.sqlite.shared_memory import SharedMemory
 
@@ -27,10 +27,6 @@ log = logging.getLogger("artstore.sql")
 READERS = 8
 LONG_WAL = 8 << 20
 """Bytes of the WAL past which it is copied into the database: readers look through all of it."""
-_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_CUT = sqlite3.SQLITE_IOERR_SHORT_READ
-"""A truncated WAL: SQLite reports this error until the WAL is removed."""
-
 _READING = ("mmap_size=0", "cache_size=-8192", "temp_store=MEMORY")
 _WRITING = (
     "journal_mode=WAL",
@@ -39,8 +35,6 @@ _WRITING = (
     f"journal_size_limit={LONG_WAL}",
     "secure_delete=OFF",
 )
-
-Identity = tuple[int, int | bool, int]
 
 
 class BadData(Unavailable):
@@ -61,8 +55,7 @@ class Sqlite:
         self._read_only = reading
         self.integrity = Integrity(path)
         self._wal = path.with_name(f"{path.name}-wal")
-        self._shm = path.with_name(f"{path.name}-shm")
-        self.shared_memory = SharedMemory(self._shm)
+        self._shared_memory = SharedMemory(path.with_name(f"{path.name}-shm"))
         self._timeout = timeout
         self._long = LONG_WAL
         self._unsynced: str = ""
@@ -75,14 +68,6 @@ class Sqlite:
         event.listen(self._engine, "checkout", self._recheck)
         event.listen(self._engine, "begin", _begin)
         self._writing = self._engine.execution_options(artstore_writing=True)
-
-    @property
-    def has_wal(self) -> bool:
-        """Whether there is a WAL: a process uses the file, or crashed."""
-        try:
-            return self._wal.stat().st_size > 0
-        except FileNotFoundError:
-            return False
 
     @contextmanager
     def exclusive(self, deadline: float) -> Iterator[None]:
@@ -147,7 +132,7 @@ class Sqlite:
     def checkpoint_if_long(self) -> None:
         """Copy a long WAL into the database; under `exclusive`."""
         with self.translate_errors():
-            length = self._wal.stat().st_size if self.has_wal else 0
+            length = self._wal.stat().st_size if self.integrity.has_wal() else 0
         if length > self._long:
             # What a reader still needs stays: look again when it has grown by as much once more.
             self._long = LONG_WAL if self._checkpoint() else length + LONG_WAL
@@ -175,10 +160,9 @@ class Sqlite:
         if not self._read_only:  # a read-only process may have read a file that was being written
             self.integrity.mark_suspect(why)
 
-    def reset(self) -> None:
-        """Forget earlier failures: a new file replaces the old one."""
+    def allow_syncs(self) -> None:
+        """Sync again after a failed sync: the file that could not be synced is replaced."""
         self._unsynced = ""
-        self.integrity.clear_suspect()
 
     def disconnect(self) -> None:
         """Close what the pool holds."""
@@ -203,7 +187,7 @@ class Sqlite:
             except (Unavailable, OSError) as e:
                 log.warning("the cache was closed without a checkpoint: %s", e)
                 with suppress(OSError):
-                    self.integrity.release()
+                    self.integrity.forget_stamp()
         self._engine.dispose()
 
     @contextmanager
@@ -225,7 +209,7 @@ class Sqlite:
     def _translate(self, error: BaseException | None) -> Unavailable:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
             return Unavailable(f"The cache did not answer within {self._timeout:g} s.")
-        if _is_corruption(error):
+        if is_damage(error):
             self.mark_suspect(str(error))
         kind = Unavailable if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError) else BadData
         return kind(f"The cache does not answer: {error}.")
@@ -235,10 +219,10 @@ class Sqlite:
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a database deleted under us is an error, not an empty one without tables. A read-only
         # connection creates no file beside it either, which mode=ro would while no other connection is open.
-        mode = "mode=rw" if not self._read_only else "mode=ro" if self.has_wal else "immutable=1"
+        mode = "mode=rw" if not self._read_only else "mode=ro" if self.integrity.has_wal() else "immutable=1"
         maps = mode != "immutable=1"
         if maps:
-            self.shared_memory.require_space()
+            self._shared_memory.require_space()
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?{mode}",
             uri=True,
@@ -253,7 +237,7 @@ class Sqlite:
                 # Opens the WAL: from here on it belongs to this connection, and is missed when it goes.
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
             if maps:
-                self.shared_memory.preallocate()
+                self._shared_memory.preallocate()
         except BaseException:
             connection.close()
             raise
@@ -265,18 +249,18 @@ class Sqlite:
     def _recheck(self, _dbapi: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
         before, now = entry.info["identity"], self._identity()
         if before[0] != now[0]:
-            # Another process put the file aside: this connection has the broken one.
+            # Another process put the file aside: this connection has the old one.
             raise DisconnectionError("the database file was replaced")
-        if before != now and self._read_only:
-            raise DisconnectionError("the database is in use by now, or no more")
-        if before != now:
-            self.mark_suspect("something other than artstore removed its WAL")
-            raise Unavailable("The cache lost the last writes; it is replaced by an empty one.")
-
-    def _identity(self) -> Identity:
+        if before == now:
+            return
         if self._read_only:
-            return inode(self.path), self.has_wal, 0
-        return inode(self.path), inode(self._wal), inode(self._shm)
+            raise DisconnectionError("a process began or ceased to use the database")
+        self.mark_suspect("something other than artstore removed its WAL")
+        raise Unavailable("The cache lost the last writes; it is replaced by an empty one.")
+
+    def _identity(self) -> tuple[int, int, int]:
+        inodes = self.integrity.identity()
+        return (inodes[0], self.integrity.has_wal(), 0) if self._read_only else inodes
 
 
 def _begin(connection: Connection) -> None:
@@ -286,16 +270,3 @@ def _begin(connection: Connection) -> None:
     # SQLite 3.40 compiles a statement whose trigger writes to FTS5 wrongly ("no such table") when another
     # connection changed the schema (`clear`). A plain statement first has it notice that in peace.
     connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").close()
-
-
-def is_broken(error: BaseException) -> bool:
-    """Whether `error`, or what it came from, says that the file is no sound database."""
-    cause: BaseException | None = error
-    while cause is not None and not _is_corruption(cause):
-        cause = cause.__cause__
-    return cause is not None
-
-
-def _is_corruption(error: BaseException | None) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF in _BROKEN or code == _CUT

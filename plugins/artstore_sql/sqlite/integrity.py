@@ -1,79 +1,177 @@
-"""Whether something other than artstore changed the database file since its processes released it.
+"""Decides whether the database file is believed. It is a cache: on any doubt an empty one replaces it.
 
-SQLite has no checksums, and believes any WAL that lies beside a database. But in WAL mode only checkpoints write to
-the database file, and those are ours: its length and time of change stand in `<path>.lock` from one to the next.
-A copy put in its place, a byte changed in it, its end cut off: each is seen before an answer comes out of it.
+SQLite has no checksums, and believes any WAL that lies beside a database. But in WAL mode only checkpoints write to the
+database file, and only artstore's processes checkpoint, under `exclusive`. So after each checkpoint `<path>.lock`
+records the boot of the machine and the file's stamp: its inode, its time of change, its length.
+
+    When it is opened (`reason_to_replace`)         What happens
+    `<path>.doubt` exists                           put aside: a process met damage, a failed fsync or a bad row
+    there is a WAL and no file, or no regular file  put aside
+    the stamp differs from the recorded one         put aside; at start the inode may differ: the file was moved
+    no stamp is recorded                            believed: a process died in a checkpoint, which the WAL repeats
+    a WAL that no process uses, of this boot        believed: a process was killed, and what it wrote is intact
+    a WAL that no process uses, of another boot     power failed: `quick_check` reads all of it; put aside if damaged
+    anything else                                   believed
+
+    Before each call (`is_unchanged`)
+    the stamp is the one that this process saw      used; costs two stats
+    the stamp is another process's checkpoint       used (`accept_checkpoint`)
+    anything else, or `<path>.doubt` exists         opened again, by the rules above
+
+    Before each use of a connection (`identity`)
+    the file has another inode                      connected again: another process put the old file aside
+    the WAL or its index has another inode, or none suspect (`mark_suspect`): the last writes are lost
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
+
+from artstore_sql.sqlite.shared_memory import SharedMemory
 
 log = logging.getLogger("artstore.sql")
 
-_UNKNOWN = b"?"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NO_STAMP = "?"
+_RECORD_LENGTH = 120
+"""Bytes of the record: it is padded, so that a shorter one overwrites a longer one."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_CUT = sqlite3.SQLITE_IOERR_SHORT_READ
+"""A truncated WAL: SQLite reports this error until the WAL is removed."""
+
+
+class Stamp(NamedTuple):
+    """What shows that a file is still the same. The file itself is never opened for it (see `Sqlite`)."""
+
+    inode: int
+    changed: int
+    length: int
+
+    def is_copied_from(self, other: Stamp) -> bool:
+        """Return whether this may be the other file, moved to another disk along with its time."""
+        return self[1:] == other[1:]
 
 
 class Integrity:
     """What this process last saw of the file, and what all processes recorded of it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = os.fspath(path)
-        self._suspect_file = f"{path}.doubt"
-        self._record = f"{path}.lock"
-        self._seen: tuple[int, int, int] | None = None
-        self._suspect = False
+        self._path = path
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._shm = path.with_name(f"{path.name}-shm")
+        self._record = path.with_name(f"{path.name}.lock")
+        self._suspect_file = path.with_name(f"{path.name}.doubt")
+        self._boot = _current_boot()
+        self._seen: Stamp | None = None
+        self._suspect = 0
+        """The inode of the file that this process found suspect."""
         self._changing = False
         self._syncs = True
 
-    def unchanged_here(self) -> bool:
-        """Return whether the file is the one that this process opened, changed only by itself. Costs two stats."""
-        if self._suspect or self._seen is None or os.path.exists(self._suspect_file):
-            return False
-        return self._changing or self._stat() == self._seen
+    # --- when the file is opened, under `exclusive` ---
 
-    def unchanged_since_release(self, *, starting: bool) -> bool:
-        """Return whether the file is as its processes released it. Call it under `exclusive`.
+    def reason_to_replace(self, *, starting: bool, alone: bool) -> str:
+        """Return why an empty cache has to replace the file; an empty text when the file is believed.
 
-        At start it may have moved to another disk, as long as its time moved along.
+        `starting`: this process has not used the file yet. `alone`: no other process uses it.
         """
-        with open(self._record, "rb") as record:
-            left = record.read().strip()
-        if not left or left == _UNKNOWN:
-            return True
-        return left.split()[starting:] == self._written().split()[starting:]
+        if self.is_suspect():
+            return "it was suspect"
+        now, (boot, recorded) = _stamp(self._path), self._read_record()
+        if now is None or not self._path.is_file():
+            return "it was removed" if self.has_wal() or os.path.lexists(self._path) else ""
+        if recorded is not None and now != recorded and not (starting and now.is_copied_from(recorded)):
+            return "something other than artstore replaced or changed it"
+        # The last process that closes the database removes the WAL. So a dead process left a WAL that no process uses.
+        abandoned = starting and alone and now.length > 0 and self.has_wal()
+        if abandoned and boot != self._boot and not self._passes_quick_check():
+            return "it is damaged"
+        return ""
 
-    def checkpointed_elsewhere(self) -> bool:
-        """Return whether another process's checkpoint is the only change of the file. Call it under `exclusive`."""
-        same = self._seen is not None and (self._stat() or (0,))[0] == self._seen[0]
-        if not same or self.is_suspect() or not self.unchanged_since_release(starting=False):
+    def _passes_quick_check(self) -> bool:
+        log.warning("power failed while the cache %s was in use: quick_check reads all of it", self._path)
+        SharedMemory(self._shm).require_space()
+        try:
+            # No deadline: a large file takes as long as it takes to read. Read only: otherwise the close would remove
+            # the WAL, and a start after this one, which may die before it has replaced the file, would believe it.
+            with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
+                return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.DatabaseError as e:
+            if is_damage(e):
+                return False
+            raise
+
+    def put_aside(self, why: str) -> None:
+        """Rename the file and its WAL, so that an empty cache can begin. No connection of this process is open."""
+        path, time = self._path, datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        aside = path.with_name(f"{path.name}.broken-{time}")
+        log.warning("the cache %s is put aside as %s and replaced by an empty one: %s", path, aside.name, why)
+        # The WAL goes last: beside an empty database SQLite drops it, beside the old one it would be missed.
+        for old, new in ((path, aside), (self._wal, f"{aside}-wal")):
+            with suppress(FileNotFoundError):
+                os.rename(old, new)
+        self._shm.unlink(missing_ok=True)
+        # Older ones may be large, and the sidecars hold all that they hold.
+        for older in path.parent.glob(f"{path.name}.broken-*"):
+            if older.name.removesuffix("-wal") != aside.name:
+                with suppress(OSError):
+                    older.unlink()
+        self._suspect_file.unlink(missing_ok=True)
+
+    # --- while the file is used ---
+
+    def is_unchanged(self) -> bool:
+        """Return whether the file is the one that this process opened, changed only by itself. Costs two stats."""
+        if self._seen is None or self.is_suspect():
             return False
-        self._seen = self._stat()
+        return self._changing or _stamp(self._path) == self._seen
+
+    def accept_checkpoint(self) -> bool:
+        """Return whether another process's checkpoint is the only change of the file. Call it under `exclusive`."""
+        now, (_, recorded) = _stamp(self._path), self._read_record()
+        same = now is not None and self._seen is not None and now.inode == self._seen.inode
+        if not same or recorded not in (None, now) or self.is_suspect():
+            return False
+        self._seen = now
         return True
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Allow this process to change the file within the block. Call it under `exclusive`."""
         self._changing = True
-        self._write(_UNKNOWN)  # a process that dies within the block leaves a file that is accepted
+        self.forget_stamp()  # a process that dies within the block leaves a file that is believed
         try:
             yield
-            self._seen = self._stat()
-            self._write(self._written())
+            self._seen = _stamp(self._path)
+            self._write_record(self._seen)
         finally:
             self._changing = False
 
-    def release(self) -> None:
-        """Accept any state of the file from here on."""
-        self._write(_UNKNOWN)
+    def forget_stamp(self) -> None:
+        """Record no stamp: the file is believed whatever its stamp."""
+        self._write_record(None)
+
+    def has_wal(self) -> bool:
+        """Return whether there is a WAL: a process uses the file, or died."""
+        try:
+            return self._wal.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def identity(self) -> tuple[int, int, int]:
+        """Return the inodes of the file, its WAL and the WAL's index; 0 for one that is missing."""
+        return _inode(self._path), _inode(self._wal), _inode(self._shm)
 
     def mark_suspect(self, why: str) -> None:
         """Have the file put aside when a process opens it next."""
-        self._suspect = True
+        self._suspect = _inode(self._path)
         log.warning("the cache %s will be replaced by an empty one: %s", self._path, why)
         try:
             os.close(os.open(self._suspect_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -81,28 +179,31 @@ class Integrity:
             log.warning("other processes cannot be informed of it: %s", os.strerror(e.errno or 0))
 
     def is_suspect(self) -> bool:
-        return self._suspect or os.path.exists(self._suspect_file)
+        """Return whether this process, or another one, marked the file as suspect."""
+        if os.path.exists(self._suspect_file):
+            return True
+        return self._suspect != 0 and self._suspect == _inode(self._path)
 
-    def clear_suspect(self) -> None:
-        """Forget the suspicion: a new file replaces the old one."""
-        Path(self._suspect_file).unlink(missing_ok=True)
-        self._suspect = False
+    # --- the record ---
 
-    def _stat(self) -> tuple[int, int, int] | None:
+    def _read_record(self) -> tuple[str, Stamp | None]:
+        """Return the boot in which the file was last believed, and its stamp; None when none is recorded."""
+        words = self._record.read_text("ascii", "replace").split()
+        if not words:
+            return "", None
+        if words[1:] == [_NO_STAMP]:
+            return words[0], None
         try:
-            status = os.stat(self._path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+            return words[0], Stamp(*map(int, words[1:]))
+        except (ValueError, TypeError):  # not our text: differs from the stamp of every file
+            return "", Stamp(-1, -1, -1)
 
-    def _written(self) -> bytes:
-        return b" ".join(b"%d" % number for number in self._stat() or ()) or _UNKNOWN
-
-    def _write(self, text: bytes) -> None:
+    def _write_record(self, stamp: Stamp | None) -> None:
+        text = " ".join([self._boot, *(map(str, stamp) if stamp else (_NO_STAMP,))])
         # In place and padded: it works on a full disk as well.
         fd = os.open(self._record, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(fd, text.ljust(80) + b"\n", 0)
+            os.pwrite(fd, text.ljust(_RECORD_LENGTH).encode() + b"\n", 0)
             if self._syncs:
                 os.fdatasync(fd)
         except OSError:
@@ -112,9 +213,32 @@ class Integrity:
             os.close(fd)
 
 
-def inode(path: Path) -> int:
-    """Return the inode of the file with this name; 0 when there is none."""
+def is_damage(error: BaseException | None) -> bool:
+    """Return whether `error`, or what caused it, shows that the file is no sound database."""
+    while error is not None:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code & 0xFF in _DAMAGED or code == _CUT:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _current_boot() -> str:
+    """Return the id of this boot of the machine; where there is none, a text that equals no other."""
     try:
-        return os.stat(path).st_ino
+        return _BOOT.read_text("ascii").strip()
+    except OSError:
+        return f"unknown-{os.urandom(8).hex()}"
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return None
+    return Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _inode(path: Path) -> int:
+    stamp = _stamp(path)
+    return 0 if stamp is None else stamp.inode

@@ -38,17 +38,13 @@ def exclusive(path: Path, deadline: float) -> Iterator[None]:
             os.close(queue)
 
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
 class Alive:
-    """Shows other processes that this process uses the database, until `close`."""
+    """A shared lock on `<path>.alive`: it shows other processes that this process uses the database, until `close`."""
 
     def __init__(self, path: Path) -> None:
         self._fd = _open(path, ".alive")
         try:
-            self.alone = self.is_alone()
-            """Whether no other process used the database when this object was made."""
+            self.is_alone()
         except OSError:  # or the next try would wait for this one's lock
             self.close()
             raise
@@ -62,27 +58,11 @@ class Alive:
         fcntl.flock(self._fd, fcntl.LOCK_SH)
         return alone
 
-    def clean_since_boot(self) -> bool:
-        """Whether the database was last found sound since the machine started: then no power cut came between."""
-        boot = _boot()
-        return bool(boot) and os.pread(self._fd, 64, 0) == boot
-
-    def record_clean_boot(self) -> None:
-        """Record that the database was sound, or new, in this boot of the machine."""
-        with suppress(OSError):  # a full disk: then the next start looks again
-            os.pwrite(self._fd, _boot(), 0)
-
     def close(self) -> None:
+        """Release the lock. A second call does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _boot() -> bytes:
-    try:
-        return _BOOT.read_bytes()
-    except OSError:
-        return b""
 
 
 def _open(path: Path, suffix: str) -> int:

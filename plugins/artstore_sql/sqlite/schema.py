@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert
+import logging
+from pathlib import Path
 
+from sqlalchemy import Connection, insert, inspect, select
+
+from artstore.errors import ConfigError
 from artstore_sql import migration
 from artstore_sql.fts5 import PARTS
 from artstore_sql.tables import SCHEMA, Tables
+
+log = logging.getLogger("artstore.sql")
 
 # Two characters that no text holds follow each text, so that each letter of it begins a trigram: the trigrams in
 # order then find words of one and two letters, too.
@@ -47,6 +53,47 @@ _TRIGGERS = (
 )
 
 
+class Unusable(Exception):
+    """The file is sound, but this process cannot use it."""
+
+
+def prepare(connection: Connection, tables: Tables, path: Path, *, trigram: bool) -> bool:
+    """Make the cache in the file `path` one of this version, and return whether trigrams of words are indexed.
+
+    The rows are kept where the schema allows it. Raises `ConfigError` for a newer schema, and `Unusable`.
+    """
+    known = read_meta(connection, tables)
+    schema = known.get("schema", "")
+    if schema.isdecimal() and int(schema) > SCHEMA:
+        raise ConfigError(
+            f"The cache {path} was made by a newer artstore (schema {schema}, ours is {SCHEMA}).",
+            place="cache.sql",
+            cure="Delete it: it is rebuilt from the sidecars.",
+        )
+    indexed = known.get("words") == "trigram"
+    if indexed and not trigram:
+        # A virtual table whose module is missing can be neither written nor dropped.
+        raise Unusable("its words are indexed by FTS5, which this SQLite lacks")
+    if schema == str(SCHEMA):
+        return _migrate(connection, tables, indexed=indexed, trigram=trigram)
+    if known:
+        log.warning("the cache %s has schema %r, not %d: it is rebuilt", path, schema, SCHEMA)
+    recreate(connection, tables, trigram=trigram)
+    return trigram
+
+
+def _migrate(connection: Connection, tables: Tables, *, indexed: bool, trigram: bool) -> bool:
+    revision = migration.current_revision(connection, tables.prefix)
+    if revision is None or revision in migration.DEVELOPMENT:
+        log.warning("the cache has the schema of a development version: it is rebuilt")
+        recreate(connection, tables, trigram=trigram)
+        return trigram
+    if revision != migration.HEAD:
+        migration.move(connection, tables.prefix, "head")
+        return read_meta(connection, tables).get("words") == "trigram"
+    return indexed
+
+
 def recreate(connection: Connection, tables: Tables, *, trigram: bool) -> None:
     """Make an empty cache without a stamp, whatever was there: what all revisions together make."""
     _drop(connection, tables)
@@ -65,3 +112,14 @@ def _drop(connection: Connection, tables: Tables) -> None:
     for name in ("trigrams", "parts"):
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {tables.prefix}{name}")
     tables.metadata.drop_all(connection)
+
+
+def read_meta(connection: Connection, tables: Tables) -> dict[str, str]:
+    """Return the facts that the cache records about itself; nothing when it has no such table."""
+    if not inspect(connection).has_table(tables.meta.name):
+        return {}
+    columns = {column["name"] for column in inspect(connection).get_columns(tables.meta.name)}
+    if not {"name", "value"} <= columns:
+        return {"schema": ""}
+    rows = connection.execute(select(tables.meta.c.name, tables.meta.c.value))
+    return {str(name): str(value) for name, value in rows}

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Select, create_engine, text
 
 from artstore.errors import ConfigError, Conflict, NotFound, Unavailable
+from artstore.host.boot import open_default
 from artstore.spi import Context, Cursor, Query, Sort, Totals
 from artstore.testing.attrs import make_attr
 from artstore.testing.cache import SORTS, cursor_of, ids, pages
@@ -74,7 +75,7 @@ def raw(path: Path, *statements: str) -> list[Any]:
     """What a stranger finds, and does so that nobody notices."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         found = [connection.execute(one).fetchall() for one in statements]
-    Integrity(path).release()
+    Integrity(path).forget_stamp()
     return found
 
 
@@ -414,6 +415,15 @@ def test_a_file_that_somebody_else_changed_while_stopped_is_begun_anew(
     assert opened().generation() is None
 
 
+def damage_one_page(path: Path) -> None:
+    """Damage a page that no start needs, so that no stat shows it."""
+    before = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(before.st_size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 4096)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 @pytest.mark.parametrize("power_cut", [False, True])
 def test_the_whole_file_is_looked_through_after_a_power_cut_alone(
     tmp_path: Path, path: Path, opened: Open, power_cut: bool
@@ -426,15 +436,100 @@ def test_the_whole_file_is_looked_through_after_a_power_cut_alone(
         assert hear(process).startswith("done")
         process.send_signal(signal.SIGKILL)
         process.wait()
-    before = path.stat()
-    with open(path, "r+b") as file:  # damage that no stat shows, in pages that no start needs
-        file.seek(before.st_size // 2 // 4096 * 4096)
-        file.write(b"\xff" * 4096)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    damage_one_page(path)
     if power_cut:
-        path.with_name("cache.db.alive").write_bytes(b"another boot\n")
+        path.with_name("cache.db.lock").write_text("another-boot ?")
     assert opened().generation() == (None if power_cut else "filled")
     assert len(broken(path)) == power_cut
+
+
+NODE = """
+import os, sys
+from pathlib import Path
+from artstore.host.boot import open_default
+from support.uploads import BY, upload
+
+kernel = open_default(Path(sys.argv[1])).kernel
+for n in range(30):
+    upload(kernel, b"x", f"{n}.txt")
+kernel.begin(BY, filename="half.txt").write(b"half")
+print("killed now", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_a_start_after_kill_9_neither_rebuilds_the_index_nor_reads_the_whole_cache(
+    tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture, power_cut: bool
+) -> None:
+    """At a million files each of the two takes minutes. `bench/many_files.py` measures it."""
+    open_default(tmp_path).close()
+    with spawn(NODE, tmp_path) as process:
+        assert hear(process) == "killed now"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert path.with_name("cache.db-wal").stat().st_size > 0
+    inode = path.stat().st_ino
+    if power_cut:
+        path.with_name("cache.db.lock").write_text("another-boot ?")
+    node = open_default(tmp_path)
+    with closing(node):
+        assert not node.report.rebuilt
+        assert node.report.undone == 1
+        assert node.kernel.index.totals().files == 30
+    assert ("quick_check" in caplog.text) == power_cut
+    assert path.stat().st_ino == inode
+    assert broken(path) == []
+
+
+def test_damage_after_a_power_cut_is_found_again_by_the_next_start(
+    tmp_path: Path, path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the start that found it could not put the file aside."""
+    monkeypatch.setattr("artstore_sql.sqlite.availability.PAUSE", 0.0)
+    fill(opened(), rows=500)
+    with spawn(WORKER, tmp_path, 1) as process:
+        hear(process)
+        tell(process)
+        assert hear(process).startswith("done")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    damage_one_page(path)
+    path.with_name("cache.db.lock").write_text("another-boot ?")
+
+    def fail(_old: object, _new: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        with pytest.raises(Unavailable):
+            opened().generation()
+    assert opened().generation() is None
+    assert len(broken(path)) == 1
+
+
+def test_two_processes_that_meet_the_same_damage_replace_the_cache_once(path: Path, opened: Open) -> None:
+    """A second replacement would make the element rebuild its index a second time."""
+    fill(opened())
+    first, second = opened(), opened()
+    rot(path)
+    for cache in (first, second):
+        with pytest.raises(Unavailable), cache._database.reading() as connection:
+            connection.execute(text("SELECT attr FROM files")).all()
+    assert first.generation() is None
+    first.put([make_attr()])
+    assert second.totals().files == 1
+    second.put([make_attr()])
+    second.flush()
+    assert first.totals().files == 2
+
+
+@pytest.mark.parametrize("record", ["nonsense", "boot 1 2", "boot 1 2 x", "\0" * 100])
+def test_a_cache_whose_record_cannot_be_read_is_replaced(path: Path, opened: Open, record: str) -> None:
+    fill(opened())
+    path.with_name("cache.db.lock").write_text(record)
+    assert opened().generation() is None
+    assert len(broken(path)) == 1
 
 
 def test_what_neighbours_do_and_a_move_to_another_disk_are_no_change(
