@@ -17,8 +17,10 @@ from artstore_sql.sqlite.cache import SqlCache
 class Sql:
     """Makes a cache in SQLite, or in PostgreSQL where the url names one.
 
-    The host needs a class with `API` and `Settings`, and calls it. So `__new__` returns an instance of another class:
-    the library for PostgreSQL is imported only where it is used.
+    The host reads `API`, `Settings` and `migrate` of the class that an offer names, then calls the class for the
+    provider. Only the settings decide which of two classes that is, and PostgreSQL's imports a library that an element
+    with SQLite need not have. So the call returns an object of another class: no `Sql` is ever made. mypy has no way
+    to express that. A wrapper that forwards each method of `Cache` would be the alternative.
     """
 
     API: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""The tables of a cache, and the row an `Attr` becomes."""
+"""The tables of a cache, and the row of an `Attr`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Id = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Tables:
-    """What one cache keeps; several caches may share a database under different prefixes."""
+    """The tables of one cache. Several caches may share a database under different prefixes."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -76,7 +76,7 @@ def tables_of(prefix: str) -> Tables:
 
 
 def row(attr: Attr) -> dict[str, Any]:
-    """The row of `attr`: all of it as JSON, and what is filtered and sorted by."""
+    """Return the row of `attr`: all of it as JSON, and the columns that searches filter and sort by."""
     return {
         "file_id": attr.file_id,
         "storage_path": attr.storage_path,
@@ -94,7 +94,7 @@ def row(attr: Attr) -> dict[str, Any]:
 
 
 def consistent_attr(found: Mapping[Any, Any]) -> Attr | None:
-    """The attr of a whole row, or None when what is filtered and sorted by says something else."""
+    """Return the attr of a whole row; None when another column of the row contradicts it."""
     try:
         attr = Attr.model_validate_json(found["attr"])
         right = row(attr)
@@ -104,7 +104,7 @@ def consistent_attr(found: Mapping[Any, Any]) -> Attr | None:
 
 
 def is_text(value: str) -> bool:
-    """Whether UTF-8 can say it."""
+    """Return whether UTF-8 can encode the text."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -113,6 +113,6 @@ def is_text(value: str) -> bool:
 
 
 def sort_value(attr: Attr, sort: Sort) -> str | int:
-    """What `attr` is sorted by."""
+    """Return the value by which `attr` is sorted."""
     value: str | int = getattr(attr, sort)
     return value

@@ -1,4 +1,4 @@
-"""The parts of words that an index can hold, for databases without one of their own that knows every script."""
+"""The n-grams of a text: what is indexed where the database has no index of its own for words of every script."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ LONGEST = 3
 
 
 def all_codes(text: str) -> list[int]:
-    """One, two and three letters, as they follow each other in `text`; as numbers, which are small to keep.
+    """Return the codes of all sequences of one, two and three letters in `text`. Numbers are small to keep.
 
-    Two may share a number: what an index finds by them is looked at again.
+    Two sequences may share a code: each row that the index finds is compared with the words again.
     """
     return _numbers(text[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(text) - n + 1))
 
 
 def covering_trigrams(word: str) -> list[str]:
-    """Parts of three letters, or a shorter word itself, in which each letter of `word` is.
+    """Return trigrams that together cover each letter of `word`; a shorter word covers itself.
 
-    Those between them would hardly find less: a part costs as much as what it is found in is common.
+    The overlapping trigrams between them would hardly narrow the search, and each one costs in proportion to the
+    number of texts that it occurs in.
     """
     n = min(LONGEST, len(word))
     return [word[i : i + n] for i in sorted({*range(0, len(word) - n + 1, n), len(word) - n})]
 
 
 def selective_trigrams(word: str) -> list[str]:
-    """The same parts, those first that are likely in the fewest texts: the last digits."""
+    """Return the covering trigrams. Those that likely occur in the fewest texts come first: the last digits."""
     parts = covering_trigrams(word)
     digits = [part for part in reversed(parts) if any(letter.isdigit() for letter in part)]
     return list(dict.fromkeys([*digits, *parts]))
 
 
 def trigram_codes(word: str, most: int | None = None) -> list[int]:
-    """What every text that holds `word` has among its all_codes; `most` of it."""
+    """Return codes that `all_codes` of each text with `word` includes, at most `most` of them."""
     return _numbers(selective_trigrams(word)[:most])
 
 

@@ -59,7 +59,7 @@ class PostgresCache(Cache):
     def put(self, attrs: Sequence[Attr]) -> None:
         rows = [_row(attr) for attr in attrs]
         for start in range(0, len(rows), BATCH):
-            # In order, so that two who write the same rows do not wait for each other.
+            # In order, so that two writers of the same rows do not deadlock.
             some = sorted(_newest(rows[start : start + BATCH]), key=lambda one: str(one["file_id"]))
             change = self._upsert.bindparams(rows=json.dumps(some, ensure_ascii=False))
             self._write(change)
@@ -108,7 +108,7 @@ class PostgresCache(Cache):
         path = self._tables.files.c.storage_path
         wanted: ColumnElement[bool] = path >= since
         while _is_text(since):
-            # The index is entered once for each directory, not read once for each row.
+            # One look-up in the index for each directory, in place of one read for each row.
             least = select(func.min(path)).where(wanted)
             ((directory,),) = self._all(least)
             if directory is None:
@@ -199,7 +199,7 @@ def _consistent(there: Any) -> Attr | None:
 
 
 def _newest(rows: Sequence[Row]) -> list[Row]:
-    """Each file once: a statement cannot change a row twice."""
+    """Return each file once: a statement cannot change a row twice."""
     kept: dict[str, Row] = {}
     for one in rows:
         there = kept.get(one["file_id"])
@@ -216,7 +216,7 @@ def _attr(found: str) -> Attr:
 
 
 def _upsert(tables: Tables) -> TextClause:
-    """Rows as one JSON text: one statement, and one round trip, for a thousand."""
+    """Return the rows as one JSON text: one statement and one round trip for a thousand rows."""
     names = [column.name for column in tables.files.columns if column.name != "id"]
     types = {"size": "bigint", "revision": "bigint", "tags": "text[]", "parts": "int[]"}
     columns = ", ".join(names)

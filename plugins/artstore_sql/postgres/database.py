@@ -1,4 +1,4 @@
-"""A PostgreSQL that several nodes share: connections, deadlines, and what its errors mean."""
+"""A PostgreSQL that several nodes share: its connections, its deadlines, and how its errors are translated."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from artstore_sql.postgres.errors import Refused, translate
 log = logging.getLogger("artstore.sql")
 
 PATIENCE = 0.3
-"""Seconds that a call waits to hear from the one that tries a silent server again."""
+"""Seconds that a call waits for the result of the one call that tries an unresponsive server again."""
 
 MEMORY = "16MB"
-"""For the rows that a search has found by its indexes: where it is too little they are all looked at again."""
+"""For the rows that a search has found by its indexes: where it is too little, all of them are compared again."""
 
 T = TypeVar("T")
 
 
 class Timed(psycopg.Connection[Any]):
-    """A connection that waits for no answer past `deadline`: the server's own time-outs stop with the server."""
+    """A connection that waits for no answer past `deadline`: when the server hangs, so do its own time-outs."""
 
     deadline = float("inf")
 
@@ -85,7 +85,7 @@ class Postgres:
 
     @property
     def where(self) -> str:
-        """Host and port, without secrets."""
+        """Return host and port, without secrets."""
         return f"{self._url.host or 'the local socket'}:{self._url.port or 5432}"
 
     def read(self, ask: Callable[[Connection], T], *, strict: bool = False) -> T:
@@ -127,12 +127,12 @@ class Postgres:
             yield connection
         finally:
             with suppress(SQLAlchemyError, psycopg.Error):
-                if connection.connection.closed:  # it waited in vain: nothing on it can be taken back
+                if connection.connection.closed:  # no answer came in time: nothing on it can be rolled back
                     connection.invalidate()
                 connection.close()
 
     def ask(self, connection: Connection, statement: str, *values: object) -> Any:
-        """The first value that a statement brings on a connection that is held; any thread may ask."""
+        """Return the first value of a statement on a connection that is held. Any thread may call it."""
         with self.translate_errors():
             driver: Any = connection.connection.driver_connection
             driver.deadline = time.monotonic() + self._timeout
@@ -171,7 +171,7 @@ class Postgres:
                 except DBAPIError as e:
                     if not e.connection_invalidated or time.monotonic() > deadline:
                         raise
-                    result = once(deadline)  # it was cut: by a restart, or by an administrator
+                    result = once(deadline)  # the connection was closed: by a restart, or by an administrator
         except Unavailable as e:
             self._silent = not isinstance(e, Refused)
             raise
@@ -219,7 +219,7 @@ class Postgres:
 
 
 def parse_url(url: SecretStr, place: str) -> URL:
-    """The url; raises `ConfigError` without showing it."""
+    """Return the url. Raises `ConfigError` without the url in it."""
     try:
         found = make_url(url.get_secret_value())
     except (ArgumentError, ValueError):
@@ -258,7 +258,7 @@ def _conninfo(url: URL, timeout: float, place: str) -> str:
 
 
 def _recheck(dbapi: Any, _entry: Any, _proxy: Any) -> None:
-    # An idle connection has nothing to tell but that it was cut; this asks the kernel, not the server.
+    # An idle connection is readable only when the server closed it. The system answers this, not the server.
     poll = select.poll()
     poll.register(dbapi.fileno(), select.POLLIN)
     if poll.poll(0):

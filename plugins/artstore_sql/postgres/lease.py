@@ -73,7 +73,7 @@ class Owner:
         self._database.write(lambda c: c.execute(change))
 
     def leave(self, intents: str) -> None:
-        """Give the lease up: what is not finished is for other processes to recover at once."""
+        """Release the lease, so that other processes recover at once what is not finished."""
         self._stop.set()
         self._thread.join()
 

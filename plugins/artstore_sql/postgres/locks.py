@@ -38,7 +38,7 @@ class Locks:
 
     @contextmanager
     def exclusive(self, name: str, *, wait: bool) -> Iterator[None]:
-        """Alone; waits for its turn as long as the server answers. Raises `Unavailable`, `Conflict`."""
+        """Hold the lock; wait for it as long as the server answers. Raises `Unavailable`, `Conflict`."""
         name = f"artstore {self._prefix} {name}"
         with self._database.connection() as connection:
             self._ask(connection, _LIMIT, str(int(self._lease * 1000)))
@@ -56,7 +56,7 @@ class Locks:
                     del self._held[id(connection)]
                 try:
                     self._ask(connection, _UNLOCK, name)
-                except Unavailable as e:  # with the connection the lock went, too
+                except Unavailable as e:  # the server released the lock when it lost the connection
                     log.warning("a lock was lost: %s", e.detail)
                     connection.invalidate()
 
@@ -83,9 +83,9 @@ class Locks:
                 except Unavailable as e:
                     with self._lock:
                         lost = self._held.get(id(connection)) is connection
-                    if lost:  # and not given back a moment ago
+                    if lost:  # and not released a moment ago
                         log.warning("a lock was lost: %s", e.detail)
-                except Exception:  # the other locks are kept all the same
+                except Exception:  # the other locks are renewed even so
                     log.exception("a lock is not kept")
 
     def _ask(self, connection: Connection, statement: str, *values: object) -> Any:

@@ -38,7 +38,7 @@ CONNECTIONS = 6
 
 
 class LogSettings(BaseModel, extra="forbid"):
-    """`[wal.sql]`: where the intents are kept."""
+    """`[wal.sql]`: the database that holds the intents."""
 
     url: SecretStr
     table_prefix: Prefix = ""
@@ -49,7 +49,7 @@ class LogSettings(BaseModel, extra="forbid"):
 
 
 class SqlLog(Log, Coordination):
-    """Intents in PostgreSQL; durable when they are begun."""
+    """Intents in PostgreSQL. Each is durable when `begin` returns."""
 
     API: ClassVar[int] = 1
     Settings: ClassVar[type[BaseModel]] = LogSettings

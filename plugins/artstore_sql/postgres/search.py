@@ -1,4 +1,4 @@
-"""From a `Query` to SQL that PostgreSQL answers quickly, whatever it believes of how common a value is.
+"""From a `Query` to SQL that PostgreSQL answers quickly, whatever its planner assumes of how common a value is.
 
 First a walk along the order of the page, some thousand rows at most: where many rows meet the conditions the page is
 full at once. Where it is not, few do, and a second step starts from their indexes and sorts what it finds; its order
@@ -24,17 +24,17 @@ from artstore_sql.trigrams import trigram_codes
 WALK = 1250
 """Rows that are walked through in a few milliseconds: where 8 % of them meet the conditions they fill a page of 100."""
 _FURTHER = 4
-"""How much further the next walk goes, when the last one makes us believe that it will fill the page."""
+"""The factor by which the next walk is longer, when the last one shows that it will likely fill the page."""
 FEW = 8000
 """Rows that are fetched in some milliseconds."""
 _LISTS = 4
-"""Lists of the index of words that are gone through at first."""
+"""Lists of the index of words that the first attempt reads."""
 _PROBED = 64
-"""Parts of words that are looked for in the index; what it finds is looked at again anyway."""
+"""N-grams of words that are searched in the index. Each row that it finds is compared with the words again."""
 
 
 def execute(connection: Connection, tables: Tables, query: Query) -> list[str]:
-    """The attrs of the page as JSON, and one more when there is a next page."""
+    """Return the attrs of the page as JSON, and one more when there is a next page."""
     files = tables.files
     if not any(True for _ in _conditions(files, query)):
         return list(connection.execute(_page(select(files.c.attr), files, query)).scalars())
@@ -52,7 +52,7 @@ def execute(connection: Connection, tables: Tables, query: Query) -> list[str]:
 
 
 def scan_in_order(files: FromClause, query: Query, reach: int) -> Select[Any]:
-    """The page, as far as it can be filled from the `reach` rows that come next in order."""
+    """Return the page, as far as the `reach` rows that come next in order fill it."""
     rows = select(files).where(*_bounds(files, query))
     some = _page(rows, files, query).limit(reach).subquery()
     near = select(some.c.attr).where(*_conditions(some, query))
@@ -60,14 +60,14 @@ def scan_in_order(files: FromClause, query: Query, reach: int) -> Select[Any]:
 
 
 def filter_and_sort(files: FromClause, query: Query) -> Select[Any]:
-    """The page, out of all rows that meet the conditions."""
+    """Return the page, out of all rows that meet the conditions."""
     parts = _codes(words_to_find(query.words))
     rows = select(files.c.id).where(*_conditions(files, query))
     return _sorted(rows.where(_has_codes(files, parts)) if parts else rows, files, files, query)
 
 
 def count_and_page(files: FromClause, query: Query, parts: list[int]) -> Select[Any]:
-    """How many rows have these parts of words, though not above `FEW` + 1; and the page, if it is not so many."""
+    """Return how many rows have these n-grams, at most `FEW` + 1, and the page if they are not more than `FEW`."""
     needed = select(files.c.id, files.c.file_id, files.c[query.sort], files.c.words)
     some = needed.where(_has_codes(files, parts)).limit(FEW + 1).cte().prefix_with("MATERIALIZED")
     size = select(func.count()).select_from(some).scalar_subquery()
@@ -76,7 +76,7 @@ def count_and_page(files: FromClause, query: Query, parts: list[int]) -> Select[
 
 
 def _selective_codes(files: FromClause, query: Query) -> list[int]:
-    """Few parts of several words, where nothing but words is asked for and they have more."""
+    """Return a few n-grams of several words, where the query has only words and these have more n-grams."""
     words = words_to_find(query.words)
     if not 1 < len(words) == sum(1 for _ in _conditions(files, query)):
         return []
@@ -94,7 +94,7 @@ def _has_codes(files: FromClause, parts: list[int]) -> ColumnElement[bool]:
 
 
 def _sorted(ids: Select[Any], rows: FromClause, files: FromClause, query: Query) -> Select[Any]:
-    """The page out of these ids of `rows`; what it shows is fetched when they are sorted."""
+    """Return the page out of these ids of `rows`. Its attrs are fetched after the sort."""
     nothing: Any = literal(0) if query.sort == "size" else literal("", Text)
     place = rows.c[query.sort].op("+" if query.sort == "size" else "||")(nothing).label("place")
     first = _page(ids.add_columns(place, rows.c.file_id), rows, query, [place, rows.c.file_id]).subquery()
@@ -114,7 +114,7 @@ def _page(
 
 
 def _bounds(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:
-    """The conditions that say where a walk begins and ends; not where it goes on from, which says more."""
+    """Yield the conditions that limit a walk, without those that the position of the cursor implies."""
     below = query.after is None or query.descending
     above = query.after is None or not query.descending
     if query.sort == "size":

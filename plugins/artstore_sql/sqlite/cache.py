@@ -105,7 +105,7 @@ class SqlCache(Cache):
         path = self._tables.files.c.storage_path
         wanted: ColumnElement[bool] = path >= since
         while is_text(since):
-            # The index is entered once for each directory, not read once for each row.
+            # One look-up in the index for each directory, in place of one read for each row.
             with self._reading() as connection:
                 found = connection.execute(select(func.min(path)).where(wanted)).scalar_one()
             if found is None:
@@ -195,18 +195,18 @@ class SqlCache(Cache):
 
     def _change_generation(self, connection: Connection, rows: Sequence[Row]) -> None:
         meta = self._tables.meta
-        for wish in rows:
+        for request in rows:
             wanted = select(meta.c.value).where(meta.c.name == "stamp")
-            if wish["if_match"] not in (None, connection.execute(wanted).scalar_one_or_none()):
-                raise Unavailable("The cache was cleared meanwhile.")
-            self._set(connection, "stamp", wish["value"])
+            if request["if_match"] not in (None, connection.execute(wanted).scalar_one_or_none()):
+                raise Unavailable("Another process cleared the cache meanwhile.")
+            self._set(connection, "stamp", request["value"])
 
     def _recreate(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Dropping costs much less than a trigger for each of a million rows.
         recreate(connection, self._tables, trigram=self._indexed)
 
     def _touch(self, connection: Connection, _rows: Sequence[Row]) -> None:
-        # Another value each time: one that is there already SQLite does not write.
+        # Another value each time: SQLite does not write a value that is there already.
         self._set(connection, "checked", secrets.token_hex(8))
 
     def _set(self, connection: Connection, name: str, value: str) -> None:
@@ -228,7 +228,7 @@ def _upsert_statement(tables: Tables) -> Insert:
 
 
 def _path(url: SecretStr | None, context: Context) -> Path:
-    """The database file; raises `ConfigError` without showing the url, which may hold a password."""
+    """Return the database file. Raises `ConfigError` without the url, which may hold a password."""
     if url is None:
         path = context.state / "cache.db"
     else:

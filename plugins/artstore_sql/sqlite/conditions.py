@@ -1,4 +1,4 @@
-"""What the rows in SQLite must meet, each condition with an index that finds those which do."""
+"""The conditions of a query in SQLite, each with the index that finds the rows that meet it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PROBED_WORDS = 8
 _TOGETHER = 50
 """Words in one expression: SQLite bounds both the depth of a condition and a function's arguments."""
 _UNSAFE = frozenset("\ufffe\uffff")
-"""What FTS5 keeps as something else."""
+"""Characters that FTS5 stores as another one."""
 
 
 Limit = tuple[Callable[[Any, Any], Any], str | int]
@@ -44,11 +44,11 @@ _HIGH = {operator.eq: operator.le, operator.le: operator.le, operator.lt: operat
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What rows must meet.
+    """A condition that rows must meet.
 
-    `test` says so of a row, unless another condition's does. `ids` selects the rows that do (and perhaps some more),
-    each once, by an index, and so does `quick` where that reads little for each row. `low` and `high` are the same
-    condition as far as it limits a walk along the order of the page.
+    `test` decides it for a row, unless the test of another condition does. `ids` selects the rows that meet it (and
+    perhaps some more), each once, by an index, and so does `quick` where that reads little for each row. `low` and
+    `high` are the same condition as far as it limits a walk along the order of the page.
     """
 
     test: ColumnElement[bool] | None = None
@@ -59,7 +59,7 @@ class Condition:
 
 
 def conditions(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condition]:
-    """The conditions, those that few rows are likely to meet first."""
+    """Yield the conditions. Those that few rows are likely to meet come first."""
 
     def condition(name: str, *limits: Limit) -> Condition:
         column, other = tables.files.c[name], tables.files.alias()
@@ -129,7 +129,7 @@ def _words(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condition
 
 
 def _by_trigrams(tables: Tables, words: list[str], most: int) -> Select[tuple[int]]:
-    """What has these words' parts; `most` of each."""
+    """Return the statement for the ids of rows with the trigrams of these words, at most `most` of each word."""
     parts = dict.fromkeys(part for word in words for part in selective_trigrams(word)[:most])
     match = " AND ".join('"' + part.replace('"', '""') + '"' for part in parts)
     index = table(f"{tables.prefix}parts", column("rowid", Integer))
@@ -137,7 +137,7 @@ def _by_trigrams(tables: Tables, words: list[str], most: int) -> Select[tuple[in
 
 
 def _by_beginning(tables: Tables, word: str) -> Select[tuple[int]]:
-    """A word of one or two letters, by the trigrams that begin with it."""
+    """Return the statement for the ids of rows with a word of one or two letters: its trigrams begin with it."""
     index = table(f"{tables.prefix}trigrams", column("term", Text), column("doc", Integer))
     within = index.c.term >= word, index.c.term <= word + "\U0010ffff" * 2
     return select(index.c.doc).where(*within).distinct()

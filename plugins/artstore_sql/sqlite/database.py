@@ -38,7 +38,7 @@ _WRITING = (
 
 
 class BadData(Unavailable):
-    """The database refuses this row, and is otherwise well."""
+    """The database refuses this row, and works otherwise."""
 
 
 class Sqlite:
@@ -71,13 +71,13 @@ class Sqlite:
 
     @contextmanager
     def exclusive(self, deadline: float) -> Iterator[None]:
-        """The right to write, among all threads of all processes."""
+        """Hold the right to write, among all threads of all processes."""
         with self.translate_errors(), exclusive(self.path, deadline):
             yield
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database for as long as it is held."""
+        """Yield a connection that sees one state of the database for as long as it is held."""
         deadline = time.monotonic() + self._timeout
         if not self._slots.acquire(timeout=self._timeout):
             raise Unavailable(
@@ -95,7 +95,7 @@ class Sqlite:
 
     @contextmanager
     def transaction(self, deadline: float) -> Iterator[Connection]:
-        """A write transaction, committed at the end; under `exclusive`."""
+        """Yield a write transaction, and commit it at the end. Call it under `exclusive`."""
         with (
             self.translate_errors(),
             self._writing.connect() as connection,
@@ -105,7 +105,7 @@ class Sqlite:
             yield connection
 
     def sync(self) -> None:
-        """Make every commit durable; under `exclusive`.
+        """Make every commit durable. Call it under `exclusive`.
 
         With synchronous=NORMAL a commit is written to the WAL and not synced, and a passive checkpoint
         that readers hold back may return without having synced either. The sync of the WAL itself is
@@ -130,11 +130,11 @@ class Sqlite:
         self._checkpoint()
 
     def checkpoint_if_long(self) -> None:
-        """Copy a long WAL into the database; under `exclusive`."""
+        """Copy a long WAL into the database. Call it under `exclusive`."""
         with self.translate_errors():
             length = self._wal.stat().st_size if self.integrity.has_wal() else 0
         if length > self._long:
-            # What a reader still needs stays: look again when it has grown by as much once more.
+            # What a reader still needs stays: check again when the WAL has grown by as much once more.
             self._long = LONG_WAL if self._checkpoint() else length + LONG_WAL
 
     def _checkpoint(self) -> bool:
@@ -151,7 +151,7 @@ class Sqlite:
         return not busy and frames == copied
 
     def _refuse_syncs(self, detail: str) -> None:
-        # A second sync would say yes while the disk holds the old bytes.
+        # A second sync would succeed while the disk holds the old bytes.
         self._unsynced = detail
         self.mark_suspect(detail)
 
@@ -165,7 +165,7 @@ class Sqlite:
         self._unsynced = ""
 
     def disconnect(self) -> None:
-        """Close what the pool holds."""
+        """Close the connections of the pool."""
         self._engine.dispose()
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class Sqlite:
     def _release(self, deadline: float) -> None:
         if not self._read_only:
             try:
-                # The last to leave copies the WAL into the file.
+                # The close of the last connection copies the WAL into the file.
                 with self.exclusive(deadline), self.integrity.changing():
                     self._engine.dispose()
             except (Unavailable, OSError) as e:
@@ -201,7 +201,7 @@ class Sqlite:
             raise self._translate(e) from e
         except (OverflowError, UnicodeError) as e:
             raise BadData(f"The cache cannot hold this: {e}.") from e
-        except OSError as e:  # without its path: the sentence may go out
+        except OSError as e:  # without its path: clients may see the message
             raise Unavailable(f"The cache does not answer: {os.strerror(e.errno or 0)}.") from e
         except SQLAlchemyError as e:
             raise Unavailable(f"The cache does not answer: {e}.") from e
@@ -217,7 +217,7 @@ class Sqlite:
     # --- connections ---
 
     def _connect(self) -> sqlite3.Connection:
-        # mode=rw: a database deleted under us is an error, not an empty one without tables. A read-only
+        # mode=rw: a database deleted in service is an error, not an empty one without tables. A read-only
         # connection creates no file beside it either, which mode=ro would while no other connection is open.
         mode = "mode=rw" if not self._read_only else "mode=ro" if self.integrity.has_wal() else "immutable=1"
         maps = mode != "immutable=1"
@@ -234,7 +234,7 @@ class Sqlite:
             for pragma in (*(() if self._read_only else _WRITING), *_READING):
                 connection.execute(f"PRAGMA {pragma}").close()
             if not self._read_only:
-                # Opens the WAL: from here on it belongs to this connection, and is missed when it goes.
+                # Opens the WAL: from here on the connection has its inode, so that its removal is noticed.
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
             if maps:
                 self._shared_memory.preallocate()
@@ -268,5 +268,5 @@ def _begin(connection: Connection) -> None:
     writing = connection.get_execution_options().get("artstore_writing")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
     # SQLite 3.40 compiles a statement whose trigger writes to FTS5 wrongly ("no such table") when another
-    # connection changed the schema (`clear`). A plain statement first has it notice that in peace.
+    # connection changed the schema (`clear`). A plain statement before it makes SQLite read the new schema.
     connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").close()

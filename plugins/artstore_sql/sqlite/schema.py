@@ -95,7 +95,7 @@ def _migrate(connection: Connection, tables: Tables, *, indexed: bool, trigram: 
 
 
 def recreate(connection: Connection, tables: Tables, *, trigram: bool) -> None:
-    """Make an empty cache without a stamp, whatever was there: what all revisions together make."""
+    """Make an empty cache without a stamp, whatever was there. It equals what all revisions together make."""
     _drop(connection, tables)
     tables.metadata.create_all(connection)
     for statement in (*_TRIGGERS, *((PARTS, _TRIGRAMS, *_PARTS_TRIGGERS) if trigram else ())):
@@ -108,7 +108,7 @@ def recreate(connection: Connection, tables: Tables, *, trigram: bool) -> None:
 
 def _drop(connection: Connection, tables: Tables) -> None:
     """Drop the tables of a cache, whichever are there; their triggers go with them."""
-    # Virtual tables first, while what they speak of is still there.
+    # Virtual tables first, while the tables that they refer to are still there.
     for name in ("trigrams", "parts"):
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {tables.prefix}{name}")
     tables.metadata.drop_all(connection)

@@ -1,10 +1,10 @@
 """From a `Query` to SQL.
 
-SQLite knows nothing of how common a value is, and guesses badly: it sorts a million rows to show a hundred
+SQLite does not know how common a value is, and guesses badly: it sorts a million rows to show a hundred
 of them, or walks through a million to find one. So the index in the order of the page is walked for a short
-while. Where many rows meet the conditions that fills the page, or tells that it will. Otherwise we ask how many
-rows meet each condition, and the search starts from those of the rarest and sorts them; where even those are very
-many, it walks on and fetches no others. A unary plus (`no_index`) keeps SQLite from using any other index.
+while. Where many rows meet the conditions that fills the page, or shows that it will. Otherwise the search counts
+how many rows meet each condition, starts from those of the rarest and sorts them; where even those are very many, it
+walks on and fetches no others. A unary plus (`no_index`) keeps SQLite from using any other index.
 
 What takes the time is to fetch rows that lie far apart, a page of the file each. So names, by which rows that were
 uploaded together are not together, lie beside the ids in an index of their own.
@@ -37,13 +37,13 @@ from artstore_sql.sqlite.conditions import Condition, conditions, no_index
 from artstore_sql.tables import Tables
 
 _NEAR = 8
-"""Of the fewest rows, the part that is walked through at first."""
+"""The share of the fewest rows that the first walk reads."""
 _ENTRIES = 16
 """Entries of an index that are read while one row is fetched."""
 
 
 def execute(connection: Connection, tables: Tables, query: Query, *, indexed: bool) -> list[str]:
-    """The attrs of the page as JSON, and one more when there is a next page."""
+    """Return the attrs of the page as JSON, and one more when there is a next page."""
     must = list(conditions(tables, query, indexed=indexed))
     if not must:
         return _run(connection, scan_in_order(tables, query, must, query.after))
@@ -73,21 +73,21 @@ def execute(connection: Connection, tables: Tables, query: Query, *, indexed: bo
 
 
 def _first(connection: Connection, tables: Tables, query: Query, ids: str) -> str:
-    """Those of `ids` whose names come first, enough for a page when most of them meet the conditions."""
+    """Return those of `ids` whose names come first: enough for a page when most of them meet the conditions."""
     named = connection.execute(order_by_name(tables, query, ids)).all()
     last = named[-1].name if len(named) > 2 * query.limit else None  # there may be more of this name
     return json.dumps([one.id for one in named if one.name != last])
 
 
 def fewest(files: int, query: Query) -> int:
-    """Rows among `files` that are fetched and sorted as quickly as a walk that meets so many fills the page."""
+    """Return how many of `files` rows are fetched and sorted in the time in which a walk past them fills the page."""
     return max(_NEAR, isqrt(query.limit * files))
 
 
 def _rarest(
     connection: Connection, sets: list[Select[tuple[int]]], few: int, many: int
 ) -> tuple[int, str] | None:
-    """The first set of at most `few` ids, else the smallest of at most `many`: how many, and which, as JSON."""
+    """Return the first set of at most `few` ids, else the smallest of at most `many`: its size, and its ids as JSON."""
     least, smallest = many, None
     for ids in sets:
         some = ids.limit(many + 1).subquery()
@@ -113,7 +113,7 @@ def _scan_part(
     reach: int,
     wanted: int,
 ) -> tuple[list[str], Cursor | None]:
-    """What is `wanted` among the `reach` rows behind `start`, and where these end unless all rows do."""
+    """Return what is `wanted` among the `reach` rows after `start`, and where these end unless all rows end there."""
     order = _order(tables, query)
     ahead = select(*order).where(*_stretch(order, query, must, start))
     last = connection.execute(ordered(ahead, order, query).offset(reach - 1).limit(1)).one_or_none()
@@ -129,7 +129,7 @@ def scan_in_order(
     end: Cursor | None = None,
     among: Select[tuple[int]] | None = None,
 ) -> Select[tuple[str]]:
-    """The page, from the rows in order: behind `start`, up to `end`, with ids `among` those."""
+    """Return the statement for a page from the rows in order: after `start`, up to `end`, with ids of `among`."""
     order = _order(tables, query)
     rows = select(tables.files.c.attr).where(*_tests(must), *_stretch(order, query, must, start, end))
     if among is not None:
@@ -138,7 +138,7 @@ def scan_in_order(
 
 
 def filter_by_ids(tables: Tables, query: Query, must: list[Condition], ids: str) -> Select[tuple[str]]:
-    """The page, from the rows with these `ids`, a JSON array."""
+    """Return the statement for a page from the rows with these `ids`, a JSON array."""
     files = tables.files
     order = [no_index(column) for column in _order(tables, query)]
     those = func.json_each(ids).table_valued("value")
@@ -149,7 +149,7 @@ def filter_by_ids(tables: Tables, query: Query, must: list[Condition], ids: str)
 
 
 def order_by_name(tables: Tables, query: Query, ids: str) -> Select[Any]:
-    """What comes first by name, of the rows with these `ids`; the rows themselves are not read."""
+    """Return the statement for the first by name of the rows with these `ids`. It does not read the rows."""
     files = tables.files.name
     source = text(
         f"json_each(:ids) AS those CROSS JOIN {files} INDEXED BY {files}_names ON {files}.id = those.value"
@@ -177,7 +177,7 @@ def _stretch(
     start: Cursor | None,
     end: Cursor | None = None,
 ) -> Iterator[ColumnElement[bool]]:
-    """Where a walk begins, and where it ends: one limit each, since SQLite would take either of two."""
+    """Return where a walk begins and where it ends: one limit each, since of two SQLite might use either."""
     for one in must:
         if (end if not query.descending else start) is None:
             yield from one.high

@@ -19,7 +19,7 @@ from artstore_sql.sqlite.database import BadData, Sqlite
 log = logging.getLogger("artstore.sql")
 
 BATCH = 1000
-"""Rows of one transaction, about. Other processes, and the callers, wait as long as it takes."""
+"""Rows of one transaction, about. Other processes, and the callers, wait until it is committed."""
 
 Row = dict[str, Any]
 Step = Callable[[Connection, Sequence[Row]], None]
@@ -27,7 +27,7 @@ Step = Callable[[Connection, Sequence[Row]], None]
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One caller's change; `durable` when it is to survive power loss on return."""
+    """One caller's change. A `durable` one survives power loss once it is done."""
 
     step: Step | None
     rows: Sequence[Row]
@@ -79,7 +79,7 @@ class Writer:
             raise type(job.error)(job.error.detail) from job.error
 
     def close(self) -> None:
-        """Write what is queued, then stop. Harmless twice."""
+        """Write what is queued, then stop. A second call does nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -145,7 +145,7 @@ class Writer:
                 job.finish(error)
 
     def _commit(self, jobs: list[Job]) -> list[Job]:
-        """Commit together, or one by one when a row is refused; the jobs that were committed."""
+        """Commit the jobs together, or one by one when a row is refused. Return those that were committed."""
         try:
             with self._database.transaction(time.monotonic() + self._timeout) as connection:
                 for step, group in groupby(jobs, key=lambda job: job.step):
