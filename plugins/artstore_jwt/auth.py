@@ -1,4 +1,4 @@
-"""The auth `jwt`: authenticates JWTs that are signed with RS256, and no others."""
+"""The auth `jwt`: authenticates JWTs that are signed with RS256, ES256 or EdDSA, and no others."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from joserfc import jws
-from joserfc.errors import JoseError
 from pydantic import BaseModel
 
 from artstore.errors import Unauthorized
 from artstore.spi import API, Auth, Context, Principal
 from artstore_jwt.claims import Grant, check_claims, check_header
 from artstore_jwt.fetch import fetch
-from artstore_jwt.issue import load_private_key, sign_token
+from artstore_jwt.issue import load_signer, sign_token
+from artstore_jwt.jwks import jwks_keys
 from artstore_jwt.keypair import ensure_key_pair
 from artstore_jwt.keys import FileKeys, KeySet, Source, UrlKeys
-from artstore_jwt.parsing import VerifyKey, jwks_keys, pem_keys, strict_json
+from artstore_jwt.pem import pem_keys
 from artstore_jwt.settings import JwtSettings
+from artstore_jwt.strict_json import strict_json
 
-MAX_TOKEN = 8192
-"""Characters of a token."""
+MAX_TOKEN = 14 << 10
+"""Characters of a token. One of Entra ID may name 200 groups; the head of a request has 16 KiB."""
 VERIFIED_LIMIT = 10_000
 """Verified tokens that are remembered."""
 _SHAPE = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)", re.ASCII)
@@ -68,9 +68,7 @@ class JwtAuth(Auth):
         self._source = self._open_source(settings, context, ticks)
         self._verified: dict[bytes, _Verified] = {}
         self._lock = threading.Lock()
-        self._registry = jws.JWSRegistry(algorithms=["RS256"], strict_check_header=False)
-        # The length of a whole token is limited already. The library's limit for headers refuses common ones (x5c).
-        self._registry.max_header_length = MAX_TOKEN
+        self._rights = settings.rights
 
     def _open_source(self, settings: JwtSettings, context: Context, ticks: Callable[[], float]) -> Source:
         if settings.jwks_url is not None:
@@ -79,6 +77,7 @@ class JwtAuth(Auth):
                 jwks_keys,
                 interval=settings.jwks_cache,
                 place="auth.jwt.jwks_url",
+                waits_for=f"{settings.jwks_url}, at most {settings.timeout:g} s",
                 ticks=ticks,
             )
         if settings.jwks_file is not None:
@@ -115,26 +114,23 @@ class JwtAuth(Auth):
         shape = _SHAPE.fullmatch(token)
         if shape is None:
             raise Unauthorized(_NOT_JWT)
-        header = _decode_segment(shape[1])
-        kid = check_header(header)
-        candidates = keys.candidates(kid)
+        header = check_header(_decode_segment(shape[1]))
+        candidates = keys.candidates(header.kid, header.alg)
         if not candidates:
             keys = self._source.refresh(keys)
-            candidates = keys.candidates(kid)
+            candidates = keys.candidates(header.kid, header.alg)
+        if not candidates and header.alg not in keys.algorithms:
+            raise Unauthorized("The token's algorithm is not allowed: no key here fits it.")
         if not candidates:
             raise Unauthorized("The token is signed with a key that is not known here (kid).")
-        if not _is_canonical(shape[3]) or not any(self._is_signed_by(k, token) for k in candidates):
+        text, signature = token[: shape.end(2)].encode(), _decode_signature(shape[3])
+        if signature is None or not any(k.is_signer_of(text, signature) for k in candidates):
             raise Unauthorized("The token's signature is wrong.")
         s = self._settings
         claims = _decode_segment(shape[2])
-        return check_claims(claims, issuer=s.issuer, audience=s.audience, leeway=s.leeway, now=now), keys
-
-    def _is_signed_by(self, key: VerifyKey, token: str) -> bool:
-        try:
-            jws.deserialize_compact(token, key.key, registry=self._registry)
-        except (JoseError, ValueError):
-            return False
-        return True
+        return check_claims(
+            claims, header, self._rights, issuer=s.issuer, audience=s.audience, leeway=s.leeway, now=now
+        ), keys
 
     def _remember(self, digest: bytes, verified: _Verified) -> None:
         with self._lock:
@@ -144,9 +140,10 @@ class JwtAuth(Auth):
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
         s = self._settings
-        key = load_private_key(self._private, self._source.current())
+        signer = load_signer(self._private, self._source.current())
         return sign_token(
-            key,
+            signer,
+            self._rights,
             user=user,
             roles=roles,
             seconds=seconds,
@@ -171,9 +168,10 @@ def _decode_segment(text: str) -> dict[str, Any]:
         raise Unauthorized(_NOT_JWT) from None
 
 
-def _is_canonical(text: str) -> bool:
-    """Return whether `text` is the canonical encoding of its bytes. Else a token could be changed and stay valid."""
+def _decode_signature(text: str) -> bytes | None:
+    """Return the bytes of a signature. None for another encoding of them: a token could be changed and stay valid."""
     try:
-        return base64.urlsafe_b64encode(base64.urlsafe_b64decode(text + "==")).rstrip(b"=").decode() == text
+        raw = base64.urlsafe_b64decode(text + "==")
     except ValueError:
-        return False
+        return None
+    return raw if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() == text else None

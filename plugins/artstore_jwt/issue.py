@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from joserfc import jws
-from joserfc.jwk import RSAKey
 
 from artstore.errors import ConfigError, InvalidField
 from artstore_jwt.claims import MAX_TIME, is_valid_name
 from artstore_jwt.keys import KeySet
-from artstore_jwt.parsing import pem_private_key
+from artstore_jwt.pem import pem_private_key
+from artstore_jwt.rights import Rights
+from artstore_jwt.signing_key import SigningKey, sign
 
 
-def load_private_key(path: Path | None, keys: KeySet) -> RSAKey:
-    """Return the key to sign with, under the `kid` by which the verifying side knows it. Raises `ConfigError`."""
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A private key, its algorithm, and the `kid` by which the verifying side knows it."""
+
+    kid: str
+    alg: str
+    key: SigningKey
+
+
+def load_signer(path: Path | None, keys: KeySet) -> Signer:
+    """Return the key to sign with. Raises `ConfigError`."""
     if path is None:
         raise ConfigError(
             "This element has no private key: tokens come from the issuer whose public keys it trusts.",
@@ -27,7 +37,7 @@ def load_private_key(path: Path | None, keys: KeySet) -> RSAKey:
             cure="Get a token there, or set private_key_file.",
         )
     try:
-        key = pem_private_key(path.read_bytes())
+        alg, key = pem_private_key(path.read_bytes())
     except OSError as e:
         raise ConfigError(
             f"{path} cannot be read: {e.strerror or e}.",
@@ -38,7 +48,7 @@ def load_private_key(path: Path | None, keys: KeySet) -> RSAKey:
         raise ConfigError(
             f"{path} {e}.",
             place="auth.jwt.private_key_file",
-            cure="Name a file with an RSA private key in PEM.",
+            cure="Name a file with one private key in PEM.",
         ) from None
     thumbprint = key.thumbprint()
     known = next((k for k in keys.keys if k.key.thumbprint() == thumbprint), None)
@@ -48,11 +58,12 @@ def load_private_key(path: Path | None, keys: KeySet) -> RSAKey:
             place="auth.jwt",
             cure="Name the private key that belongs to the public one.",
         )
-    return RSAKey.import_key(key.as_dict(private=True), {"kid": known.kid or thumbprint})
+    return Signer(known.kid or thumbprint, alg, key)
 
 
 def sign_token(
-    key: RSAKey,
+    signer: Signer,
+    rights: Rights,
     *,
     user: str,
     roles: Iterable[str],
@@ -61,7 +72,10 @@ def sign_token(
     issuer: str | None,
     audience: str | None,
 ) -> str:
-    """Return a signed token, valid for at least `seconds` and less than one second more. Raises `InvalidField`."""
+    """Return a signed token, valid for at least `seconds` and less than one second more. Raises `InvalidField`.
+
+    Raises `ConfigError` when the settings leave no claim for roles.
+    """
     if not is_valid_name(user):
         raise InvalidField("user", "A user has 1 to 255 characters, none of them a control character.")
     roles = list(roles)
@@ -75,7 +89,6 @@ def sign_token(
     claims: dict[str, Any] = {
         "sub": user,
         "name": user,
-        "roles": roles,
         "iat": int(now),
         "exp": ends,
         "jti": secrets.token_hex(16),
@@ -84,6 +97,20 @@ def sign_token(
         claims["iss"] = issuer
     if audience is not None:
         claims["aud"] = audience
-    header = {"alg": "RS256", "typ": "JWT", "kid": str(key.kid)}
-    payload = json.dumps(claims, ensure_ascii=False, separators=(",", ":")).encode()
-    return jws.serialize_compact(header, payload, key, algorithms=["RS256"])
+    if not rights.put_roles(claims, roles) and roles:
+        raise ConfigError(
+            "The roles of a token have no place: role_claims names no claim that is free for them.",
+            place="auth.jwt.role_claims",
+            cure='Add "roles" to it.',
+        )
+    header = {"alg": signer.alg, "typ": "JWT", "kid": signer.kid}
+    text = f"{_encode(header)}.{_encode(claims)}"
+    return f"{text}.{_base64url(sign(signer.alg, text.encode(), signer.key))}"
+
+
+def _encode(document: dict[str, Any]) -> str:
+    return _base64url(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

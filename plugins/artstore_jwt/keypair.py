@@ -6,12 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import RSAKey
 
 from artstore.errors import ConfigError, startup_error
 from artstore.posix import fsync_directory
-from artstore_jwt.parsing import pem_private_key
+from artstore_jwt.pem import pem_private_key
 
 _KEY_BITS = 3072
 _PLACE = "auth.jwt"
@@ -44,14 +43,14 @@ def ensure_key_pair(directory: Path) -> bool:
 
 def _derive_public_key(private: Path) -> bytes:
     try:
-        key = pem_private_key(private.read_bytes())
+        _, key = pem_private_key(private.read_bytes())
     except ValueError as e:
         raise ConfigError(
             f"{private} {e}.",
             place=_PLACE,
             cure="Restore the key from a copy, or remove it: then a new pair is made, and old tokens are refused.",
         ) from None
-    return key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return key.as_pem(private=False)
 
 
 def _make_directory(directory: Path) -> None:

@@ -10,12 +10,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from artstore.errors import ConfigError, Unavailable, startup_error
-from artstore_jwt.parsing import VerifyKey
+from artstore_jwt.key_material import KeyMaterial
+from artstore_jwt.signing_key import VerifyKey
 
 log = logging.getLogger("artstore.jwt")
 
@@ -37,12 +38,21 @@ class KeySet:
 
     keys: tuple[VerifyKey, ...]
 
-    def candidates(self, kid: str | None) -> list[VerifyKey]:
-        """Return the keys that may have signed a token with this `kid`, at most 16."""
-        if kid is None:
-            return list(self.keys[:_MAX_CANDIDATES])
-        named = [k for k in self.keys if k.kid == kid]
-        return (named or [k for k in self.keys if k.kid is None])[:_MAX_CANDIDATES]
+    def candidates(self, kid: str | None, alg: str) -> list[VerifyKey]:
+        """Return the keys that may have signed a token with this `kid` and algorithm, at most 16.
+
+        A key with the `kid` hides those without any, also when it fits another algorithm.
+        """
+        keys: Iterable[VerifyKey] = self.keys
+        if kid is not None:
+            named = [k for k in self.keys if k.kid == kid]
+            keys = named or [k for k in self.keys if k.kid is None]
+        return [k for k in keys if k.alg == alg][:_MAX_CANDIDATES]
+
+    @property
+    def algorithms(self) -> set[str]:
+        """The algorithms that some key fits."""
+        return {k.alg for k in self.keys}
 
 
 class Source(Protocol):
@@ -62,9 +72,7 @@ class Source(Protocol):
 class FileKeys:
     """Keys from a file, which is read again when its stat changes."""
 
-    def __init__(
-        self, path: str | os.PathLike[str], parse: Callable[[bytes], tuple[VerifyKey, ...]], place: str
-    ):
+    def __init__(self, path: str | os.PathLike[str], parse: Callable[[bytes], KeyMaterial], place: str):
         self._path = os.fspath(path)
         self._parse = parse
         self._lock = threading.Lock()
@@ -72,13 +80,15 @@ class FileKeys:
         try:
             self._seen = self._stat()
             self._raw = self._read()
-            self._keys = KeySet(parse(self._raw))
+            self._keys = _key_set(parse(self._raw), self._path)
         except OSError as e:
             cure = "Name a file that the element may read."
             raise startup_error(e, f"{self._path} cannot be read", place=place, cure=cure) from None
         except ValueError as e:
             raise ConfigError(
-                f"{self._path} {e}.", place=place, cure="Name a file with an RSA public key."
+                f"{self._path} {e}.",
+                place=place,
+                cure="Name a file with the public keys of tokens and no others.",
             ) from None
 
     def current(self) -> KeySet:
@@ -99,7 +109,7 @@ class FileKeys:
         try:
             raw = self._read()
             if raw != self._raw:
-                self._keys, self._raw = KeySet(self._parse(raw)), raw
+                self._keys, self._raw = _key_set(self._parse(raw), self._path), raw
                 log.info("read new keys from %s", self._path)
             self._last_error = ""
         except OSError as e:
@@ -140,10 +150,11 @@ class UrlKeys:
     def __init__(
         self,
         fetch: Callable[[], bytes],
-        parse: Callable[[bytes], tuple[VerifyKey, ...]],
+        parse: Callable[[bytes], KeyMaterial],
         *,
         interval: float,
         place: str,
+        waits_for: str,
         ticks: Callable[[], float],
     ) -> None:
         self._fetch = fetch
@@ -154,8 +165,9 @@ class UrlKeys:
         self._lock = threading.Lock()
         self._last_refresh = -MIN_REFRESH_INTERVAL
         try:
+            log.info("%s: waiting for the JWK set of %s", place, waits_for)
             self._raw = fetch()
-            self._keys = KeySet(parse(self._raw))
+            self._keys = _key_set(parse(self._raw), place)
         except OSError as e:  # it may answer later, for example to a worker that replaces a dead one
             cure = "Start the identity provider first, or put its keys into a jwks_file."
             raise Unavailable(f"{place}: No key came from the JWK set: {e}. {cure}") from None
@@ -189,9 +201,15 @@ class UrlKeys:
         try:
             raw = self._fetch()
             if raw != self._raw:
-                self._keys, self._raw = KeySet(self._parse(raw)), raw
+                self._keys, self._raw = _key_set(self._parse(raw), self._place), raw
                 log.info("fetched new keys from %s", self._place)
             self._due = self._ticks() + self._interval
         except (OSError, ValueError) as e:
             self._due = self._ticks() + min(MIN_REFRESH_INTERVAL, self._interval)
             log.error("%s: %s: the keys that were fetched before stay in use", self._place, e)
+
+
+def _key_set(material: KeyMaterial, place: str) -> KeySet:
+    for note in material.unused:
+        log.info("%s: not used: %s", place, note)
+    return KeySet(material.keys)

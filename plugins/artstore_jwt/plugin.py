@@ -11,6 +11,6 @@ def artstore_auths() -> list[Provider]:
         Provider(
             name="jwt",
             target="artstore_jwt.auth:JwtAuth",
-            summary="Bearer JWT (RS256): a key pair of its own, a PEM file, or a JWKS file or URL",
+            summary="Bearer JWT (RS256, ES256, EdDSA): a key pair of its own, a PEM file, or a JWKS file or URL",
         )
     ]

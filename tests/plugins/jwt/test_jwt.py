@@ -245,7 +245,7 @@ def test_nbf_is_honoured_with_leeway(build, clock):
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
-@pytest.mark.parametrize("value", [None, True, "1", [], -1, 10**400])
+@pytest.mark.parametrize("value", [True, "1", [], -1, 10**400])
 def test_nbf_and_iat_have_to_be_times(auth, claim, value):
     refused(auth, signed(claims(**{claim: value})), claim)
 
@@ -330,7 +330,7 @@ def test_scopes_follow_from_roles_and_scopes(auth, rights, scopes):
 
 
 @pytest.mark.parametrize("claim", ["role", "roles", "scope", "scopes"])
-@pytest.mark.parametrize("value", [None, 1, True, {"admin": True}, [1], [["admin"]], [None]])
+@pytest.mark.parametrize("value", [1, True, 0.5, {"admin": True}, [1], [["admin"]], [None]])
 def test_refuses_roles_and_scopes_of_a_wrong_type(auth, claim, value):
     refused(auth, signed(claims(**{claim: value})), claim)
 
@@ -349,7 +349,13 @@ def test_refuses_tokens_for_other_uses(auth, use):
 
 @pytest.mark.parametrize(
     "use",
-    [{"typ": "Bearer"}, {"token_type": "access"}, {"token_use": "access"}, {"type": "service"}, {"type": 1}],
+    [
+        {"typ": "Bearer"},
+        {"token_type": "access"},
+        {"token_use": "access"},
+        {"type": "service", "scope": ""},
+        {"type": 1, "scope": "openid"},
+    ],
 )
 def test_accepts_other_words_for_an_access_token(auth, use):
     auth.authenticate(signed(claims(azp="app", session_state="s", acr="1", **use)))

@@ -17,7 +17,7 @@ from subprocess import PIPE
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from joserfc import jws
 from joserfc.jwk import RSAKey
@@ -48,6 +48,7 @@ class Provider:
         self.entered = threading.Event()
         self.gate.set()
         self.cut = False
+        self.moved = {}
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,9 +56,10 @@ class Provider:
                 provider.asked += 1
                 provider.entered.set()
                 provider.gate.wait(10)
-                self.send_response(provider.status)
-                if provider.location:
-                    self.send_header("Location", provider.location)
+                location = provider.moved.get(self.path, provider.location)
+                self.send_response(302 if self.path in provider.moved else provider.status)
+                if location:
+                    self.send_header("Location", location)
                 self.send_header("Content-Length", str(len(provider.body) + provider.cut))
                 self.end_headers()
                 try:
@@ -270,7 +272,8 @@ def _small():
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "holds no public key"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "holds no public key"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "holds no private key"),
-        (pem(ec.generate_private_key(ec.SECP256R1()).public_key()), "not RSA"),
+        (pem(ec.generate_private_key(ec.SECP384R1()).public_key()), "EC key on secp384r1"),
+        (pem(ed448.Ed448PrivateKey.generate().public_key()), "kind Ed448"),
         (pem(_small().public_key()), "1024 bits"),
         (_small().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "1024 bits"),
         (KEY.as_pem(private=True, password="secret"), "without a password"),
@@ -513,21 +516,36 @@ def test_no_start_when_the_provider_hangs(build, idp):
         build(jwks_url=idp.url, timeout=0.2)
 
 
-def test_redirects_keep_the_scheme(build, idp, tmp_path):
+def test_a_redirect_leads_to_no_other_server(build, idp, tmp_path):
     secret = tmp_path / "jwks.json"
     secret.write_bytes(jwks(jwk()))
-    idp.status = 302
-    for location in (f"file://{secret}", "ftp://127.0.0.1:9/jwks", "https://127.0.0.1:9/jwks"):
-        idp.location = location
-        with pytest.raises(Unavailable, match="302"):
-            build(jwks_url=idp.url)
     target = Provider()
     target.body = jwks(jwk(KEY, "a"))
-    idp.location = target.url
+    idp.status = 302
+    port = idp.url.split(":")[2].split("/")[0]
     try:
-        build(jwks_url=idp.url).authenticate(token(KEY, "a"))
+        for location in (
+            f"file://{secret}", "ftp://127.0.0.1:9/jwks", "https://127.0.0.1:9/jwks", target.url,
+            target.url.removeprefix("http:"), f"http://localhost:{port}/jwks", f"https://127.0.0.1:{port}/jwks",
+            f"http://u@127.0.0.1:{port}/jwks", "http://127.0.0.1:99999999/jwks", "http://[/jwks",
+        ):  # fmt: skip
+            idp.location = location
+            with pytest.raises(Unavailable, match="302"):
+                build(jwks_url=idp.url)
+        assert target.asked == 0
     finally:
         target.stop()
+
+
+def test_a_redirect_to_another_path_is_followed(build, idp):
+    idp.body = jwks(jwk(KEY, "a"))
+    idp.moved = {"/jwks": "/new/keys"}
+    build(jwks_url=idp.url).authenticate(token(KEY, "a"))
+    assert idp.asked == 2
+    idp.moved = {"/jwks": "/jwks"}
+    with pytest.raises(Unavailable, match="302"):
+        build(jwks_url=idp.url)
+    assert idp.asked < 20
 
 
 def test_one_thread_fetches_while_the_others_use_the_old_keys(build, idp, ticks):
