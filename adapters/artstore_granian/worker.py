@@ -57,7 +57,9 @@ def _open_app() -> Any:
         pin_to_a_processor(configuration)
         node = open_node(configuration)
     except ConfigError as e:
-        log.error("a worker cannot start: %s", e)  # all was well when the element started
+        log.error(
+            "a worker cannot start: %s", " ".join(str(e).split())
+        )  # one line; all was well when the element started
         raise SystemExit(exit_codes.CONFIGURATION) from None
     except (StorageFull, Unavailable) as e:
         log.error("a worker waits: %s", e)

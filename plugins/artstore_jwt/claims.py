@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from artstore.errors import Unauthorized
-from artstore.spi import Principal
+from artstore.spi import Principal, is_user_name
 from artstore_jwt.rights import Rights
 from artstore_jwt.signing_key import ALGORITHMS
 
@@ -14,8 +14,6 @@ MAX_TIME = 253402300800.0
 """Unix time of the year 10000. A later one is a mistake: most often milliseconds in place of seconds."""
 _CLOCK_SKEW = 60.0
 """Seconds that `iat` may lie in the future, besides the leeway."""
-_MAX_NAME = 255
-"""Characters of a user or a role."""
 _ACCESS = frozenset({"access", "access_token", "bearer", "at+jwt", "application/at+jwt"})
 _ANY = frozenset({"jwt", "application/jwt"})
 """Types that say only that the token is a JWT."""
@@ -90,7 +88,7 @@ def check_claims(
     _check_use(claims, header, rights)
     claims = {name: value for name, value in claims.items() if value is not None}
     subject = claims.get("sub")
-    if not isinstance(subject, str) or not is_valid_name(subject):
+    if not isinstance(subject, str) or not is_user_name(subject):
         raise Unauthorized(
             "The token must name its subject (sub) in 1 to 255 characters, none of them a control character."
         )
@@ -109,15 +107,6 @@ def check_claims(
             raise Unauthorized("The token is meant for another audience (aud).")
     scopes = rights.scopes_of(claims)
     return Grant(Principal(id=subject, name=_name(claims) or subject, scopes=scopes), starts, ends)
-
-
-def is_valid_name(name: str) -> bool:
-    """Return whether `name` can be stored as an uploader: 1 to 255 characters, none of them a control character."""
-    return (
-        0 < len(name) <= _MAX_NAME
-        and not name.isspace()
-        and not any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in name)
-    )
 
 
 def _check_use(claims: dict[str, Any], header: Header, rights: Rights) -> None:
@@ -167,6 +156,6 @@ def _time(claims: dict[str, Any], claim: str) -> float | None:
 def _name(claims: dict[str, Any]) -> str | None:
     for claim in ("name", "preferred_username", "username"):
         name = claims.get(claim)
-        if isinstance(name, str) and is_valid_name(name) and not _INVISIBLE.intersection(name):
+        if isinstance(name, str) and is_user_name(name) and not _INVISIBLE.intersection(name):
             return name
     return None

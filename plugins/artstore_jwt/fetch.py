@@ -12,7 +12,14 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any, cast
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    Request,
+    build_opener,
+)
 
 MAX_DOCUMENT = 1 << 20
 """Bytes of the document."""
@@ -146,6 +153,13 @@ def _server(url: str) -> tuple[str, str | None, int | None, str | None]:
     )
 
 
+def _open(opener: OpenerDirector, request: Request) -> Any:
+    try:
+        return opener.open(request)
+    except ValueError:
+        raise ConnectionError("it redirects to what is no URL") from None
+
+
 def fetch(url: str, timeout: float) -> bytes:
     """Return the body at `url`. Raises `OSError` or `ValueError`, whose text says why there is none.
 
@@ -157,7 +171,7 @@ def fetch(url: str, timeout: float) -> bytes:
     body = bytearray()
     try:
         opener = build_opener(_Http(deadline), _Https(deadline), _SameServer)
-        with opener.open(request, timeout=timeout) as response:
+        with _open(opener, request) as response:
             while piece := response.read1(65536):
                 body += piece
                 if len(body) > MAX_DOCUMENT:

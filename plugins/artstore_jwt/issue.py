@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from artstore.errors import ConfigError, InvalidField
-from artstore_jwt.claims import MAX_TIME, is_valid_name
+from artstore.spi import is_user_name
+from artstore_jwt.claims import MAX_TIME
 from artstore_jwt.keys import KeySet
 from artstore_jwt.pem import pem_private_key
 from artstore_jwt.rights import Rights
@@ -76,10 +77,10 @@ def sign_token(
 
     Raises `ConfigError` when the settings leave no claim for roles.
     """
-    if not is_valid_name(user):
+    if not is_user_name(user):
         raise InvalidField("user", "A user has 1 to 255 characters, none of them a control character.")
     roles = list(roles)
-    if not all(map(is_valid_name, roles)):
+    if not all(map(is_user_name, roles)):
         raise InvalidField("roles", "A role has 1 to 255 characters, none of them a control character.")
     ends = math.ceil(now + seconds)
     if seconds < 1 or ends >= MAX_TIME:

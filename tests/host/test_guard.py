@@ -215,6 +215,42 @@ def test_a_result_of_another_class_is_a_fault(
         getattr(provider, method)(*arguments)
 
 
+@pytest.mark.parametrize(("field", "value"), [
+    ("name", "a\nFORGED"), ("name", "a\r"), ("name", "\x1b[2J"), ("name", "a\x00"), ("name", "\x85"), ("name", "\ud800"),
+    ("name", ""), ("name", " "), ("name", "x" * 256), ("name", None), ("name", b"ivanov"), ("name", 7),
+    ("id", "a\nFORGED"), ("id", ""), ("id", None), ("id", 42),
+    ("scopes", "files:readonly"), ("scopes", ["files:read"]), ("scopes", None), ("scopes", {"files:read": True}),
+])  # fmt: skip
+def test_a_principal_that_could_forge_a_log_or_a_right_is_a_fault(
+    field: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = {"id": "u-1", "name": "Иванов", "scopes": frozenset({"files:read"})}
+    auth = wrap(broken(StaticAuth, "authenticate", gives=spi.Principal(**right)), "auth", OWNER)
+    assert auth.authenticate("t").name == "Иванов"
+    auth = wrap(
+        broken(StaticAuth, "authenticate", gives=spi.Principal(**right | {field: value})), "auth", OWNER
+    )
+    with pytest.raises(ProviderFault, match=rf"{OWNER} failed in authenticate\(\): .* {field} "):
+        auth.authenticate("t")
+    assert "FORGED" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/\r\nSet-Cookie: a=b", "http://h/a b", "http://h/\x00", "http://h/ä"]
+)
+def test_an_address_that_could_forge_a_header_is_a_fault(url: str) -> None:
+    class Elsewhere(MemoryBackend):
+        def redirect(self, key: Any, *, content_type: str, disposition: str) -> str:
+            return key
+
+    backend = wrap(Elsewhere(), "backend", OWNER)
+    assert (
+        backend.redirect("https://h/a?b=%20", content_type="a/b", disposition="inline") == "https://h/a?b=%20"
+    )
+    with pytest.raises(ProviderFault, match=r"redirect\(\): it returned an address"):
+        backend.redirect(url, content_type="a/b", disposition="inline")
+
+
 def test_a_wrong_result_is_told_in_the_words_of_its_author(caplog: pytest.LogCaptureFixture) -> None:
     backend = wrap(broken(MemoryBackend, "read_document", gives="text"), "backend", OWNER)
     with pytest.raises(ProviderFault, match=r"it returned str, not bytes or None\."):

@@ -34,6 +34,8 @@ def artstore_auths():
 """
 PROVIDERS = """
 import json, pathlib, time
+from artstore.errors import Unavailable
+from artstore.spi import ROLES, Principal
 from artstore_local.backend import LocalBackend
 from artstore_sql.sqlite.cache import SqlCache
 from artstore_jwt.auth import JwtAuth
@@ -48,6 +50,10 @@ def odd(kind, methods):
                 return None
             if fault == "hang":
                 time.sleep(3600)
+            if fault == "forge":
+                return Principal(id="u-1", name="a\\n2026-01-01 INFO FORGED", scopes=ROLES["admin"])
+            if fault == "unavailable":
+                raise Unavailable("away\\n2026-01-01 INFO FORGED \\x1b[2J")
             return getattr(kind, name)(self, *args, **named)
         return method
     return type(kind.__name__, (kind,), {name: spoil(name) for name in methods})
@@ -193,6 +199,26 @@ def test_no_request_is_authorized_while_the_auth_fails(odd: Odd, kind: str) -> N
         assert answer.json()["checks"].keys() == {"auth"}
         assert b"secret-boom" not in answer.body
     assert odd.element.download(made["file_id"]).body == b"content"
+
+
+def test_a_name_with_a_line_break_is_a_fault_of_the_auth_and_forges_no_line_of_the_log(odd: Odd) -> None:
+    with odd.element.unchanged(), odd.fault("authenticate", "forge"):
+        problem(odd.element.post(b"x"), 500, "internal")
+        problem(odd.element.get("/api/v1/files"), 500, "internal")
+    log = odd.log()
+    assert "FORGED" not in log
+    assert (
+        "The auth 'odd' of acme:x broke its contract in authenticate(): it returned a principal whose name"
+        in log
+    )
+
+
+def test_a_reason_with_a_line_break_forges_no_line_of_the_log(odd: Odd) -> None:
+    with odd.fault("authenticate", "unavailable"):
+        assert odd.element.get("/api/v1/files").status == 503
+    (line,) = [line for line in odd.log().splitlines() if "FORGED" in line]
+    assert r"ERROR artstore.http request" in line
+    assert line.endswith(r"away\n2026-01-01 INFO FORGED \x1b[2J")
 
 
 def test_the_plugin_list_names_the_broken_plugin(odd: Odd) -> None:

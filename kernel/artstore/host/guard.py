@@ -3,7 +3,8 @@
 The contract in `artstore.spi` names the errors that a method raises and what it returns. Anything else is a bug of the
 provider's author: it is logged with the provider's name and traceback, and the kernel sees a `ProviderFault`, which it
 treats like a part that does not answer. What is returned is checked by its class alone, so that a call stays cheap; the
-shipped suites check the rest.
+shipped suites check the rest. Two results are checked by their value too: who calls, because it decides what is allowed
+and goes into logs and sidecars, and an address, because it goes into a header as it is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from types import NoneType
@@ -87,6 +89,31 @@ RETURNS: dict[str, Classes | Each] = {
     "issue": (str,),
 }
 """What each method returns, by name: Protocols that share a name agree. Methods that are not listed return None."""
+
+
+def _fault_of_principal(principal: spi.Principal) -> str | None:
+    """Return what is wrong with a principal, or None. The name itself is not quoted: it could forge a line of a log."""
+    for field in ("id", "name"):
+        if not spi.is_user_name(getattr(principal, field)):
+            return (
+                f"it returned a principal whose {field} is not 1 to 255 characters without control characters"
+            )
+    if not isinstance(principal.scopes, AbstractSet):  # in a text, a scope would be found within another one
+        return "it returned a principal whose scopes are not a set"
+    return None
+
+
+def _fault_of_address(url: str | None) -> str | None:
+    if url is None or (url.isascii() and url.isprintable() and " " not in url):
+        return None
+    return "it returned an address with characters that a header cannot hold"
+
+
+VALUES: dict[str, Callable[[Any], str | None]] = {
+    "authenticate": _fault_of_principal,
+    "redirect": _fault_of_address,
+}
+"""For methods whose result is checked by its value: what returns the fault of a value, or None."""
 
 
 def wrap(provider: Any, role: str, owner: str) -> Any:
@@ -213,9 +240,15 @@ def _value_checker(name: str, classes: Classes) -> _Check:
     if classes[0] in _PRODUCTS:
         return lambda owner, value: _guard_product(owner, name, value, classes[0])
 
+    fault_of = VALUES.get(name)
+
     def check(owner: str, value: Any) -> Any:
         if not isinstance(value, classes):
             raise _wrong_class(owner, name, value, classes)
+        if fault_of is not None:
+            fault = fault_of(value)
+            if fault is not None:
+                raise _fault(owner, f"{name}()", fault)
         return value
 
     return check

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from artstore.spi.auth import (
     FILES_DELETE, FILES_READ, FILES_WRITE, SCOPES, STORAGE_READ, STORAGE_WRITE, TOKEN_ROLES, Auth,
-    Principal, SupportsIssue,
+    Principal, SupportsIssue, is_user_name,
 )  # fmt: skip
 from artstore.spi.backend import (
     INTERNAL, Backend, Capabilities, Entry, Reader, Recoverable, RecoverableBackend, Recovered, Rekeyed, Span,
@@ -31,5 +31,5 @@ __all__ = [
     "Name", "Naming", "NoSettings", "Observer", "Page", "Parsed", "Position", "Principal", "Query",
     "Reader", "Recoverable", "RecoverableBackend", "Recovered", "Rekeyed", "SingleNode", "Size", "Sort",
     "Span", "Status", "SupportsClaim", "SupportsIssue", "SupportsMigration", "SupportsRedirect",
-    "SupportsRekey", "Totals", "Transaction", "Writer", "split_key",
+    "SupportsRekey", "Totals", "Transaction", "Writer", "is_user_name", "split_key",
 ]  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from artstore.spi.provider import Configurable
 
@@ -25,10 +26,27 @@ TOKEN_ROLES: dict[str, frozenset[str]] = {
 
 SCOPES = TOKEN_ROLES["admin"]
 
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, line breaks among them, and halves of surrogate pairs."""
+
+
+def is_user_name(value: object) -> TypeGuard[str]:
+    """Return whether `value` can be the id or the name of a principal: a text of 1 to 255 characters that is not blank
+    and has no control character, because it is stored with files and written into logs."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= 255
+        and not value.isspace()
+        and not _NOT_IN_NAMES.search(value)
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """The caller. `id` never changes, `name` is shown to people, `scopes` is what the caller may do."""
+    """The caller. `id` never changes, `name` is shown to people, `scopes` is what the caller may do.
+
+    `is_user_name` holds for id and name. One for which it does not is a fault of the auth, and its caller is not served.
+    """
 
     id: str
     name: str

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from artstore.errors import Unauthorized
-from artstore.spi import API, SCOPES, TOKEN_ROLES, Auth, SupportsIssue
+from artstore.spi import API, SCOPES, TOKEN_ROLES, Auth, SupportsIssue, is_user_name
 
 # A refused token has no effect that a caller can see, so one instance may serve every example of a property.
 shared = settings(
@@ -49,8 +49,8 @@ class AuthSuite:
 
     def test_a_token_has_a_caller(self, auth: Auth, token: str) -> None:
         who = auth.authenticate(token)
-        assert who.id
-        assert who.name
+        assert is_user_name(who.id)
+        assert is_user_name(who.name)
         assert who.scopes <= SCOPES
 
     def test_a_token_has_the_same_caller_every_time(self, auth: Auth, token: str) -> None:
