@@ -57,9 +57,8 @@ def _open_app() -> Any:
         pin_to_a_processor(configuration)
         node = open_node(configuration)
     except ConfigError as e:
-        log.error(
-            "a worker cannot start: %s", " ".join(str(e).split())
-        )  # one line; all was well when the element started
+        # All was well when the element started. The cure has a line of its own, and a record of the log is one line.
+        log.error("a worker cannot start: %s", " ".join(str(e).split()))
         raise SystemExit(exit_codes.CONFIGURATION) from None
     except (StorageFull, Unavailable) as e:
         log.error("a worker waits: %s", e)

@@ -216,7 +216,8 @@ def test_a_result_of_another_class_is_a_fault(
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("name", "a\nFORGED"), ("name", "a\r"), ("name", "\x1b[2J"), ("name", "a\x00"), ("name", "\x85"), ("name", "\ud800"),
+    ("name", "a\nFORGED"), ("name", "a\r"), ("name", "\x1b[2J"), ("name", "a\x00"), ("name", "\x85"),
+    ("name", "\ud800"),
     ("name", ""), ("name", " "), ("name", "x" * 256), ("name", None), ("name", b"ivanov"), ("name", 7),
     ("id", "a\nFORGED"), ("id", ""), ("id", None), ("id", 42),
     ("scopes", "files:readonly"), ("scopes", ["files:read"]), ("scopes", None), ("scopes", {"files:read": True}),

@@ -45,7 +45,7 @@ def is_user_name(value: object) -> TypeGuard[str]:
 class Principal:
     """The caller. `id` never changes, `name` is shown to people, `scopes` is what the caller may do.
 
-    `is_user_name` holds for id and name. One for which it does not is a fault of the auth, and its caller is not served.
+    `is_user_name` holds for id and name. Where it does not, that is a fault of the auth, and the caller is not served.
     """
 
     id: str

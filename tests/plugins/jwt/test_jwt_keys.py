@@ -530,7 +530,7 @@ def test_a_redirect_leads_to_no_other_server(build, idp, tmp_path):
             f"http://u@127.0.0.1:{port}/jwks", "http://127.0.0.1:99999999/jwks", "http://[/jwks",
         ):  # fmt: skip
             idp.location = location
-            with pytest.raises(Unavailable, match=r"302 it redirects to another server|no URL"):
+            with pytest.raises(Unavailable, match=r"302|no URL"):
                 build(jwks_url=idp.url)
         assert target.asked == 0
     finally:
