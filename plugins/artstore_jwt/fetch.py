@@ -16,7 +16,6 @@ from urllib.request import (
     HTTPHandler,
     HTTPRedirectHandler,
     HTTPSHandler,
-    OpenerDirector,
     Request,
     build_opener,
 )
@@ -134,13 +133,17 @@ class _SameServer(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        try:
-            is_same = _server(newurl) == _server(req.full_url)
-        except ValueError:  # no URL at all
-            is_same = False
-        if not is_same:
+        if _server(newurl) != _server(req.full_url):
             raise HTTPError(req.full_url, code, "it redirects to another server", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:
+            raise HTTPError(req.full_url, code, "it redirects to what is no URL", headers, fp) from None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _server(url: str) -> tuple[str, str | None, int | None, str | None]:
@@ -151,13 +154,6 @@ def _server(url: str) -> tuple[str, str | None, int | None, str | None]:
         parts.port or {"http": 80, "https": 443}.get(parts.scheme),
         parts.username,
     )
-
-
-def _open(opener: OpenerDirector, request: Request) -> Any:
-    try:
-        return opener.open(request)
-    except ValueError:
-        raise ConnectionError("it redirects to what is no URL") from None
 
 
 def fetch(url: str, timeout: float) -> bytes:
@@ -171,7 +167,7 @@ def fetch(url: str, timeout: float) -> bytes:
     body = bytearray()
     try:
         opener = build_opener(_Http(deadline), _Https(deadline), _SameServer)
-        with _open(opener, request) as response:
+        with opener.open(request) as response:
             while piece := response.read1(65536):
                 body += piece
                 if len(body) > MAX_DOCUMENT:

@@ -90,7 +90,8 @@ def _bytes(jwk: dict[str, Any], name: str, length: int | None = None) -> bytes:
     if not isinstance(text, str):
         raise ValueError(f"its {name} is not a string")  # noqa: TRY004
     try:
-        value = base64.b64decode(text.rstrip("=") + "==", altchars=b"-_", validate=True)
+        text = text.rstrip("=")
+        value = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
         raise ValueError(f"its {name} is no base64url") from None
     if not value or len(value) > _MAX_NUMBER or (length is not None and len(value) != length):

@@ -148,7 +148,7 @@ def test_the_recipe_accepts_the_documented_access_token(
 def test_the_recipe_refuses_the_other_tokens_of_the_provider(
     build: Any, provider: str, claims: dict[str, Any]
 ) -> None:
-    with pytest.raises(Unauthorized, match="another type|id token"):
+    with pytest.raises(Unauthorized, match=r"another type|id token"):
         build(recipes()[provider]).authenticate(sign(claims, {"typ": "JWT"}))
 
 

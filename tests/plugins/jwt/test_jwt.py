@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc import jws
-from joserfc.jwk import ECKey, RSAKey
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+from pydantic import ValidationError
 
 from artstore.errors import ConfigError, InvalidField, Unauthorized
 from artstore.spi import TOKEN_ROLES, Context, SupportsIssue
@@ -122,6 +124,70 @@ def test_refuses_other_rsa_algorithms_with_the_right_key(auth, alg):
 def test_refuses_elliptic_curves(auth):
     key = ECKey.import_key(ec.generate_private_key(ec.SECP256R1()))
     refused(auth, signed(claims(), {"alg": "ES256"}, key, "ES256"), "algorithm")
+
+
+EC = ECKey.generate_key("P-256")
+ED = OKPKey.generate_key("Ed25519")
+KINDS = {"RS256": KEY, "ES256": EC, "EdDSA": ED}
+
+
+@pytest.fixture
+def of_all_kinds(build, tmp_path):
+    """An auth whose set has a key of each kind: `kid` is the algorithm."""
+    path = tmp_path / "jwks.json"
+    path.write_text(
+        json.dumps({"keys": [k.as_dict(private=False) | {"kid": alg} for alg, k in KINDS.items()]})
+    )
+    return build(public_key_file=None, jwks_file=path)
+
+
+@pytest.mark.parametrize("alg", list(KINDS))
+def test_a_key_of_each_kind_verifies_its_algorithm(of_all_kinds, alg):
+    for header in ({"alg": alg, "kid": alg}, {"alg": alg}):
+        assert of_all_kinds.authenticate(signed(claims(), header, KINDS[alg], alg)).id == "u-1"
+    for other in KINDS:
+        if other != alg:  # a header that names another algorithm or another key than the one that signed
+            refused(of_all_kinds, signed(claims(), {"alg": other, "kid": alg}, KINDS[alg], alg), "kid")
+            refused(of_all_kinds, signed(claims(), {"alg": other}, KINDS[alg], alg), "signature")
+            refused(of_all_kinds, signed(claims(), {"alg": alg, "kid": other}, KINDS[alg], alg), "kid")
+
+
+@pytest.mark.parametrize(
+    "alg", ["HS256", "HS384", "HS512", "none", "PS256", "RS512", "ES384", "ES256K", "Ed25519", "Ed448"]
+)
+def test_an_algorithm_that_is_not_ours_is_refused_whatever_the_key(of_all_kinds, alg):
+    for kid in (*KINDS, None):
+        text = f"{b64({'alg': alg, 'kid': kid})}.{b64(claims(role='admin'))}"
+        for key in KINDS.values():
+            for secret in (key.as_pem(private=False), key.as_der(private=False), b""):
+                refused(
+                    of_all_kinds,
+                    f"{text}.{b64(hmac.digest(secret, text.encode(), hashlib.sha256))}",
+                    "algorithm",
+                )
+        refused(of_all_kinds, f"{text}.", "algorithm")
+
+
+@pytest.mark.parametrize("alg", ["ES256", "EdDSA"])
+def test_a_signature_of_a_wrong_form_is_refused(of_all_kinds, alg):
+    head, body, right = signed(claims(), {"alg": alg}, KINDS[alg], alg).split(".")
+    raw = base64.urlsafe_b64decode(right + "==")
+    r, s = (int.from_bytes(half, "big") for half in (raw[:32], raw[32:]))
+    zero, one = bytes(32), bytes(31) + b"\x01"
+    for wrong in (
+        b"", raw[:-1], raw + b"\0", raw[::-1], zero + zero, zero + one, one + zero, b"\xff" * 64,
+        encode_dss_signature(r, s), bytes(64), raw * 2,
+    ):  # fmt: skip
+        refused(of_all_kinds, f"{head}.{body}.{b64(wrong)}", "signature" if wrong else "")
+    other = {"ES256": ECKey.generate_key("P-256"), "EdDSA": OKPKey.generate_key("Ed25519")}[alg]
+    refused(of_all_kinds, signed(claims(), {"alg": alg}, other, alg), "signature")
+
+
+def test_eddsa_warns_nobody_at_each_token(of_all_kinds, recwarn):
+    """The library warns of the name `EdDSA` (RFC 9864), and a warning for each request would fill a log."""
+    token = signed(claims(), {"alg": "EdDSA"}, ED, "EdDSA")
+    of_all_kinds.authenticate(token)
+    assert [w for w in recwarn if "EdDSA" in str(w.message)] == []
 
 
 @pytest.mark.parametrize("alg", [..., None, 1, [], ["RS256"], {"a": 1}, "", "rs256", "RS256 "])
@@ -323,10 +389,112 @@ def test_the_name_of_the_caller(auth, given_names, expected):
         ({"scope": "admin"}, set()),
         ({"roles": []}, set()),
         ({"realm_access": {"roles": ["admin"]}, "groups": ["admin"]}, set()),
+        ({"role": ["reader", "nobody"]}, {"files:read"}),
+        ({"role": ["reader user"]}, set()),
+        ({"roles": "reader"}, {"files:read"}),
+        ({"scope": ["openid", "files:read"]}, {"files:read"}),
+        ({"scope": ["openid files:read"]}, set()),
+        ({"scopes": "files:read files:delete"}, {"files:read", "files:delete"}),
+        ({"role": None, "roles": None, "scope": None, "scopes": None}, set()),
+        ({"role": "", "roles": "", "scope": "", "scopes": []}, set()),
+        ({"role": "files:read", "scope": "reader"}, set()),
     ],
 )  # fmt: skip
 def test_scopes_follow_from_roles_and_scopes(auth, rights, scopes):
     assert auth.authenticate(signed(claims(**rights))).scopes == scopes
+
+
+ELSEWHERE = {
+    "role_claims": (
+        "realm_access.roles",
+        r"resource_access.my\.app.roles",
+        "groups",
+        "https://x.org/a.b/roles",
+        "scp",
+    ),
+    "scope_claims": ("permissions",),
+    "role_map": {"Storage Ops": ("operator",), "both": ("reader", "user"), "admin": (), "other": ("user",)},
+}
+WORDS = {"reader": {"files:read"}, "user": {"files:read", "files:write"}, "operator": set(ROLES["operator"])}
+
+
+@pytest.mark.parametrize(
+    ("rights", "scopes"),
+    [
+        ({"realm_access": {"roles": ["reader", "default-roles"]}}, WORDS["reader"]),
+        ({"realm_access": {"roles": "reader user"}}, WORDS["user"]),
+        ({"realm_access.roles": ["reader"]}, set()),
+        ({"resource_access": {"my.app": {"roles": ["user"]}, "other": {"roles": ["operator"]}}}, WORDS["user"]),
+        ({"resource_access": {"my": {"app": {"roles": ["user"]}}}}, set()),
+        ({"resource_access": {"my.app": None}}, set()),
+        ({"resource_access": None, "realm_access": {}}, set()),
+        ({"groups": "reader"}, WORDS["reader"]),
+        ({"groups": "reader of books"}, set()),
+        ({"groups": "Storage Ops"}, WORDS["operator"]),
+        ({"groups": ["Storage Ops", "/Storage Ops"]}, WORDS["operator"]),
+        ({"groups": "both"}, WORDS["user"]),
+        ({"groups": ["admin"]}, set()),
+        ({"https://x.org/a.b/roles": ["reader"]}, WORDS["reader"]),
+        ({"https://x": {"org/a": {"b/roles": ["reader"]}}}, set()),
+        ({"scp": "openid other"}, WORDS["user"]),
+        ({"permissions": ["files:read", "read:patients"]}, WORDS["reader"]),
+        ({"role": "operator", "roles": ["operator"], "scope": "files:read", "scopes": ["files:read"]}, set()),
+    ],
+)  # fmt: skip
+def test_roles_lie_where_the_settings_say_and_mean_what_they_say(build, rights, scopes):
+    assert build(**ELSEWHERE).authenticate(signed(claims(**rights))).scopes == scopes
+
+
+@pytest.mark.parametrize(
+    ("rights", "place"),
+    [
+        ({"realm_access": "roles"}, "realm_access"),
+        ({"realm_access": ["roles"]}, "realm_access"),
+        ({"realm_access": {"roles": {"admin": 1}}}, "realm_access.roles"),
+        ({"resource_access": {"my.app": [1]}}, "resource_access.my.app"),
+        ({"groups": [{"name": "reader"}]}, "groups"),
+        ({"groups": True}, "groups"),
+        ({"permissions": {"files:read": True}}, "permissions"),
+    ],
+)
+def test_roles_of_a_wrong_type_are_refused_by_name(build, rights, place):
+    refused(build(**ELSEWHERE), signed(claims(**rights)), f"token's {place} must be")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"role_claims": [""]}, {"role_claims": ["a..b"]}, {"role_claims": [".a"]}, {"role_claims": [7]},
+        {"scope_claims": ["a."]}, {"role_claims": [".".join("abcdefghi")]}, {"role_claims": ["a"] * 33},
+        {"role_map": {"x": "root"}}, {"role_map": {"x": ["reader", "Admin"]}}, {"role_map": {"x": 1}},
+        {"role_map": "x"}, {"role_claims": "[1"},
+    ],
+)  # fmt: skip
+def test_a_place_or_a_role_that_does_not_exist_is_no_setting(given):
+    with pytest.raises(ValidationError):
+        JwtAuth.Settings(**given)
+
+
+def test_the_environment_sets_places_and_roles_as_text():
+    given = JwtAuth.Settings(
+        role_claims='["groups", "a.b"]', scope_claims="scp", role_map='{"ops": "operator"}'
+    )
+    assert (given.role_claims, given.scope_claims) == (("groups", "a.b"), ("scp",))
+    assert given.role_map == {"ops": ("operator",)}
+
+
+def test_issued_tokens_have_their_roles_where_they_are_looked_for(build, tmp_path):
+    private = tmp_path / "private.pem"
+    private.write_bytes(KEY.as_pem(private=True))
+    for places in (["groups", "roles"], ["role"], ["realm_access.roles"], ["sub", "https://x.org/roles"]):
+        auth = build(private_key_file=private, role_claims=places)
+        token = auth.issue(user="a", roles=["operator"], seconds=60)
+        assert auth.authenticate(token).scopes == ROLES["operator"]
+    for places in ([], ["sub"]):
+        auth = build(private_key_file=private, role_claims=places)
+        with pytest.raises(ConfigError, match="have no place"):
+            auth.issue(user="a", roles=["operator"], seconds=60)
+        assert auth.authenticate(auth.issue(user="a", roles=[], seconds=60)).id == "a"
 
 
 @pytest.mark.parametrize("claim", ["role", "roles", "scope", "scopes"])
@@ -345,6 +513,42 @@ def test_refuses_roles_and_scopes_of_a_wrong_type(auth, claim, value):
 )  # fmt: skip
 def test_refuses_tokens_for_other_uses(auth, use):
     refused(auth, signed(claims(role="admin", **use)), "type")
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"nonce": "n"}, {"at_hash": "x"}, {"c_hash": "x"}, {"azp": "app"}, {"azp": "app", "nonce": "n"},
+        {"nonce": "n", "scope": "openid"}, {"at_hash": "x", "scope": "openid"}, {"azp": "app", "scope": None},
+        {"azp": "app", "roles": ["admin"], "groups": ["a"]}, {"c_hash": "x", "azp": "app", "uid": "u"},
+        {"typ": "JWT", "nonce": "n"}, {"token_type": "jwt", "at_hash": "x"}, {"nonce": "", "type": "service"},
+        {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}, "scope": "openid"},
+    ],
+)  # fmt: skip
+def test_id_tokens_without_a_type_are_refused(auth, marks):
+    for header in ({"alg": "RS256"}, {"alg": "RS256", "typ": "JWT"}):
+        refused(auth, signed(claims(role="admin", **marks), header), "id token")
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"azp": "app", "scope": "files:read"}, {"azp": "app", "scp": ["a"]}, {"azp": "app", "scopes": ""},
+        {"azp": "app", "uid": "u"}, {"azp": "app", "uid": "u", "nonce": "n"},
+        {"azp": "app", "nonce": "n", "scope": "a"},
+        {"azp": "app", "idtyp": "app"}, {"azp": "app", "azpacr": "1"}, {"azp": "app", "gty": "client-credentials"},
+        {"typ": "Bearer", "azp": "app", "nonce": "n"}, {"token_use": "access", "at_hash": "x"},
+        {"nonce": None, "at_hash": None, "azp": None}, {"auth_time": NOW, "acr": "1", "sid": "s", "amr": ["pwd"]},
+    ],
+)  # fmt: skip
+def test_access_tokens_with_claims_of_id_tokens_are_accepted(auth, marks):
+    auth.authenticate(signed(claims(**marks)))
+
+
+def test_the_type_in_the_header_makes_an_access_token(auth):
+    marks = {"nonce": "n", "at_hash": "x", "azp": "app"}
+    auth.authenticate(signed(claims(**marks), {"alg": "RS256", "typ": "at+jwt"}))
+    refused(auth, signed(claims(typ="ID", **marks), {"alg": "RS256", "typ": "at+jwt"}), "another type")
 
 
 @pytest.mark.parametrize(
@@ -402,7 +606,8 @@ values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=6,
 )
-words = "sub exp nbf iat iss aud name preferred_username username role roles scope scopes typ type token_use"
+words = "sub exp nbf iat iss aud name preferred_username username role roles scope scopes"
+words += " typ type token_use nonce azp uid"
 names = st.sampled_from(words.split(" "))
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from joserfc import jws
-from joserfc.jwk import RSAKey
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 from pydantic import ValidationError
 
 from artstore.errors import ConfigError, Unauthorized, Unavailable
@@ -29,6 +29,9 @@ from artstore_jwt.auth import JwtAuth
 
 NOW = 1_800_000_000.0
 KEY, OTHER = RSAKey.generate_key(2048), RSAKey.generate_key(2048)
+
+
+EC, ED = (k.as_dict(private=False) for k in (ECKey.generate_key("P-256"), OKPKey.generate_key("Ed25519")))
 
 
 class Clock:
@@ -355,6 +358,22 @@ def test_a_jwks_file_is_read_again(build, tmp_path):
         jwks(1, None, [], "x"),
         jwks({"kty": "oct", "k": "c2VjcmV0"}),
         jwks({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}),
+        jwks({"kty": "EC", "crv": "P-256", "x": "A" * 43, "y": "A" * 43}),
+        jwks(EC | {"crv": "P-384"}),
+        jwks(EC | {"alg": "RS256"}),
+        jwks(EC | {"alg": "ES384"}),
+        jwks(EC | {"use": "enc"}),
+        jwks(EC | {"kty": "OKP"}),
+        jwks(EC | {"y": EC["x"]}),
+        jwks(ED | {"crv": "X25519"}),
+        jwks(ED | {"crv": "Ed448"}),
+        jwks(ED | {"alg": "ES256"}),
+        jwks(ED | {"x": "AA"}),
+        jwks(ED | {"x": "A" * 99999}),
+        jwks(ECKey.generate_key("P-384").as_dict(private=False)),
+        jwks(ECKey.generate_key("secp256k1").as_dict(private=False)),
+        jwks(jwk(alg="ES256")),
+        jwks(jwk(alg="HS256")),
         jwks(jwk(use="enc")),
         jwks(jwk(alg="RS512")),
         jwks(jwk(alg="RSA-OAEP")),
