@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from joserfc.jwk import RSAKey
+from joserfc import jws
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from support import servers
 from support.servers import AUDIENCE, FORM, ISSUER, JSON, KEY, Element, file, form, sign, token, until
@@ -78,6 +79,11 @@ def test_what_each_role_may(element: Element, role: str) -> None:
         {"role": None, "scope": "files:read openid"},
         {"role": None, "scopes": ["files:read"], "aud": AUDIENCE},
         {"role": "nobody", "scope": "files:read"},
+        {"role": ["reader", "nobody"]},
+        {"role": None, "roles": "reader"},
+        {"role": None, "roles": ["reader"], "scope": None, "azp": "app", "typ": "Bearer"},
+        {"role": None, "scope": ["openid", "files:read"]},
+        {"role": None, "scopes": "openid files:read"},
     ],
 )
 def test_scopes_come_in_many_claims(element: Element, claims: dict[str, Any]) -> None:
@@ -118,6 +124,13 @@ def hs256(secret: bytes) -> str:
     return f"{signing}.{b64(hmac.digest(secret, signing.encode(), hashlib.sha256))}"
 
 
+def token_of(alg: str, key: Any = None, **claims: Any) -> str:
+    """A token whose header names `alg`; signed with `key`, or else by the element's key with RS256."""
+    signing = unsigned({"alg": alg}, CLAIMS | claims)[:-1]
+    model = jws.JWSRegistry.algorithms[alg if key else "RS256"]
+    return f"{signing}.{b64(model.sign(signing.encode(), key or KEY))}"
+
+
 def tampered() -> str:
     header, _, signature = token("reader").split(".")
     return f"{header}.{b64(json.dumps(CLAIMS).encode())}.{signature}"
@@ -154,6 +167,16 @@ BAD_TOKENS: dict[str, Callable[[], str]] = {
     "refresh token": lambda: token(typ="refresh"),
     "refresh token by type": lambda: token(type="refresh"),
     "id token": lambda: token(token_use="id"),
+    "id token by nonce": lambda: token(nonce="n-0S6"),
+    "id token by at_hash": lambda: token(at_hash="MTIz", scope="openid"),
+    "id token by c_hash": lambda: token(c_hash="MTIz"),
+    "id token by azp": lambda: token(azp="app"),
+    "logout token": lambda: token(events={"http://schemas.openid.net/event/backchannel-logout": {}}),
+    "ES256 by name alone": lambda: token_of("ES256"),
+    "EdDSA by name alone": lambda: token_of("EdDSA"),
+    "ES256 with a key of its own": lambda: token_of("ES256", ECKey.generate_key("P-256")),
+    "scope is a number": lambda: token(scope=7),
+    "roles holds an object": lambda: token(roles=["admin", {"a": 1}]),
     "typ in the header": lambda: sign({"alg": "RS256", "typ": "rt+jwt"}, json.dumps(CLAIMS).encode()),
     "crit": lambda: (
         sign({"alg": "RS256", "typ": "JWT", "kid": "x"}, json.dumps(CLAIMS).encode())[:-3] + "AAA"
@@ -221,6 +244,50 @@ def test_a_token_dies_while_it_is_remembered(element: Element) -> None:
     bearer = token(exp=time.time() + 0.5)
     assert element.get("/api/v1/files", bearer=bearer).status == 200
     until(lambda: element.get("/api/v1/files", bearer=bearer).status == 401, "the token's end", 10)
+
+
+def test_roles_lie_where_the_settings_say(adapter: str, start: Callable[..., Element]) -> None:
+    settings = {
+        "AUTH__JWT__ROLE_CLAIMS": '["roles", "realm_access.roles", "groups", "https://files.example.org/roles"]',
+        "AUTH__JWT__SCOPE_CLAIMS": "scp",
+        "AUTH__JWT__ROLE_MAP": '{"Storage readers": "reader"}',
+    }
+    element = start(adapter, settings=settings)
+    for claims in (
+        {"realm_access": {"roles": ["reader", "offline_access"]}}, {"groups": ["Everyone", "Storage readers"]},
+        {"groups": "Storage readers"}, {"https://files.example.org/roles": ["reader"]}, {"scp": "openid files:read"},
+        {"scp": ["files:read"]},
+    ):  # fmt: skip
+        assert element.get("/api/v1/files", bearer=token(None, **claims)).status == 200, claims
+        element.ask("POST", "/api/v1/files?filename=x", None, b"x", bearer=token(None, **claims)).problem(
+            403, "forbidden"
+        )
+    for claims in (
+        {"role": "admin"},
+        {"scope": "files:read"},
+        {"groups": ["readers"]},
+        {"groups": "reader of books"},
+    ):
+        element.get("/api/v1/files", bearer=token(None, **claims)).problem(403, "forbidden")
+    element.get("/api/v1/files", bearer=token(None, realm_access="reader")).problem(401, "unauthorized")
+    groups = [f"{n:08x}-0000-0000-0000-000000000000" for n in range(200)]
+    long = token("reader", roles=["reader"], groups=groups)
+    assert len(long) > 10_000
+    assert element.get("/api/v1/files", bearer=long).status == 200
+
+
+def test_keys_of_each_kind_verify_their_algorithm(
+    adapter: str, start: Callable[..., Element], tmp_path: Path
+) -> None:
+    keys = {"ES256": ECKey.generate_key("P-256"), "EdDSA": OKPKey.generate_key("Ed25519"), "RS256": KEY}
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [key.as_dict(private=False) for key in keys.values()]}))
+    element = start(adapter, settings={"AUTH__JWT__JWKS_FILE": str(path)})
+    for alg, key in keys.items():
+        assert element.get("/api/v1/files", bearer=token_of(alg, key)).status == 200
+    for alg in ("ES256", "EdDSA"):
+        element.get("/api/v1/files", bearer=token_of(alg)).problem(401, "unauthorized")
+    element.get("/api/v1/files", bearer=hs256(KEY.as_pem(private=False))).problem(401, "unauthorized")
 
 
 class Provider(ThreadingHTTPServer):

@@ -26,19 +26,14 @@ TOKEN_ROLES: dict[str, frozenset[str]] = {
 
 SCOPES = TOKEN_ROLES["admin"]
 
-_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, line breaks among them, and halves of surrogate pairs."""
+_USER_NAME = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
+"""Without control characters, line breaks among them, and halves of surrogate pairs."""
 
 
 def is_user_name(value: object) -> TypeGuard[str]:
     """Return whether `value` can be the id or the name of a principal: a text of 1 to 255 characters that is not blank
     and has no control character, because it is stored with files and written into logs."""
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= 255
-        and not value.isspace()
-        and not _NOT_IN_NAMES.search(value)
-    )
+    return isinstance(value, str) and _USER_NAME.fullmatch(value) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
