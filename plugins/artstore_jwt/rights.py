@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from artstore.errors import Unauthorized
-from artstore.spi import ROLES, SCOPES
+from artstore.spi import SCOPES, TOKEN_ROLES
 
 ClaimPath = tuple[str, ...]
 """The names that lead to a claim, from the outside in."""
@@ -47,7 +47,7 @@ class Rights:
         for path in self.role_claims:
             for name in _read(claims, path, words=path[-1] in _WORD_LISTS):
                 for role in self.role_map.get(name, (name,)):
-                    scopes |= ROLES.get(role, frozenset())
+                    scopes |= TOKEN_ROLES.get(role, frozenset())
         return SCOPES & scopes
 
     def has_scope(self, claims: dict[str, Any]) -> bool:

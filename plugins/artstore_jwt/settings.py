@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from artstore.spi import ROLES
+from artstore.spi import TOKEN_ROLES
 from artstore_jwt.rights import Rights, claim_path
 
 
@@ -97,8 +97,10 @@ class JwtSettings(BaseModel, extra="forbid", frozen=True):
     def _are_ours(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, roles in value.items():
             for role in roles:
-                if role not in ROLES:
-                    raise ValueError(f"'{name}' means '{role}', but the roles here are {', '.join(ROLES)}")
+                if role not in TOKEN_ROLES:
+                    raise ValueError(
+                        f"'{name}' means '{role}', but the roles here are {', '.join(TOKEN_ROLES)}"
+                    )
         return value
 
     @model_validator(mode="after")

@@ -35,7 +35,7 @@ def artstore_auths():
 PROVIDERS = """
 import json, pathlib, time
 from artstore.errors import Unavailable
-from artstore.spi import ROLES, Principal
+from artstore.spi import TOKEN_ROLES, Principal
 from artstore_local.backend import LocalBackend
 from artstore_sql.sqlite.cache import SqlCache
 from artstore_jwt.auth import JwtAuth
@@ -51,7 +51,7 @@ def odd(kind, methods):
             if fault == "hang":
                 time.sleep(3600)
             if fault == "forge":
-                return Principal(id="u-1", name="a\\n2026-01-01 INFO FORGED", scopes=ROLES["admin"])
+                return Principal(id="u-1", name="a\\n2026-01-01 INFO FORGED", scopes=TOKEN_ROLES["admin"])
             if fault == "unavailable":
                 raise Unavailable("away\\n2026-01-01 INFO FORGED \\x1b[2J")
             return getattr(kind, name)(self, *args, **named)

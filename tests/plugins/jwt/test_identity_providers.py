@@ -13,7 +13,7 @@ from joserfc import jws
 from joserfc.jwk import RSAKey
 
 from artstore.errors import Unauthorized
-from artstore.spi import ROLES, Context
+from artstore.spi import TOKEN_ROLES, Context
 from artstore_jwt.auth import MAX_TOKEN, JwtAuth
 
 NOW = 1_800_000_000
@@ -141,7 +141,7 @@ def test_the_recipe_accepts_the_documented_access_token(
     token = sign(claims, header)
     assert len(token) <= MAX_TOKEN
     who = build(recipes()[provider]).authenticate(token)
-    assert (who.id, who.name, who.scopes) == (claims["sub"], name, ROLES[role])
+    assert (who.id, who.name, who.scopes) == (claims["sub"], name, TOKEN_ROLES[role])
 
 
 @pytest.mark.parametrize(("provider", "claims"), ID_TOKENS)

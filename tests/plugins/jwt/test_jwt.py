@@ -415,7 +415,11 @@ ELSEWHERE = {
     "scope_claims": ("permissions",),
     "role_map": {"Storage Ops": ("operator",), "both": ("reader", "user"), "admin": (), "other": ("user",)},
 }
-WORDS = {"reader": {"files:read"}, "user": {"files:read", "files:write"}, "operator": set(ROLES["operator"])}
+WORDS = {
+    "reader": {"files:read"},
+    "user": {"files:read", "files:write"},
+    "operator": set(TOKEN_ROLES["operator"]),
+}
 
 
 @pytest.mark.parametrize(
@@ -489,7 +493,7 @@ def test_issued_tokens_have_their_roles_where_they_are_looked_for(build, tmp_pat
     for places in (["groups", "roles"], ["role"], ["realm_access.roles"], ["sub", "https://x.org/roles"]):
         auth = build(private_key_file=private, role_claims=places)
         token = auth.issue(user="a", roles=["operator"], seconds=60)
-        assert auth.authenticate(token).scopes == ROLES["operator"]
+        assert auth.authenticate(token).scopes == TOKEN_ROLES["operator"]
     for places in ([], ["sub"]):
         auth = build(private_key_file=private, role_claims=places)
         with pytest.raises(ConfigError, match="have no place"):
