@@ -156,17 +156,21 @@ def test_the_second_address_of_a_host_is_tried(serve: Any, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("form", ["length", "chunked", "until the end"])
 def test_a_document_without_end_is_cut_off(serve: Any, form: str) -> None:
+    sent: list[int] = []
+
     def flood(self: Server, connection: socket.socket) -> None:
         connection.recv(65536)
         piece = b" " * 65536
         head = {"length": b"Content-Length: 99999999999\r\n", "chunked": b"Transfer-Encoding: chunked\r\n"}
         connection.sendall(OK + head.get(form, b"") + b"\r\n")
         while not self.stopped.is_set():
+            sent.append(len(piece))
             connection.sendall(b"10000\r\n" + piece + b"\r\n" if form == "chunked" else piece)
 
     with pytest.raises(ValueError, match="larger than 1 MiB"):
         fetch(serve(flood).url, 20)
     assert MAX_DOCUMENT == 1 << 20
+    assert sum(sent) < 32 << 20  # what was read, and what the buffers of two sockets hold
 
 
 def test_a_reason_of_the_server_forges_no_line_of_the_log(serve: Any) -> None:
