@@ -30,7 +30,9 @@ from typing import Any
 from urllib.parse import quote
 
 ARTSTORE = [sys.executable, "-m", "artstore_cli"]
-SORTS = ("uploaded_at", "-uploaded_at", "original_filename", "-original_filename", "size", "-size")
+SORTS = tuple(
+    sign + by for by in ("uploaded_at", "updated_at", "original_filename", "size") for sign in ("", "-")
+)
 OF_THE_REQUEST = {"date", "x-request-id", "connection", "server"}
 """Headers that tell nothing of a file."""
 

@@ -47,7 +47,7 @@ _UPLOAD_CODES = (
     "storage-full",
 )
 _SEARCH = {
-    "q": "words in name, description and tags, regardless of case; every one must occur",
+    "q": "words in name, description and tags, regardless of case and accents; every one must occur",
     "filename": "the original name, exactly",
     "uploaded_by": "the uploader's name, exactly",
     "content_type": "exactly",
@@ -57,7 +57,9 @@ _SEARCH = {
     "max_size": "bytes",
     "uploaded_after": "RFC 3339 time or date, strictly later",
     "uploaded_before": "RFC 3339 time or date, strictly earlier",
-    "sort": "uploaded_at, original_filename or size; a leading - descends; default -uploaded_at",
+    "updated_after": "RFC 3339 time or date, strictly later",
+    "updated_before": "RFC 3339 time or date, strictly earlier",
+    "sort": "uploaded_at, updated_at, original_filename or size; a leading - descends; default -uploaded_at",
     "limit": "1 to 1000, default 100",
     "cursor": "next_cursor of the page before",
 }

@@ -60,6 +60,8 @@ def _query(call: Call) -> Query:
         "sha256": None if sha256 is None else parse_sha256_field(sha256),
         "uploaded_after": _time(call, "uploaded_after", up=False),
         "uploaded_before": _time(call, "uploaded_before", up=True),
+        "updated_after": _time(call, "updated_after", up=False),
+        "updated_before": _time(call, "updated_before", up=True),
         "sort": column,
         "descending": sort.startswith("-"),
         "limit": call.number("limit", least=1, most=1000) or 100,

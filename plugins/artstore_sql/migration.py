@@ -9,9 +9,9 @@ from sqlalchemy import Connection, inspect, text
 
 from artstore.errors import ConfigError
 
-HEAD = "v1"
+HEAD = "release1"
 """The revision that this version works with."""
-DEVELOPMENT = {"r1", "r2", "r3", "r4", "r5", "r6"}
+DEVELOPMENT = {"r1", "r2", "r3", "r4", "r5", "r6", "v1"}
 """Revisions of the time before the first release. No step leads from them."""
 _SCRIPTS = Path(__file__).with_name("revisions")
 

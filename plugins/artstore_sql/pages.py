@@ -16,7 +16,7 @@ from artstore_sql.tables import LARGEST, is_text, sort_value
 def possible(query: Query) -> bool:
     """Return whether an entry can match: no entry holds text that UTF-8 cannot encode, or a negative size."""
     texts = (*query.words, *query.tags, query.filename, query.uploaded_by, query.content_type, query.sha256)
-    times = (query.uploaded_after, query.uploaded_before)
+    times = (query.uploaded_after, query.uploaded_before, query.updated_after, query.updated_before)
     if not all(is_text(one) for one in (*texts, *times) if one is not None):
         return False
     return (query.min_size or 0) < LARGEST and (query.max_size is None or query.max_size >= 0)

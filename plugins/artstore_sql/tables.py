@@ -39,11 +39,12 @@ class Tables:
             Column("size", BigInteger, nullable=False),
             Column("sha256", Text, nullable=False),
             Column("uploaded_at", Text, nullable=False),
+            Column("updated_at", Text, nullable=False),
             Column("revision", BigInteger, nullable=False),
             Column("words", Text, nullable=False),
             Column("attr", Text, nullable=False),
         )
-        for column in ("uploaded_at", "original_filename", "size"):
+        for column in ("uploaded_at", "updated_at", "original_filename", "size"):
             Index(f"{prefix}files_{column}", self.files.c[column], self.files.c.file_id)
         Index(f"{prefix}files_names", self.files.c.id, self.files.c.original_filename)
         for column in ("uploaded_by", "content_type", "sha256", "storage_path"):
@@ -87,6 +88,7 @@ def row(attr: Attr) -> dict[str, Any]:
         "size": attr.size,
         "sha256": attr.sha256,
         "uploaded_at": attr.uploaded_at,
+        "updated_at": attr.updated_at,
         "revision": attr.revision,
         "words": searchable(attr),
         "attr": attr.model_dump_json(),

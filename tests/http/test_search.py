@@ -100,7 +100,24 @@ def test_by_digest_and_by_time(element: Element, made: list[dict[str, Any]]) -> 
     assert len(find(element, uploaded_after=same)) == len(later)
 
 
-@pytest.mark.parametrize("column", ["uploaded_at", "original_filename", "size"])
+def test_a_client_that_polls_by_time_sees_every_change(element: Element) -> None:
+    old, new = (element.upload(b"x", f"polled-{n}.txt", description="polled") for n in range(2))
+    while (changed := element.patch(old["file_id"], {"tags": ["p"]}).json())["updated_at"] <= new[
+        "updated_at"
+    ]:
+        pass  # within one millisecond
+
+    def found(**query: str) -> list[Any]:
+        items: list[Any] = element.get(f"/api/v1/files?{urlencode({'q': 'polled'} | query)}").json()["items"]
+        return items
+
+    assert found(updated_after=new["updated_at"]) == [changed]
+    assert found(updated_before=changed["updated_at"]) == [new]
+    assert found(sort="-updated_at") == [changed, new]
+    assert found(sort="updated_at") == [new, changed]
+
+
+@pytest.mark.parametrize("column", ["uploaded_at", "updated_at", "original_filename", "size"])
 @pytest.mark.parametrize("sign", ["", "-"])
 @pytest.mark.parametrize("limit", [1, 2, 4])
 def test_order_and_pages(

@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
 # The table of arrows between packages. A package may always import itself, and the standard library. A room (a package
 # within `artstore`, or `artstore` as a whole) stands for all of its modules.
-CONTRACT = {"hookspecs", "spi", "errors", "attr", "ids", "posix"}
+CONTRACT = {"hookspecs", "spi", "errors", "attr", "ids", "folding", "posix"}
 _CONTRACT = {f"artstore.{name}" for name in CONTRACT}
 RULES = {
     "artstore_http": Rule({"artstore"}, {"pydantic", "python_multipart"}),
@@ -68,7 +68,7 @@ RULES = {
 
 # The rows of the kernel, from the ground up: a module may import its own row and the rows before it.
 ROWS = (
-    {"errors", "ids", "limits"},
+    {"errors", "ids", "folding", "limits"},
     {"attr", "posix", "modes"},
     {"hookspecs", "spi"},
     {"locks", "element", "observers"},
@@ -86,7 +86,7 @@ TESTING_MAY = CONTRACT | {"testing", "modes", "limits"}
 """The suites hold providers to the contract, and know no more than they do."""
 ROOMS = {"host", "maintenance", "testing"}
 """Rooms of the kernel's package that are not the kernel."""
-KERNEL_LINES = 2580
+KERNEL_LINES = 2630
 """Lines of code of the kernel with its contract: docstrings, comments and blank lines are not counted. A change that
 raises this number names what it adds."""
 

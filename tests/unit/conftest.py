@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis.internal.charmap import charmap
 
 _FORBIDDEN = {
     "os.mkdir": "makes the directory {!r}",
@@ -45,8 +46,14 @@ def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_forbid)  # for as long as the process lives: it does nothing outside of these tests
 
 
+@pytest.fixture(scope="session")
+def characters() -> None:
+    """Have Hypothesis write its table of characters, which it does when it first needs it, by a temporary file."""
+    charmap()
+
+
 @pytest.fixture(autouse=True)
-def no_disk_no_process_no_network(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_disk_no_process_no_network(characters: None, request: pytest.FixtureRequest) -> Iterator[None]:
     global _running
     _running = request.node.name
     try:

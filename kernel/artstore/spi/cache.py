@@ -11,7 +11,7 @@ from artstore.attr import Attr
 from artstore.ids import FileId, Key
 from artstore.spi.provider import Configurable, Context
 
-Sort = Literal["uploaded_at", "original_filename", "size"]
+Sort = Literal["uploaded_at", "updated_at", "original_filename", "size"]
 
 
 class Cursor(NamedTuple):
@@ -25,8 +25,8 @@ class Cursor(NamedTuple):
 class Query:
     """A search. Every condition must hold. `size` in bytes, times as in `Attr`.
 
-    `words`: each must occur somewhere in name, description or tags, regardless of case, also as a part of a word, in
-    any language; no character is special. `after` continues behind that entry.
+    `words`: each must occur somewhere in name, description or tags, also as a part of a word, when both are folded by
+    `artstore.folding.fold`; no character is special. `after` continues behind that entry.
     """
 
     words: tuple[str, ...] = ()
@@ -40,6 +40,10 @@ class Query:
     uploaded_after: str | None = None
     """Strictly later."""
     uploaded_before: str | None = None
+    """Strictly earlier."""
+    updated_after: str | None = None
+    """Strictly later."""
+    updated_before: str | None = None
     """Strictly earlier."""
     sort: Sort = "uploaded_at"
     descending: bool = True

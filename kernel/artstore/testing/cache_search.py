@@ -79,6 +79,16 @@ class CacheSearch:
             ({"max_size": -1}, ""),
             ({"uploaded_after": "2025-01-02T00:00:00.000Z"}, "cd"),
             ({"uploaded_before": "2025-01-02T00:00:00.000Z"}, "a"),
+            ({"updated_after": "2025-02-02T00:00:00.000Z"}, "ab"),
+            ({"updated_before": "2025-02-02T00:00:00.000Z"}, "d"),
+            (
+                {"updated_after": "2025-02-01T00:00:00.000Z", "updated_before": "2025-02-04T00:00:00.000Z"},
+                "bc",
+            ),
+            (
+                {"updated_after": "2025-02-01T00:00:00.000Z", "uploaded_after": "2025-01-02T00:00:00.000Z"},
+                "c",
+            ),
             (
                 {
                     "uploaded_after": "2025-01-01T00:00:00.000Z",
@@ -96,7 +106,8 @@ class CacheSearch:
         def attr(name: str, size: int, day: int, user: str, kind: str, *tags: str) -> Attr:
             return make_attr(
                 original_filename=name, size=size, uploaded_by=user, content_type=kind, tags=tags,
-                uploaded_at=f"2025-01-0{day}T00:00:00.000Z", sha256=str(day - 1) * 64,
+                uploaded_at=f"2025-01-0{day}T00:00:00.000Z", updated_at=f"2025-02-0{5 - day}T00:00:00.000Z",
+                sha256=str(day - 1) * 64,
             )  # fmt: skip
 
         rows = {
@@ -125,6 +136,25 @@ class CacheSearch:
             ("DIYARBAKIR", "diyarbakir"),
             ("Diyarbakır", "bakır"),
             ("İstanbul", "İSTANBUL"),
+            ("İSTANBUL", "istanbul"),
+            ("DIYARBAKIR", "diyarbakır"),
+            ("Łódź Øresund", "lodz"),
+            ("Œuvre complète", "oeuvre"),
+            ("ёлка", "ЕЛКА"),
+            ("Ελλάδα", "ΕΛΛΑΔΑ"),
+            ("שָׁלוֹם", "שלום"),
+            ("مُحَمَّد أحمد", "احمد"),
+            ("کتاب ی", "كتاب"),
+            ("تقــرير ١٤٤٧", "تقرير"),
+            ("تقــرير ١٤٤٧", "1447"),
+            ("ｶﾞｲﾄﾞ", "ガイド"),
+            ("ＡＢＣ①", "abc1"),
+            ("Stra\u00adße", "strasse"),
+            ("left\u200e.txt", "left.txt"),
+            ("Bob’s – “draft”", '"draft"'),
+            ("Bob’s – “draft”", "bob's"),
+            ("2025–2026", "2025-2026"),
+            ("9:41\u202fPM", "1 pm"),
             ("Straße", "STRASSE"),
             ("caf\u00e9", "CAFE\u0301"),
             ("cafe\u0301", "caf\u00e9"),
@@ -161,7 +191,7 @@ class CacheSearch:
         ("text", "word"),
         [
             ("abc", "a_c"), ("abc", "a%"), ("abc", "a*"), ("abc", "%"), ("abc", "_"), ("abc", '"'),
-            ("ISPANAK", "ıspanak"), ("ılık", "ilik"), ("cafe", "café"), ("abc", "abcd"), ("abcbcd", "abcd"),
+            ("abc", "abcd"), ("abcbcd", "abcd"), ("가방", "각"), ("かばん", "がばん"), ("की", "का"), ("ที่", "ที้"),
             ("abc def", "abcdef"), ("abc def", "cd"), ("abc", "abc\0"), ("abc", "NEAR"), ("ab", "b\n"),
             ("bcdabc", "abcd"), ("a b", "a  b"),
         ],
@@ -198,7 +228,7 @@ class CacheSearch:
             "合",
             "😀",
             "x😀",
-            "é",
+            "ŋ",
             "plan_0",
             "\ufffe9",
             "q\uffff",
@@ -249,6 +279,7 @@ class CacheSearch:
                 original_filename=names[n % len(names)],
                 size=(n * 7) % 5 if n % 2 else 10 ** (n % 12),
                 uploaded_at=f"2025-01-11T15:30:{n % 4:02}.000Z",
+                updated_at=f"2025-01-12T15:30:{n % 5:02}.000Z",
             )
             for n in range(47)
         ]
@@ -306,6 +337,9 @@ class CacheSearch:
             {"uploaded_after": "2025-01-11T15:30:00.500Z", "uploaded_before": "2025-01-11T15:30:02.500Z"},
             {"uploaded_after": "2025-01-11T15:30:00.500Z"},
             {"uploaded_before": "2025-01-11T15:30:02.500Z", "min_size": 1},
+            {"sort": "updated_at", "updated_after": "2025-01-12T15:30:00.500Z"},
+            {"sort": "updated_at", "updated_before": "2025-01-12T15:30:02.500Z"},
+            {"updated_after": "2025-01-12T15:30:00.500Z", "updated_before": "2025-01-12T15:30:03.500Z"},
             {"sort": "original_filename", "filename": "é"},
         ],
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
-from unicodedata import normalize
 
 from pydantic import BaseModel
 
 from artstore.attr import Attr
 from artstore.errors import InvalidField, Unavailable
+from artstore.folding import fold
 from artstore.ids import FileId, Key
 from artstore.spi import API, Cache, Context, Cursor, NoSettings, Page, Query, Totals
 
@@ -110,8 +110,8 @@ class MemoryCache(Cache):
 
 
 def _conditions(attr: Attr, query: Query) -> Iterator[bool]:
-    texts = [_fold(text) for text in (attr.original_filename, attr.description, *attr.tags)]
-    yield all(any(_fold(word) in text for text in texts) for word in query.words)
+    texts = [fold(text) for text in (attr.original_filename, attr.description, *attr.tags)]
+    yield all(any(fold(word) in text for text in texts) for word in query.words)
     yield query.filename in (None, attr.original_filename)
     yield query.uploaded_by in (None, attr.uploaded_by)
     yield query.content_type in (None, attr.content_type)
@@ -121,7 +121,5 @@ def _conditions(attr: Attr, query: Query) -> Iterator[bool]:
     yield query.max_size is None or attr.size <= query.max_size
     yield query.uploaded_after is None or attr.uploaded_at > query.uploaded_after
     yield query.uploaded_before is None or attr.uploaded_at < query.uploaded_before
-
-
-def _fold(text: str) -> str:
-    return normalize("NFC", normalize("NFC", text).casefold())
+    yield query.updated_after is None or attr.updated_at > query.updated_after
+    yield query.updated_before is None or attr.updated_at < query.updated_before

@@ -120,7 +120,9 @@ def _bounds(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]]:
     if query.sort == "size":
         yield from _sizes(files, query, below=below, above=above)
     elif query.sort == "uploaded_at":
-        yield from _times(files, query, below=below, above=above)
+        yield from _upload_times(files, query, below=below, above=above)
+    elif query.sort == "updated_at":
+        yield from _update_times(files, query, below=below, above=above)
     elif query.filename is not None:
         yield files.c.original_filename == query.filename
 
@@ -138,7 +140,8 @@ def _conditions(files: FromClause, query: Query) -> Iterator[ColumnElement[bool]
     if query.tags:
         yield column.tags.op("@>")(cast(sorted(set(query.tags)), column.tags.type))
     yield from _sizes(files, query)
-    yield from _times(files, query)
+    yield from _upload_times(files, query)
+    yield from _update_times(files, query)
     for word in words_to_find(query.words):
         yield func.strpos(column.words, word) > 0
 
@@ -152,10 +155,19 @@ def _sizes(
         yield files.c.size <= min(query.max_size, LARGEST)
 
 
-def _times(
+def _upload_times(
     files: FromClause, query: Query, *, below: bool = True, above: bool = True
 ) -> Iterator[ColumnElement[bool]]:
     if query.uploaded_after is not None and below:
         yield files.c.uploaded_at > query.uploaded_after
     if query.uploaded_before is not None and above:
         yield files.c.uploaded_at < query.uploaded_before
+
+
+def _update_times(
+    files: FromClause, query: Query, *, below: bool = True, above: bool = True
+) -> Iterator[ColumnElement[bool]]:
+    if query.updated_after is not None and below:
+        yield files.c.updated_at > query.updated_after
+    if query.updated_before is not None and above:
+        yield files.c.updated_at < query.updated_before

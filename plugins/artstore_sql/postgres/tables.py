@@ -25,6 +25,7 @@ class Tables:
             Column("size", BigInteger),
             Column("sha256", Text),
             Column("uploaded_at", Text),
+            Column("updated_at", Text),
             Column("revision", BigInteger),
             Column("tags", ARRAY(Text)),
             Column("words", Text),

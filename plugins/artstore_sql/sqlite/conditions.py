@@ -90,13 +90,17 @@ def conditions(tables: Tables, query: Query, *, indexed: bool) -> Iterator[Condi
         sizes.append((operator.le, min(query.max_size, LARGEST)))
     if sizes:
         yield condition("size", *sizes)
-    times: list[Limit] = []
-    if query.uploaded_after is not None:
-        times.append((operator.gt, query.uploaded_after))
-    if query.uploaded_before is not None:
-        times.append((operator.lt, query.uploaded_before))
-    if times:
-        yield condition("uploaded_at", *times)
+    for name, after, before in (
+        ("uploaded_at", query.uploaded_after, query.uploaded_before),
+        ("updated_at", query.updated_after, query.updated_before),
+    ):
+        times: list[Limit] = []
+        if after is not None:
+            times.append((operator.gt, after))
+        if before is not None:
+            times.append((operator.lt, before))
+        if times:
+            yield condition(name, *times)
 
 
 def _tags(tables: Tables, query: Query) -> Iterator[Condition]:

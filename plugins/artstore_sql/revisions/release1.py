@@ -7,7 +7,7 @@ from alembic import op
 from artstore_sql.fts5 import has_trigram
 from artstore_sql.revisions import run
 
-revision = "v1"
+revision = "release1"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -26,6 +26,7 @@ POSTGRESQL = (
         size bigint NOT NULL,
         sha256 text COLLATE "C" NOT NULL,
         uploaded_at text COLLATE "C" NOT NULL,
+        updated_at text COLLATE "C" NOT NULL,
         revision bigint NOT NULL,
         tags text[] COLLATE "C" NOT NULL,
         words text COLLATE "C" NOT NULL,
@@ -33,6 +34,7 @@ POSTGRESQL = (
         parts int[] NOT NULL)""",
     "CREATE UNIQUE INDEX {p}metadata_file_id ON {p}file_metadata (file_id)",
     "CREATE INDEX {p}metadata_uploaded_at ON {p}file_metadata (uploaded_at, file_id)",
+    "CREATE INDEX {p}metadata_updated_at ON {p}file_metadata (updated_at, file_id)",
     "CREATE INDEX {p}metadata_filename ON {p}file_metadata (original_filename, file_id)",
     "CREATE INDEX {p}metadata_size ON {p}file_metadata (size, file_id)",
     "CREATE INDEX {p}metadata_uploaded_by ON {p}file_metadata (uploaded_by)",
@@ -102,12 +104,14 @@ SQLITE = (
         size BIGINT NOT NULL,
         sha256 TEXT NOT NULL,
         uploaded_at TEXT NOT NULL,
+        updated_at TEXT NOT NULL,
         revision BIGINT NOT NULL,
         words TEXT NOT NULL,
         attr TEXT NOT NULL,
         PRIMARY KEY (id),
         UNIQUE (file_id))""",
     "CREATE INDEX {p}files_uploaded_at ON {p}files (uploaded_at, file_id)",
+    "CREATE INDEX {p}files_updated_at ON {p}files (updated_at, file_id)",
     "CREATE INDEX {p}files_original_filename ON {p}files (original_filename, file_id)",
     "CREATE INDEX {p}files_size ON {p}files (size, file_id)",
     "CREATE INDEX {p}files_uploaded_by ON {p}files (uploaded_by)",
