@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -170,9 +170,11 @@ class ObjectBackend(Backend, Recoverable):
     def list_tombstones(self) -> Iterator[Key]:
         yield from (key for _, key, happened in self._deletions() if happened)
 
-    def _deletions(self) -> Iterator[tuple[ObjectInfo, Key, bool]]:
+    def _deletions(self, *, older_than: float = -1.0) -> Iterator[tuple[ObjectInfo, Key, bool]]:
         """Yield the tombstone of each deletion that was started, its key, and whether the deletion happened."""
         for tombstone in self._store.walk(TOMBSTONES):
+            if tombstone.age <= older_than:
+                continue
             name, _, deletion = tombstone.name.removeprefix(TOMBSTONES).rpartition("~")
             key = Key(name)
             try:
@@ -234,21 +236,48 @@ class ObjectBackend(Backend, Recoverable):
     def _entries(self, objects: Iterator[ObjectInfo]) -> Iterator[Entry]:
         data: set[Key] = set()
         sidecars: set[Key] = set()
+        doubtful: list[ObjectInfo] = []
         for info in objects:
             if not info.name.endswith(SIDECAR_SUFFIX):
                 data.add(Key(info.name))
-            elif not self._is_marker(info):
+            elif info.size == MARKER_SIZE:
+                doubtful.append(info)
+            else:
                 sidecars.add(Key(info.name.removesuffix(SIDECAR_SUFFIX)))
+        sidecars.update(
+            Key(info.name.removesuffix(SIDECAR_SUFFIX)) for info in self._without_markers(doubtful)
+        )
         for key in data | sidecars:
             # While a listing of several pages is read, an upload may be published: then only its sidecar is listed.
             has_data = key in data or self._store.head(key) is not None
             yield Entry(key=key, data=has_data, sidecar=key in sidecars)
 
-    def _is_marker(self, info: ObjectInfo) -> bool:
-        if info.size != MARKER_SIZE:
-            return False
-        present = self._store.get(info.name, READ_LIMIT)
-        return present is not None and decode_marker(present.content) is not None
+    def _without_markers(self, objects: Sequence[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """Yield those of `objects` that are no markers. They lie in one directory and have the size of a marker.
+
+        Each marker is announced before it is put, so two lists of names tell almost all of them: a directory of which
+        many files were deleted costs no request for each. What is not announced is foreign, or its marker expires in
+        this moment: it is read. The order matters: the directory was listed first, and `purge` announces a key as
+        expiring before it removes the tombstone.
+        """
+        if not objects:
+            return
+        directory = objects[0].name.rpartition("/")[0]
+        announced = {
+            tombstone.name.removeprefix(TOMBSTONES).rpartition("~")[0]
+            for tombstone in self._store.list(f"{TOMBSTONES}{directory}/")
+            if isinstance(tombstone, ObjectInfo)
+        }
+        announced.update(
+            expiring.name.removeprefix(EXPIRING)
+            for expiring in self._store.list(f"{EXPIRING}{directory}/")
+            if isinstance(expiring, ObjectInfo)
+        )
+        for info in objects:
+            if info.name.removesuffix(SIDECAR_SUFFIX) not in announced:
+                present = self._store.get(info.name, READ_LIMIT)
+                if present is not None and decode_marker(present.content) is None:
+                    yield info
 
     def age(self, key: Key) -> float:
         found = [o.age for o in map(self._store.head, (key, sidecar_name(key))) if o is not None]
@@ -264,12 +293,21 @@ class ObjectBackend(Backend, Recoverable):
             return
         has_files = False
         deeper: list[str] = []
+        doubtful: list[ObjectInfo] = []
         for found in self._store.list(f"{directory}/" if directory else ""):
             if isinstance(found, str):
                 deeper.append(found.removesuffix("/"))
-            elif not has_files:
-                has_files = not (found.name.endswith(SIDECAR_SUFFIX) and self._is_marker(found))
-        if has_files and directory and directory >= since:
+            elif found.name.endswith(SIDECAR_SUFFIX) and found.size == MARKER_SIZE:
+                doubtful.append(found)
+            else:
+                has_files = True
+        if directory and f"{directory}/{INTERNAL}" in deeper:
+            return  # another store, whose prefix lies below ours: nothing in it is ours
+        if (
+            directory
+            and directory >= since
+            and (has_files or any(True for _ in self._without_markers(doubtful)))
+        ):
             yield directory
         for name in sorted(deeper):
             if name != INTERNAL:
@@ -282,8 +320,8 @@ class ObjectBackend(Backend, Recoverable):
         if time.monotonic() - self._last_sweep > min(SWEEP_INTERVAL, self._retention):
             self._last_sweep = time.monotonic()
             self._store.abort_uploads(older_than=self._retention)
-            for tombstone, _, happened in self._deletions():
-                if tombstone.age > self._retention and not happened:
+            for tombstone, _, happened in self._deletions(older_than=self._retention):
+                if not happened:
                     self._store.delete(tombstone.name)
             for expiring in self._store.walk(EXPIRING):
                 if expiring.age > self._retention:
@@ -293,7 +331,10 @@ class ObjectBackend(Backend, Recoverable):
     def _expire(self, expiring: ObjectInfo) -> None:
         """Remove the marker of a key. From now on the key is free."""
         key = Key(expiring.name.removeprefix(EXPIRING))
-        marker, present = self._read(key)
+        try:
+            marker, present = self._read(key)
+        except NotFound:  # a foreign name
+            return
         if marker is not None and present is not None:
             self._store.delete(key)  # a late writer may have put data there
             self._store.delete(sidecar_name(key), if_match=present.etag)

@@ -40,6 +40,9 @@ class Kind(StrEnum):
 HEALTHY = frozenset({Kind.OK, Kind.FOREIGN})
 """The kinds that no element needs to repair."""
 
+HALVES = frozenset({Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR})
+"""The kinds of a file of which a half is missing, as it is for a moment in an upload and in a deletion."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -172,12 +175,11 @@ class Survey:
         if self._log is not None and not self.backend.capabilities.lists_uploads:
             in_progress |= {t.key for t in self._log.transactions(status="pending", limit=RECHECK_BATCH)}
         for directory, keys in suspects.items():
-            for finding in self._compare(directory, keys):
-                is_half = finding.kind in (Kind.ORPHAN_DATA, Kind.ORPHAN_SIDECAR)
+            findings = list(self._compare(directory, keys))
+            if any(finding.kind in HALVES for finding in findings):
                 # A deletion may have begun since `in_progress` was read, so the tombstones are read again.
-                if is_half and (finding.key in in_progress or finding.key in self.backend.list_tombstones()):
-                    continue
-                yield finding
+                in_progress.update(self.backend.list_tombstones())
+            yield from (f for f in findings if f.kind not in HALVES or f.key not in in_progress)
 
     def _compare(self, directory: str, only: Collection[Key] | None) -> Iterator[Finding]:
         """Yield the findings of one directory, or of the keys `only` in it."""
