@@ -216,9 +216,10 @@ def with_changed_bytes(document: bytes, limit: int = SIDECAR_LIMIT) -> bytes:
 
 
 def next_revision(attr: Attr, changes: Mapping[str, Any], at: datetime) -> Attr:
-    """Return the next revision of `attr`, made at `at`. Raises `InvalidField`."""
+    """Return the next revision of `attr`, made at `at`, but never before the present one. Raises `InvalidField`."""
     fields = attr.model_dump() | dict(changes)
-    return validate(fields | {"revision": attr.revision + 1, "updated_at": timestamp(at)})
+    updated_at = max(timestamp(at), attr.updated_at)
+    return validate(fields | {"revision": attr.revision + 1, "updated_at": updated_at})
 
 
 def validate(fields: Mapping[str, Any]) -> Attr:

@@ -13,11 +13,12 @@ from datetime import timedelta
 from artstore import checkpoint
 from artstore.attr import Attr, decode
 from artstore.backlog import Backlog
-from artstore.errors import Damaged, NotFound, StorageFull, Unavailable
+from artstore.errors import ArtstoreError, Damaged, NotFound, StorageFull, Unavailable
 from artstore.ids import FileId, Key, now
 from artstore.locks import LOCK_TIMEOUT
 from artstore.parts import Parts
 from artstore.spi import Intent, Page, Query, RecoverableBackend, Totals
+from artstore.stamps import Stamp
 
 log = logging.getLogger("artstore.index")
 
@@ -95,6 +96,24 @@ class Index:
             raise Unavailable("The index of this element was replaced; it is being rebuilt.")
 
     # --- write --------------------------------------------------------------------------------------------
+
+    def renew_stamp(self, attr: Attr, stamp: Stamp) -> Attr:
+        """Stamp a change again that took too long to reach the store; return its attr. The sidecar is durable then.
+
+        Called before the entry is written: no search has shown the file with the old stamp.
+        """
+        parts = self._parts
+        while stamp.is_late():
+            limit, stamp = parts.backend.capabilities.sidecar_limit, parts.clock.stamp()
+            renewed = stamp.put_on(attr)
+            try:
+                parts.backend.replace_sidecar(attr.key, renewed.encode(limit), if_match=attr.encode(limit))
+            except ArtstoreError as e:  # the change itself was made
+                log.warning("%s keeps the time at which its change began: %s", attr.key, e.detail)
+                self.backlog.enqueue(attr.file_id, attr.key, None)
+                return attr
+            attr = renewed
+        return attr
 
     def write_entry(self, intent: Intent | None, attr: Attr, *, deleted: bool = False) -> bool:
         """Write the entry of a file that was changed, or remove that of a `deleted` one; return whether it is done.

@@ -163,20 +163,23 @@ class Kernel:
         `change` receives the present attr, and raises when that is not what the caller expects. Raises `NotFound`,
         `ModeNotAllowed`, `InvalidField`, `PreconditionFailed`, `Damaged`, `Unavailable`.
         """
-        backend = self.parts.backend
+        backend, sidecar_limit = self.parts.backend, self.parts.backend.capabilities.sidecar_limit
 
         def attempt(old: Attr, seen: bytes) -> Attr:
             attr = next_revision(old, change(old), now())
             if attr == old.model_copy(update={"revision": attr.revision, "updated_at": attr.updated_at}):
                 return self._confirm(old, seen)
-            sidecar = attr.encode(backend.capabilities.sidecar_limit)
+            attr.encode(sidecar_limit)  # refused here when it is too large, before there is an intent
             intent = self.parts.log.begin(
                 "update", by=by.name, file_id=file_id, key=old.key, revision=attr.revision
             )
             with self._end_failed(intent, old):
                 intent.sync()
                 with self._gate(Operation.UPDATE):
-                    backend.replace_sidecar(old.key, sidecar, if_match=seen)
+                    stamp = self.parts.clock.stamp()
+                    attr = stamp.put_on(attr)
+                    backend.replace_sidecar(old.key, attr.encode(sidecar_limit), if_match=seen)
+                    attr = self.index.renew_stamp(attr, stamp)
             indexed = self.index.write_entry(intent, attr)
             self.observers.deliver(event_of(attr))
             if indexed:

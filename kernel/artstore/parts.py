@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from artstore.element import Element
 from artstore.limits import Limits
 from artstore.locks import Locks
 from artstore.spi import Cache, Coordination, Log, Naming, RecoverableBackend
+from artstore.stamps import Clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The providers of one element, its locks and its limits. It holds no state of its own."""
+    """The providers of one element, its locks, its limits and its clock."""
 
     backend: RecoverableBackend
     cache: Cache
@@ -24,6 +25,7 @@ class Parts:
     locks: Locks
     element: Element
     limits: Limits
+    clock: Clock = field(default_factory=Clock)
 
     @contextmanager
     def cluster_lock(self, name: str) -> Iterator[None]:

@@ -238,7 +238,8 @@ class Upload(Session):
         if self._request.size is None and self._unchecked:
             self._check_space()
         attr = self._describe(digest, texts)
-        sidecar = attr.encode(self._parts.backend.capabilities.sidecar_limit)
+        sidecar_limit = self._parts.backend.capabilities.sidecar_limit
+        attr.encode(sidecar_limit)  # refused here when it is too large, before any lock is held
         with ExitStack() as stack:
             if self._request.file_id is not None:
                 breadcrumb = stack.enter_context(self._lock())
@@ -247,7 +248,10 @@ class Upload(Session):
                     return same, False
             stack.enter_context(self._parts.element.gate(Operation.UPLOAD))
             self._leave_traces(breadcrumb)
-            self._publish(sidecar, breadcrumb)
+            stamp = self._parts.clock.stamp()
+            attr = stamp.put_on(attr)
+            self._publish(attr.encode(sidecar_limit), breadcrumb)
+            attr = self._index.renew_stamp(attr, stamp)
             indexed = self._index.write_entry(intent, attr)
             self._observers.deliver(event_of(attr))
             if indexed:

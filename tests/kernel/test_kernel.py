@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
-from artstore import background, checkpoint, recovery
+from artstore import background, checkpoint, recovery, stamps
 from artstore.attr import Attr
 from artstore.backlog import Backlog
 from artstore.element import Element
@@ -1343,3 +1345,94 @@ def test_a_late_index_entry_of_a_file_deleted_on_another_node_is_removed(tmp_pat
     assert everything(one) == everything(two) == {}
     ground.close()
     elsewhere.close()
+
+
+# --- stamps ---
+
+
+def test_a_slow_upload_is_newer_than_what_was_uploaded_meanwhile(kernel: Kernel) -> None:
+    slow = kernel.begin(BY, filename="slow.txt")
+    slow.write(b"half")
+    quick = upload(kernel, name="quick.txt")
+    while now() <= datetime.fromisoformat(quick.uploaded_at):
+        pass  # the same millisecond
+    attr = slow.commit()[0]
+    assert attr.uploaded_at == attr.updated_at > quick.uploaded_at
+    assert kernel.attr(attr.file_id) == attr
+    assert kernel.search(Query(uploaded_after=quick.uploaded_at)).items == [attr]
+
+
+def test_stamps_never_decrease_when_the_clock_is_set_back(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = upload(kernel)
+    monkeypatch.setattr(stamps, "now", lambda: now() - timedelta(minutes=2))
+    second = upload(kernel)
+    assert second.uploaded_at >= first.uploaded_at
+    changed = kernel.update(BY, first.file_id, change(description="new"))
+    assert changed.updated_at >= first.updated_at
+    assert changed.uploaded_at == first.uploaded_at
+
+
+def test_a_clock_that_was_set_back_far_is_followed_but_no_file_grows_younger(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = upload(kernel)
+    monkeypatch.setattr(stamps, "now", lambda: now() - timedelta(hours=1))
+    second = upload(kernel)
+    assert second.uploaded_at < first.uploaded_at
+    assert "the clock of this machine was set back" in caplog.text
+    assert kernel.update(BY, first.file_id, change(description="new")).updated_at >= first.updated_at
+
+
+def test_stamps_of_many_threads_are_ordered() -> None:
+    clock = stamps.Clock()
+    order: list[str] = []
+    lock = threading.Lock()
+
+    def stamp(_: int) -> None:
+        for _ in range(200):
+            with lock:
+                order.append(clock.stamp().at)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(stamp, range(8)))
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("operation", ["upload", "update"])
+def test_a_change_that_took_long_to_reach_the_store_is_stamped_again(
+    ground: Ground, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    old = upload(kernel, name="old.txt")
+    moments = iter([0.0, 31.0, 31.0])  # the stamp is taken, is too old by now, is taken anew
+    monkeypatch.setattr(stamps, "time", SimpleNamespace(monotonic=lambda: next(moments, 32.0)))
+    times = iter(now() + timedelta(seconds=n) for n in (1, 40))
+    monkeypatch.setattr(stamps, "now", lambda: next(times))
+    if operation == "upload":
+        attr = upload(kernel)
+        assert attr.uploaded_at == attr.updated_at
+    else:
+        attr = kernel.update(BY, old.file_id, change(description="new"))
+        assert attr.uploaded_at == old.uploaded_at
+    assert datetime.fromisoformat(attr.updated_at) > now() + timedelta(seconds=30)
+    monkeypatch.undo()
+    assert everything(kernel)[attr.file_id] == attr
+    assert everything(ground.reopen(cache=MemoryCache()))[attr.file_id] == attr
+
+
+def test_a_change_whose_second_stamp_fails_is_indexed_as_its_sidecar_says(
+    ground: Ground, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter([0.0, 31.0])
+    monkeypatch.setattr(stamps, "time", SimpleNamespace(monotonic=lambda: next(moments, 32.0)))
+
+    def fail(*_: object, **__: object) -> None:
+        raise Unavailable("The store does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.parts.backend, "replace_sidecar", fail)
+        attr = upload(kernel)
+    kernel.background.drain()
+    assert kernel.index.backlog.is_complete()
+    assert everything(kernel) == {attr.file_id: attr}
