@@ -70,5 +70,5 @@ class SupportsIssue(Protocol):
     """An auth that can make tokens itself (`artstore token`)."""
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
-        """Return a token for `user` with these token roles, valid for `seconds`. Raises `ConfigError` when there is no
-        private key."""
+        """Return a token for `user` with these token roles, valid for `seconds`. Raises `InvalidField` unless
+        `is_user_name(user)`, and `ConfigError` when there is no private key."""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from artstore.errors import Unauthorized
+from artstore.errors import InvalidField, Unauthorized
 from artstore.spi import API, SCOPES, TOKEN_ROLES, Auth, SupportsIssue, is_user_name
 
 # A refused token has no effect that a caller can see, so one instance may serve every example of a property.
@@ -125,6 +125,11 @@ class AuthSuite:
     def test_any_user_name_is_returned(self, auth: Auth, issuer: SupportsIssue) -> None:
         for user in ("Иванов", "a_b", "李", "o'neil@example.org", "🙂" * 255):
             assert auth.authenticate(issuer.issue(user=user, roles=[], seconds=60)).name == user
+
+    @pytest.mark.parametrize("user", ["", " ", "a\nb", "a\r", "\x1b[2J", "\x00", "\x85", "\ud800", "x" * 256])
+    def test_a_user_that_could_forge_a_log_gets_no_token(self, issuer: SupportsIssue, user: str) -> None:
+        with pytest.raises(InvalidField):
+            issuer.issue(user=user, roles=[], seconds=60)
 
 
 def _refuse(auth: Auth, token: str) -> None:

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from artstore.errors import Unauthorized
-from artstore.spi import API, TOKEN_ROLES, Auth, Context, NoSettings, Principal, SupportsIssue
+from artstore.errors import InvalidField, Unauthorized
+from artstore.spi import API, TOKEN_ROLES, Auth, Context, NoSettings, Principal, SupportsIssue, is_user_name
 
 
 class StaticAuth(Auth, SupportsIssue):
@@ -39,6 +39,8 @@ class StaticAuth(Auth, SupportsIssue):
         return principal
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
+        if not is_user_name(user):
+            raise InvalidField("user", "A user has 1 to 255 characters, none of them a control character.")
         token = secrets.token_urlsafe(16)
         scopes = frozenset[str]().union(*(TOKEN_ROLES.get(role, frozenset()) for role in roles))
         self._tokens[token] = (Principal(id=user, name=user, scopes=scopes), self._clock() + seconds)

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from artstore.errors import ConfigError, Unauthorized, Unavailable
-from artstore.spi import TOKEN_ROLES, Auth, Context, Principal, SupportsIssue
+from artstore.errors import ConfigError, InvalidField, Unauthorized, Unavailable
+from artstore.spi import TOKEN_ROLES, Auth, Context, Principal, SupportsIssue, is_user_name
 
 
 class ApiKey(BaseModel, extra="forbid"):
@@ -65,6 +65,8 @@ class KeysAuth(Auth, SupportsIssue):
 
     def issue(self, *, user: str, roles: Iterable[str], seconds: int) -> str:
         """Add a new key to the file: `artstore token --user ivanov --role operator`."""
+        if not is_user_name(user):
+            raise InvalidField("user", "A user has 1 to 255 characters, none of them a control character.")
         token = secrets.token_urlsafe(32)
         scopes = frozenset[str]().union(*(TOKEN_ROLES.get(role, frozenset()) for role in roles))
         digest = hashlib.sha256(token.encode()).hexdigest()
