@@ -87,13 +87,21 @@ def _request(env: dict[str, Any]) -> Request:
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if env.get(name):
             headers.append((name.replace("_", "-").lower(), env[name]))
+    root_path = env.get("SCRIPT_NAME", "").rstrip("/")
     return Request(
         method=env["REQUEST_METHOD"],
-        path=env.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
+        path=_text(root_path + env.get("PATH_INFO", "")) or "/",
+        root_path=_text(root_path),
+        version=env.get("SERVER_PROTOCOL", "").partition("/")[2],
         query=env.get("QUERY_STRING", ""),
         headers=headers,
         detects_cut_chunks=False,
     )
+
+
+def _text(path: str) -> str:
+    """Return a path of the WSGI environment, which holds the bytes of UTF-8 as Latin-1."""
+    return path.encode("latin-1").decode("utf-8", "replace")
 
 
 def create_app(node: Node | None = None) -> falcon.App:  # type: ignore[type-arg]

@@ -12,11 +12,13 @@ from artstore.errors import ArtstoreError, Forbidden, MalformedRequest, Unauthor
 from artstore.host.boot import Node
 from artstore_http import matching
 from artstore_http.call import Call
+from artstore_http.cors import answer_preflight, cors_headers
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.metrics import Metrics
 from artstore_http.openapi import document
 from artstore_http.problems import BadFraming, HeaderFieldsTooLarge, NoToken, UriTooLong, problem
 from artstore_http.prometheus import count
+from artstore_http.root_path import cut_root_path
 from artstore_http.routes import ROUTES
 
 log = logging.getLogger("artstore.http")
@@ -30,7 +32,9 @@ MAX_FIELD_BYTES = 16 << 10
 MAX_TARGET = 8 << 10
 """Bytes of path and query together."""
 
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(?::[0-9]*)?")  # RFC 3986, 3.2
+_HOST = re.compile(
+    r"(?:\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(?::[0-9]*)?"
+)  # RFC 3986, 3.2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -40,7 +44,9 @@ class App:
     def __init__(self, node: Node, adapter: str) -> None:
         self.node = node
         self.adapter = adapter
-        self._openapi: bytes | None = None
+        self._openapi: dict[str, bytes] = {}
+        self.root_path = node.settings.server.root_path
+        self.cors_origins = frozenset(node.settings.server.cors_origins)
         self.access = node.settings.log.access
         self.metrics = Metrics(node.configuration.home / "state" / "metrics")
 
@@ -53,11 +59,12 @@ class App:
         self.node.close()
         self.metrics.close()
 
-    def openapi(self) -> bytes:
-        """Return the OpenAPI document as JSON."""
-        if self._openapi is None:
-            self._openapi = json.dumps(document(ROUTES), ensure_ascii=False).encode()
-        return self._openapi
+    def openapi(self, root_path: str) -> bytes:
+        """Return the OpenAPI document of an element below `root_path`, as JSON."""
+        if root_path not in self._openapi:
+            made = document(ROUTES, root_path=root_path)
+            self._openapi[root_path] = json.dumps(made, ensure_ascii=False).encode()
+        return self._openapi[root_path]
 
     @staticmethod
     def instant(request: Request) -> bool:
@@ -74,7 +81,7 @@ class Exchange:
 
     def __init__(self, app: App, request: Request) -> None:
         self._app = app
-        self._request = request
+        self._request = request = cut_root_path(request, app.root_path)
         self._started = time.perf_counter()
         self._receiver: Receiver | None = None
         self._caller = self._route = "-"
@@ -94,6 +101,9 @@ class Exchange:
     def _open(self) -> Response | Receiver:
         request = self._request
         _check_head(request)
+        preflight = answer_preflight(request, self._app.cors_origins)
+        if preflight is not None:
+            return preflight
         found = matching.match(request.method, request.path)
         self._route = found.route.path
         call = Call(
@@ -174,6 +184,7 @@ class Exchange:
         if isinstance(response.body, bytes) and response.status not in (204, 304):
             response.headers.append(("Content-Length", str(len(response.body))))
         response.headers.append(("X-Request-ID", self.request_id))
+        response.headers += cors_headers(self._request, self._app.cors_origins)
         if self._request.method == "HEAD":
             if not isinstance(response.body, bytes):
                 response.body.close()
@@ -213,8 +224,8 @@ def _check_head(request: Request) -> None:
         raise HeaderFieldsTooLarge(f"At most {MAX_FIELDS} header fields and {MAX_FIELD_BYTES} bytes of them.")
     if len(request.path) + len(request.query) > MAX_TARGET:
         raise UriTooLong(f"At most {MAX_TARGET} bytes of address.")
-    hosts = request.header("host")
-    if not hosts or not _HOST.fullmatch(hosts):
+    host = request.header("host") or ""
+    if not (_HOST.fullmatch(host) if host else not request.needs_host):
         raise BadFraming("A request has exactly one Host.")
     if request.chunked and request.header("content-length") is not None:
         raise BadFraming("Content-Length and Transfer-Encoding contradict each other.")

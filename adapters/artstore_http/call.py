@@ -24,8 +24,8 @@ class Call:
     node: Node
     adapter: str
     metrics: Metrics
-    openapi: Callable[[], bytes]
-    """Returns the OpenAPI document of the app, as JSON."""
+    openapi: Callable[[str], bytes]
+    """Returns the OpenAPI document of the app below a root path, as JSON."""
     request: Request
     path: dict[str, str]
     by: Principal = ANONYMOUS
@@ -39,6 +39,10 @@ class Call:
     def file_id(self) -> FileId:
         """Return the id in the path. Raises `InvalidField`."""
         return parse_id(self.path["file_id"])
+
+    def link(self, path: str) -> str:
+        """Return a path of ours as the client has to ask for it."""
+        return self.request.root_path + path
 
     def check_parameters(self) -> None:
         """Raise `UnknownParameter` for a parameter that the operation does not know."""

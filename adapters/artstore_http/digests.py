@@ -10,7 +10,8 @@ from artstore.errors import DigestMismatch, InvalidField, MalformedRequest
 
 # A dictionary (RFC 9651, 3.2) of byte sequences, each with parameters, which are ignored.
 _MEMBER = re.compile(
-    r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):(?:; *[a-z*][a-z0-9_.*-]*(?:=[^\s;,\"]+|=\"[^\"\\]*\")?)*"
+    r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/]*={0,2}):"
+    r"(?:; *[a-z*][a-z0-9_.*-]*(?:=[^\s;,\"]+|=\"(?:[^\"\\]|\\[\"\\])*\")?)*"
 )
 _COMMA = re.compile(r"[ \t]*,[ \t]*")
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")

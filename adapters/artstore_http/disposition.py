@@ -6,11 +6,12 @@ import re
 from urllib.parse import quote, unquote_to_bytes
 
 from artstore.errors import MalformedRequest
+from artstore_http.filenames import decode_percent
 
 # RFC 8187, 3.2.1: attr-char, besides letters and digits.
 _ATTR_CHARS = "!#$&+-.^_`|~"
 _EXTENDED = re.compile(
-    r"utf-8'[^']*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})*)", re.IGNORECASE | re.ASCII
+    r"(utf-8|iso-8859-1)'[^']*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})*)", re.IGNORECASE | re.ASCII
 )
 # The plain `filename` keeps only characters that every user agent reads in the same way. Some decode %41 there although
 # none should (RFC 6266, appendix D), so a percent sign before two hex digits is replaced.
@@ -53,14 +54,18 @@ def parse_disposition(value: str) -> tuple[str, dict[str, str]]:
     `%22` (WHATWG form-data encoding), older ones as a quoted-pair. So `%22` is read as a quote unless the value has a
     quoted-pair. Browsers do not escape `%`, so a name that really contains `%22` cannot be recognised: such a name
     needs `filename*`, or `?filename=` with a plain body. `%0D` and `%0A` are not decoded: a file name cannot contain a
-    line end, but it may contain these characters.
+    line end, but it may contain these characters. A `filename` that is percent-encoded as a whole is decoded, see
+    `filenames`.
     Raises `MalformedRequest`.
     """
     kind, raw = _scan(value, "Content-Disposition")
     parameters = {name: _unquoted(text) for name, text in raw.items() if not name.endswith("*")}
+    encoded = decode_percent(parameters.get("filename", ""))
     for name in ("name", "filename"):
         if name in raw and '\\"' not in raw[name]:
             parameters[name] = parameters[name].replace("%22", '"')
+    if encoded is not None:
+        parameters["filename"] = encoded
     if "filename*" in raw:
         parameters["filename"] = _extended(_unquoted(raw["filename*"]))
     return kind, parameters
@@ -100,7 +105,7 @@ def _extended(text: str) -> str:
     match = _EXTENDED.fullmatch(text)
     try:
         if match:
-            return unquote_to_bytes(match[1]).decode()
+            return unquote_to_bytes(match[2]).decode(match[1])
     except UnicodeDecodeError:
         pass
     raise MalformedRequest("filename* must look like UTF-8''na%C3%AFve.txt (RFC 8187).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -12,6 +13,7 @@ from artstore.errors import ArtstoreError, InvalidField
 from artstore.modes import Operation
 from artstore.spi import STATUSES, Status
 from artstore_http.call import Call, json_response
+from artstore_http.concealment import conceal_places_and_keys
 from artstore_http.files import json_body
 from artstore_http.jsonbody import parse_model
 from artstore_http.message import Receiver, Response
@@ -29,6 +31,8 @@ from artstore_http.models import (
     TransitionRequest,
 )
 
+log = logging.getLogger("artstore.http")
+
 _WARNING, _CRITICAL = 0.80, 0.95
 
 
@@ -39,9 +43,9 @@ def root(call: Call) -> Response:
             name="artstore",
             version=artstore.__version__,
             element_id=call.kernel.describe().element_id,
-            api="/api/v1",
-            openapi="/openapi.json",
-            health="/health/ready",
+            api=call.link("/api/v1"),
+            openapi=call.link("/openapi.json"),
+            health=call.link("/health/ready"),
         )
     )
 
@@ -133,7 +137,8 @@ def ready(call: Call) -> Response:
         try:
             one.result()
         except ArtstoreError as e:
-            checks[name] = e.detail
+            log.warning("not ready: %s: %s", name, e.detail)
+            checks[name] = conceal_places_and_keys(e.detail)
     if not checks:
         return _model(Ready(status="ready"))
     return _model(Ready(status="not ready", checks=checks), status=503)
@@ -144,7 +149,7 @@ def openapi(call: Call) -> Response:
     return Response(
         200,
         [("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
-        call.openapi(),
+        call.openapi(call.request.root_path),
     )
 
 

@@ -30,8 +30,7 @@ class Form:
             editable={
                 name: _parse(name, field.empty, values.get(name, ())) for name, field in EDITABLE.items()
             },
-            # Empty is refused: a script whose checksum command failed must not go unchecked.
-            sha256=parse_sha256_field(values["sha256"][0]) if "sha256" in values else None,
+            sha256=_parse_sha256(values.get("sha256", ("",))[0]),
         )
 
 
@@ -57,8 +56,15 @@ def _parse_list(name: str, text: str) -> tuple[str, ...]:
     )
 
 
+def _parse_sha256(text: str) -> str | None:
+    # A browser sends an empty input as an empty field, and a script sends null as "null".
+    return parse_sha256_field(text) if text not in ("", "null") else None
+
+
 def _parse_object(name: str, text: str) -> dict[str, JsonValue]:
-    value = _parse_json(name, text) if text else {}
+    value = _parse_json(name, text) if text else None
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise InvalidField(name, f"The field {name} must be a JSON object.")
     return value

@@ -25,7 +25,7 @@ def reconcile(call: Call) -> Receiver:
             reconcile_store(call.kernel.parts, call.kernel.index, job, repair=repair, digests=wanted.digests)
 
         return _accepted(
-            call.node.jobs.start(wanted.mode, by=call.by.name, digests=wanted.digests, work=work)
+            call, call.node.jobs.start(wanted.mode, by=call.by.name, digests=wanted.digests, work=work)
         )
 
     return json_body(call, ("application/json",), then)
@@ -38,7 +38,7 @@ def rebuild(call: Call) -> Response:
     def work(job: Job) -> None:
         rebuild_index(call.kernel.parts, call.kernel.index, job, jobs)
 
-    return _accepted(jobs.start("rebuild", by=call.by.name, digests=False, work=work))
+    return _accepted(call, jobs.start("rebuild", by=call.by.name, digests=False, work=work))
 
 
 def job(call: Call) -> Response:
@@ -55,9 +55,9 @@ def jobs(call: Call) -> Response:
     return json_response(page.model_dump_json().encode())
 
 
-def _accepted(record: Record) -> Response:
+def _accepted(call: Call, record: Record) -> Response:
     body = _json(record).model_dump_json().encode()
-    return json_response(body, 202, [("Location", f"{_JOBS}/{record.id}")])
+    return json_response(body, 202, [("Location", call.link(f"{_JOBS}/{record.id}"))])
 
 
 def _json(record: Record) -> JobJson:

@@ -25,6 +25,10 @@ class Request:
     path: str
     query: str
     headers: Headers
+    root_path: str = ""
+    """The path below which the server shows the app. An `Exchange` cuts it off `path`; links begin with it."""
+    version: str = "1.1"
+    """Of HTTP."""
     detects_cut_chunks: bool
     """Whether this server shows the difference between a chunked body that was cut and one that ended."""
 
@@ -73,6 +77,11 @@ class Request:
     def media_type(self) -> str:
         """Return Content-Type without parameters, in lower case; "" when absent."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether the version of HTTP demands a Host field (RFC 9112, 3.2)."""
+        return self.version not in ("1", "1.0", "0.9")
 
     @property
     def chunked(self) -> bool:

@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import artstore
+from artstore.spi import Sort, Status
 from artstore_http import models
 from artstore_http.problems import PROBLEMS
 from artstore_http.routes import Route
+from artstore_http.searches import MAX_WORDS
 
 _REF = "#/components/schemas/{model}"
 _BYTES = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 _OPERATION_IDS = {"show": "look"}
 """Operation ids are public: clients are generated from them."""
-_REPEATED = {"tag"}
-_NUMBERS = {"min_size", "max_size", "limit"}
+_TIME = {"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]}
+_BYTE_COUNT = {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    "cursor": {"type": "string", "minLength": 1},
+    "disposition": {"type": "string", "enum": ["attachment", "inline"], "default": "attachment"},
+    "filename": {"type": "string", "minLength": 1},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    "max_size": _BYTE_COUNT,
+    "min_size": _BYTE_COUNT,
+    "sha256": {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"},
+    "sort": {
+        "type": "string",
+        "enum": [direction + column for column in get_args(Sort) for direction in ("", "-")],
+        "default": "-uploaded_at",
+    },
+    "status": {"type": "string", "enum": list(get_args(Status))},
+    "tag": {"type": "array", "items": {"type": "string"}, "maxItems": MAX_WORDS},
+    "updated_after": _TIME,
+    "updated_before": _TIME,
+    "uploaded_after": _TIME,
+    "uploaded_before": _TIME,
+}
+"""The schemas of query parameters that are more than a text."""
 
+_OF_EVERY_REQUEST = ("malformed-request", "unknown-parameter", "uri-too-long", "header-fields-too-large")
+_OF_A_TOKEN = ("unauthorized", "forbidden", "unavailable")
+_OF_A_BODY = ("timeout", "file-too-large", "unsupported-media-type")
+_OF_AN_ID = ("invalid-field",)
 
 _ALSO = {
     200: "The same file was there already.",
@@ -31,8 +58,8 @@ _ALSO = {
 }
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """Return the whole document."""
+def document(routes: Sequence[Route], *, root_path: str = "") -> dict[str, Any]:
+    """Return the whole document, of an element below `root_path`."""
     taken = {models.FilePatch, models.ReconcileRequest, models.TransitionRequest, models.UploadForm}
     given = {r.gives for r in routes if isinstance(r.gives, type)} | {models.Problem}
     modes: list[tuple[Any, Any]] = [
@@ -65,6 +92,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "summary": "A storage element: files over HTTP.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": root_path or "/"}],
         "paths": paths,
         "components": {
             "schemas": definitions["$defs"],
@@ -81,16 +109,13 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         )
         found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name, text in route.parameters.items():
-        schema = {"type": "integer" if name in _NUMBERS else "string"}
-        if name in _REPEATED:
-            schema = {"type": "array", "items": schema}
         found.append(
             {
                 "name": name,
                 "in": "query",
                 "required": name == "filename" and route.takes == "bytes",
                 "description": text,
-                "schema": schema,
+                "schema": _SCHEMAS.get(name, {"type": "string"}),
             }
         )
     return found
@@ -126,8 +151,7 @@ def _responses(route: Route, refs: dict[type[BaseModel], Any]) -> dict[str, Any]
     for status in route.also:
         body = {} if status in (304, 307) else answer
         found[str(status)] = {**body, "description": _ALSO[status]}
-    codes = route.codes + (("unauthorized", "forbidden") if route.scope else ())
-    for code in sorted(codes, key=lambda c: PROBLEMS[c][0]):
+    for code in sorted(_codes(route), key=lambda c: (PROBLEMS[c][0], c)):
         status, title = PROBLEMS[code]
         problem = found.setdefault(
             str(status),
@@ -135,3 +159,15 @@ def _responses(route: Route, refs: dict[type[BaseModel], Any]) -> dict[str, Any]
         )
         problem["description"] = "; ".join(x for x in (problem["description"], f"{title} (`{code}`)") if x)
     return found
+
+
+def _codes(route: Route) -> set[str]:
+    """Return the codes of all problems with which an operation may answer."""
+    codes = {*route.codes, *_OF_EVERY_REQUEST}
+    if route.scope:
+        codes.update(_OF_A_TOKEN)
+    if route.takes:
+        codes.update(_OF_A_BODY)
+    if "{file_id}" in route.path:
+        codes.update(_OF_AN_ID)
+    return codes

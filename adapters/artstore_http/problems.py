@@ -13,6 +13,7 @@ from artstore.errors import (
     Refused,
     Unauthorized,
 )
+from artstore_http.concealment import conceal_places
 
 TYPE = "https://artstore.dev/problems/"
 
@@ -44,6 +45,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 }
 """Every `code` there is: its status and title. Stable."""
 
+_OF_THE_INSIDE = ("refused", "damaged", "unavailable", "storage-full")
+"""Codes whose details come from plugins, with what a driver or the system has said."""
 _HIDDEN = "The error was logged under this request_id."
 
 
@@ -142,7 +145,7 @@ def problem(error: BaseException, request_id: str) -> tuple[int, list[tuple[str,
         "type": TYPE + code,
         "title": title,
         "status": status,
-        "detail": error.detail if isinstance(error, ArtstoreError) and code != "internal" else _HIDDEN,
+        "detail": _detail(error, code),
         "code": code,
         "request_id": request_id,
     }
@@ -156,6 +159,12 @@ def problem(error: BaseException, request_id: str) -> tuple[int, list[tuple[str,
     ]
     # A detail may quote what came; half of a surrogate pair must not turn a 4xx into a crash.
     return status, headers, json.dumps(members, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _detail(error: BaseException, code: str) -> str:
+    if code == "internal" or not isinstance(error, ArtstoreError):
+        return _HIDDEN
+    return conceal_places(error.detail) if code in _OF_THE_INSIDE else error.detail
 
 
 def _code(error: BaseException) -> str:

@@ -30,7 +30,8 @@ def parse_range(header: str, size: int) -> list[Span] | Unsatisfiable | None:
     """The spans to send of data of `size` bytes, in the order asked; None: send the whole, as if not asked.
 
     None for another unit, bad syntax and more than 16 ranges (RFC 9110, 14.2 lets a server ignore them),
-    and for a suffix of an empty file, which is satisfiable and cannot be expressed as `Content-Range`.
+    and for what begins at the first byte of an empty file, or is a suffix of it: the whole is what was asked
+    for, and `Content-Range` cannot express it. Players ask for `bytes=0-` of every file.
     Spans that overlap become one; those that merely touch stay two, as they were asked.
     """
     unit, equals, rest = header.strip(" \t").partition("=")
@@ -41,7 +42,7 @@ def parse_range(header: str, size: int) -> list[Span] | Unsatisfiable | None:
     if not 1 <= len(specs) <= MAX_RANGES:
         return None
     spans: list[Span] = []
-    empty_suffix = False
+    whole_of_nothing = False
     for spec in specs:
         match = _SPEC.fullmatch(spec)
         if match is None or spec == "-":
@@ -51,16 +52,17 @@ def parse_range(header: str, size: int) -> list[Span] | Unsatisfiable | None:
             return None  # RFC 9110, 14.1.1: an int-range whose last-pos is less than first-pos is invalid
         if not first:
             length = min(_number(last), size)
-            empty_suffix |= size == 0 and last != "0"
+            whole_of_nothing |= size == 0 and last != "0"
             start = size - length
         else:
             start = _number(first)
+            whole_of_nothing |= size == start == 0
             length = (min(_number(last), size - 1) if last else size - 1) - start + 1
         if length > 0:
             spans.append(Span(start, length))
     if spans:
         return _merge(spans)
-    return None if empty_suffix else UNSATISFIABLE
+    return None if whole_of_nothing else UNSATISFIABLE
 
 
 def _number(digits: str) -> int:

@@ -38,7 +38,7 @@ def search(call: Call) -> Response:
     if cursor is not None:
         kept = [(n, v) for n, vs in call.request.parameters.items() if n != "cursor" for v in vs]
         link = urlencode([*kept, ("cursor", cursor)], quote_via=quote)
-        headers.append(("Link", f'</api/v1/files?{link}>; rel="next"'))
+        headers.append(("Link", f'<{call.link("/api/v1/files")}?{link}>; rel="next"'))
     return json_response(body, headers=headers)
 
 

@@ -10,11 +10,14 @@ from artstore.ids import FileId
 from artstore.modes import Operation
 from artstore.upload import Session
 from artstore_http.call import Call, json_response
+from artstore_http.content_types import content_type_of
 from artstore_http.digests import agreed_digest, parse_digest
+from artstore_http.filenames import last_part
 from artstore_http.files import check_preconditions
 from artstore_http.message import Receiver, Request, Response
 from artstore_http.models import file_json
 from artstore_http.multipart import FormReader
+from artstore_http.partial import refuse_part
 from artstore_http.problems import LengthRequired, UnsupportedMediaType
 
 FORM = "multipart/form-data"
@@ -22,8 +25,8 @@ FORM_OVERHEAD = 1 << 20
 """Bytes that a form may have beside those of its file."""
 
 _CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
-_UNSPECIFIC_TYPES = ("", "application/x-www-form-urlencoded", "application/octet-stream")
-"""Types that clients send when they do not know the type (curl --data-binary sends the second)."""
+_FROM_CURL = "application/x-www-form-urlencoded"
+"""The type that `curl --data-binary` declares for every body."""
 
 
 def upload(call: Call) -> Receiver:
@@ -65,9 +68,7 @@ def _check_head(request: Request) -> None:
         raise UnsupportedMediaType(
             "Content-Encoding is not accepted: send the bytes of the file as they are."
         )
-    if request.header("content-range") is not None:
-        # RFC 9110, 14.5. `curl -T f -C -` sends the rest of a file in this way: it must not be stored as the whole.
-        raise MalformedRequest("Content-Range: a part of a file is not accepted; send the whole file.")
+    refuse_part(request)
     if request.length is None and not request.chunked:
         raise LengthRequired("Send Content-Length, or the body in chunks.")
 
@@ -82,8 +83,8 @@ def _header_digest(request: Request) -> str | None:
     return agreed_digest(*values)
 
 
-def _answer(attr: Attr, new: bool) -> Response:
-    headers = [("ETag", f'"r{attr.revision}"'), ("Location", f"/api/v1/files/{attr.file_id}")]
+def _answer(call: Call, attr: Attr, new: bool) -> Response:
+    headers = [("ETag", f'"r{attr.revision}"'), ("Location", call.link(f"/api/v1/files/{attr.file_id}"))]
     return json_response(file_json(attr), 201 if new else 200, headers)
 
 
@@ -91,10 +92,11 @@ class PlainUpload:
     """Receives a body that is the file itself."""
 
     def __init__(self, call: Call, *, file_id: FileId | None) -> None:
-        self._request = request = call.request
+        self._call, request = call, call.request
         filename = call.parameter("filename")
         if filename is None:
             raise InvalidField("filename", "The file needs a name: ?filename=NAME.")
+        filename = last_part(filename)
         self._digest = _header_digest(request)
         if request.chunked and self._digest is None and not request.detects_cut_chunks:
             raise LengthRequired(
@@ -105,7 +107,7 @@ class PlainUpload:
         self._session = call.kernel.begin(
             call.by,
             filename=filename,
-            content_type=None if request.media_type in _UNSPECIFIC_TYPES else declared,
+            content_type=content_type_of(None if request.media_type == _FROM_CURL else declared, filename),
             file_id=file_id,
             size=request.length,
         )
@@ -117,9 +119,9 @@ class PlainUpload:
         attr, new = self._session.commit(sha256=[self._digest] if self._digest else [])
         if not new:
             check_preconditions(
-                self._request, attr
+                self._call.request, attr
             )  # another request may have uploaded it since the first check
-        return _answer(attr, new)
+        return _answer(self._call, attr, new)
 
     def abort(self, reason: str) -> None:
         self._session.abort(reason)
@@ -141,8 +143,9 @@ class FormUpload:
             call.kernel.index.check_space(least)  # before the body is sent
 
     def on_file(self, filename: str, content_type: str | None) -> None:
+        filename = last_part(filename)
         self._session = self._call.kernel.begin(
-            self._call.by, filename=filename, content_type=content_type or None
+            self._call.by, filename=filename, content_type=content_type_of(content_type, filename)
         )
 
     def on_file_data(self, piece: bytes | memoryview) -> None:
@@ -168,7 +171,7 @@ class FormUpload:
         digests = [form.sha256] if form.sha256 else []
         if self._announced and self._whole is not None and self._whole.hexdigest() != self._announced:
             digests.append(self._announced)
-        return _answer(*session.commit(sha256=digests, **form.editable))
+        return _answer(self._call, *session.commit(sha256=digests, **form.editable))
 
     def abort(self, reason: str) -> None:
         if self._session is not None:

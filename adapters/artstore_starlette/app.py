@@ -173,6 +173,8 @@ def _request(scope: Scope) -> Request:
     return Request(
         method=scope["method"],
         path=scope["path"] or "/",
+        root_path=scope.get("root_path", ""),
+        version=scope["http_version"],
         query=scope["query_string"].decode("latin-1"),
         headers=headers,
         detects_cut_chunks=True,

@@ -34,7 +34,8 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, 5.6.2: a grammar, not a secret
 _CONTENT_TYPE = re.compile(
-    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[\t !#-\[\]-~]|\\[ -~])*\"))*", re.ASCII
+    rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_TOKEN}|\"(?:[\t !#-\[\]-~]|\\[\t -~])*\"))?)*[ \t]*",
+    re.ASCII,
 )
 _DEVICE_NAMES = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)}
@@ -49,8 +50,9 @@ _MESSAGES = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
 }
-# Characters that hide or reorder text: a name with one of them can look like another name (UTR 36, 2.6).
-_MISLEADING = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Characters that hide or reorder text: a name with one of them can look like another name (UTR 36, 2.6). The direction
+# marks U+061C, U+200E and U+200F are allowed: they reorder no letter, and names in Hebrew and Arabic need them.
+_MISLEADING = re.compile("[\x80-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def timestamp(at: datetime) -> str:

@@ -7,7 +7,6 @@ intent. `reservation.reserve` opened the intent before the first byte.
 from __future__ import annotations
 
 import hashlib
-import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -69,7 +68,7 @@ def make_request(
         return UploadRequest(
             file_id=file_id,
             original_filename=filename,
-            content_type=content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream",
+            content_type=content_type or "application/octet-stream",
             uploaded_by=by.name,
             uploaded_by_id=by.id,
             at=at,

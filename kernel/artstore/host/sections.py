@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, Field
 
 from artstore import limits
 from artstore.limits import Size
@@ -13,6 +13,14 @@ from artstore.limits import Size
 def _split_list(value: object) -> object:
     """Return a text as the list that it names, with commas between: a variable can only be a text."""
     return [x.strip() for x in value.split(",") if x.strip()] if isinstance(value, str) else value
+
+
+def _strip_slash(path: str) -> str:
+    return path.rstrip("/")
+
+
+_ROOT_PATH = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?$"
+_ORIGIN = r"^[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$"  # as browsers write it, RFC 6454, 6.2
 
 
 class Server(BaseModel, extra="forbid"):
@@ -25,6 +33,15 @@ class Server(BaseModel, extra="forbid"):
     threads: int = Field(default=32, ge=1, le=1024, description="transfers at a time in one process")
     shutdown_timeout: float = Field(
         default=30, gt=0, le=86_400, description="seconds for transfers after SIGTERM"
+    )
+    root_path: Annotated[str, Field(pattern=_ROOT_PATH), AfterValidator(_strip_slash)] = Field(
+        default="", description="the path below which a proxy shows the element, such as /store"
+    )
+    cors_origins: Annotated[list[Annotated[str, Field(pattern=_ORIGIN)]], BeforeValidator(_split_list)] = (
+        Field(
+            default=[],
+            description="web pages of these origins may call the API, such as https://app.example.org",
+        )
     )
 
 
