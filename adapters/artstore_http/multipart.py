@@ -15,6 +15,7 @@ from python_multipart.multipart import MultipartParser
 from artstore.errors import InvalidField, MalformedRequest
 from artstore_http.disposition import parse_disposition, parse_parameters
 from artstore_http.form import FIELDS, Form
+from artstore_http.preamble import Preamble, missing_boundary
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -64,8 +65,7 @@ class FormReader:
 
     def __init__(self, content_type: str, sink: Sink) -> None:
         boundary = boundary_of(content_type)
-        self._opening = b"--" + boundary
-        self._head: bytes | None = b""
+        self._preamble: Preamble | None = Preamble(boundary)
         self._sink = sink
         self._ended = self._seen_file = False
         self._parts = self._text_bytes = 0
@@ -94,19 +94,11 @@ class FormReader:
 
     def feed(self, piece: bytes) -> None:
         """Read the next piece of the body. Raises `MalformedRequest`, `InvalidField`, and what the sink raises."""
-        if self._head is not None:
-            # The parser reads text before the first delimiter differently when it comes in pieces, so
-            # it never sees any: at most one line end is skipped. No client sends a preamble.
-            piece = self._head + piece
-            start = piece.removeprefix(b"\r\n")[: len(self._opening)]
-            if piece != b"\r" and start != self._opening[: len(start)]:
-                raise MalformedRequest(
-                    "The body does not begin with the boundary that Content-Type announces."
-                )
-            if piece == b"\r" or len(start) < len(self._opening):
-                self._head = piece
+        if self._preamble is not None:
+            body = self._preamble.feed(piece)
+            if body is None:
                 return
-            self._head = None
+            self._preamble, piece = None, body
         try:
             self._parser.write(piece)
         except FormParserError:
@@ -118,6 +110,8 @@ class FormReader:
 
     def close(self) -> Form:
         """Return the fields, after the whole body was fed. Raises `MalformedRequest` when it was cut or has no file."""
+        if self._preamble is not None:
+            raise missing_boundary()
         if not self._ended:
             raise MalformedRequest("The form is truncated: the body ended before its closing boundary.")
         if not self._seen_file:
@@ -168,6 +162,8 @@ class FormReader:
         if self._headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
             # RFC 7578, 4.7: deprecated. We store the bytes as they arrive, and decode none.
             raise MalformedRequest("Content-Transfer-Encoding is not accepted: send the bytes as they are.")
+        if "content-range" in self._headers:
+            raise MalformedRequest("Content-Range: a part of a file is not accepted; send the whole file.")
         self._name, self._text = name, None
         if name == "file":
             self._begin_file(filename)

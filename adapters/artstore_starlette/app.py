@@ -135,9 +135,8 @@ class _Body:
                     if message["type"] == "http.disconnect":
                         # Its chunks may be broken, or it closed only its half: then it can still read the answer.
                         raise MalformedRequest("The body ended before it should.")
-                    piece = message.get("body", b"")
-                    pieces.append(piece)
-                    size += len(piece)
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
                     self.over = not message.get("more_body", False)
                     if size - credited >= self._timeout * MIN_BODY_RATE:
                         credited = size
@@ -169,14 +168,13 @@ def _exchange_at_once(app: App, request: Request, body: bytes) -> Response:
 
 
 def _request(scope: Scope) -> Request:
-    headers = [(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope["headers"]]
     return Request(
         method=scope["method"],
         path=scope["path"] or "/",
         root_path=scope.get("root_path", ""),
         version=scope["http_version"],
         query=scope["query_string"].decode("latin-1"),
-        headers=headers,
+        headers=[(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope["headers"]],
         detects_cut_chunks=True,
     )
 

@@ -239,7 +239,9 @@ DISPOSITION = b'Content-Disposition: form-data; name="file"; filename="f"\r\n'
         (whole(a_file(), a_file()), "second part"),
         (whole(a_file(), text("file", "x")), "second part"),
         (FULL.replace(b"--B0", b"--B1"), "boundary"),
-        (b"a preamble\r\n" + FULL, "boundary"),
+        (b"x" * 8193 + b"\r\n" + FULL, "boundary"),
+        (b"a line\r\n" * 8193 + FULL, "boundary"),
+        (b"--B0 and more\r\n--B0", "boundary"),
         (FULL.replace(b"\r\n", b"\n"), "CRLF"),
         (whole(*[text("tags", "t")] * 1000, a_file()), "32 parts"),
         (whole(part('name="file"; filename="f"', b"", "X: " + "x" * (1 << 20))), "8192"),
@@ -259,6 +261,7 @@ DISPOSITION = b'Content-Disposition: form-data; name="file"; filename="f"\r\n'
         (whole(part('name="tags"', b"=41", "Content-Transfer-Encoding: Quoted-Printable")), "Encoding"),
         (whole(part('name="tags"', b"x", "Content-Type: text/plain; charset=latin-1")), "UTF-8"),
         (whole(text("_charset_", "windows-1251")), "UTF-8"),
+        (whole(part('name="file"; filename="f"', b"x", "Content-Range: bytes 0-0/2")), "Content-Range"),
     ],
     ids=lambda value: str(value)[:20] if isinstance(value, str) else "",
 )
@@ -271,13 +274,38 @@ def test_malformed(body, hint):
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b"This is a multi-part message in MIME format.\r\n" + FULL,
+        b"MIME-Version: 1.0\r\nContent-Type: multipart/form-data\r\n\r\n" + FULL,
+        b"\r\n" + FULL,
+        b"\r\n\r\n" + FULL,
+        b"a line with --B0 in it\r\n--B0 too\r\n--B0x\r\n" + FULL,
+        b"x" * 8192 + b"\r\n" + FULL,
+        FULL.replace(b"--B0\r\n", b"--B0  \r\n").replace(b"--B0--", b"--B0-- \t"),
+        FULL.replace(b"--B0\r\n", b"--B0\t\r\n"),
+        FULL + b"an epilogue\r\n--B0\r\nof lines\r\n",
+        FULL.removesuffix(b"\r\n"),
+    ],
+)
+def test_a_preamble_padding_or_epilogue_does_not_break_a_form(body):
+    """RFC 2046, 5.1.1."""
+    assert result(body) == result(FULL)
+    assert result(*bytewise(body)) == result(FULL)
+
+
+@pytest.mark.parametrize("value", ["", "null"])
+def test_an_empty_digest_field_announces_no_digest(value):
+    assert read(whole(a_file(), text("sha256", value), text("metadata", value)))[1] == filled()
+
+
+@pytest.mark.parametrize(
     ("parts", "name"),
     [
         ([text("colour", "red")], "colour"),
         ([text("description", "a"), text("description", "b")], "description"),
         ([text("sha256", "a" * 64), text("sha256", "a" * 64)], "sha256"),
         ([text("metadata", "{}"), text("metadata", "{}")], "metadata"),
-        ([text("sha256", "")], "sha256"),
         ([text("sha256", "xyz")], "sha256"),
         ([text("metadata", "[]")], "metadata"),
         ([text("metadata", "{'a': 1}")], "metadata"),

@@ -108,7 +108,15 @@ def test_examples_on_ten_bytes(header, expected):
 
 
 @pytest.mark.parametrize(
-    ("header", "expected"), [("bytes=0-", UNSATISFIABLE), ("bytes=-0", UNSATISFIABLE), ("bytes=-5", None)]
+    ("header", "expected"),
+    [
+        ("bytes=0-", None),
+        ("bytes=0-0", None),
+        ("bytes=0-1023", None),
+        ("bytes=-5", None),
+        ("bytes=1-", UNSATISFIABLE),
+        ("bytes=-0", UNSATISFIABLE),
+    ],
 )
 def test_empty_file(header, expected):
     assert parse_range(header, 0) == expected
