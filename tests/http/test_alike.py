@@ -153,7 +153,7 @@ def test_uploads(pair: Pair) -> None:
     assert alike(pair, "PUT", f"{file_path(THERE)}?filename=na%C3%AFve.bin", [], DATA) == 200
     for target, headers, body in (
         ("/api/v1/files", [FORM], whole[:-9]),
-        ("/api/v1/files", [FORM], form(file(b"abc", "../x"))),
+        ("/api/v1/files", [FORM], form(file(b"abc", ".."))),
         ("/api/v1/files", [FORM], form(file(b"abc"), text("metadata", "[" * 3000))),
         ("/api/v1/files", [FORM], form(file(b"abc"), text("owner", "é"))),
         ("/api/v1/files", [FORM], form(text("tags", "t"))),

@@ -35,11 +35,11 @@ BAD_NAMES = {
     "only dots": "......",
     "dots and spaces": ". . .",
     "spaces": "   ",
-    "path": "../x",
-    "absolute": "/etc/passwd",
-    "directory": "a/b",
-    "backslash": "..\\x",
-    "drive": "C:\\x.txt",
+    "directory": "a/b/",
+    "root": "/",
+    "path to a parent": "a/..",
+    "backslash": "C:\\x\\",
+    "path to a device": "a/con.txt",
     "nul": "a\0b.txt",
     "newline": "a\nb.txt",
     "carriage return": "a\rb.txt",
@@ -49,7 +49,6 @@ BAD_NAMES = {
     "c1 control": "a\x85b",
     "line separator": "a\u2028b",
     "right-to-left override": "exe\u202egpj.txt",
-    "right-to-left mark": "a\u200fb",
     "isolate": "\u2066a\u2069",
     "con": "con",
     "CON.txt": "CON.txt",
@@ -102,10 +101,9 @@ def test_names_that_are_not_utf_8(element: Element) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["a;b", "text/", "/plain", "text/plain;", "text/plain; charset", "text/plain; a=b; c", 'text/plain; a="b',
-     "text/plain\t; a=b;;",
+    ["a;b", "text/", "/plain", "text/plain; charset", "text/plain; a=b; c", 'text/plain; a="b',
      "text/html, text/plain", "a" * 256 + "/b", "text/<script>", "te xt/plain", "../../x", "text"],
-    ids=range(14),
+    ids=range(12),
 )  # fmt: skip
 def test_content_types(element: Element, kind: str) -> None:
     with element.unchanged():
@@ -128,7 +126,8 @@ BAD_FORMS: dict[str, tuple[bytes, int]] = {
     "a closing boundary that is cut": (form(FILE)[:-4], 400),
     "only a boundary": (b"--" + BOUNDARY.encode(), 400),
     "another boundary": (form(FILE).replace(BOUNDARY.encode(), b"other"), 400),
-    "a preamble": (b"hello\r\n" + form(FILE), 400),
+    "a preamble without end": (b"hello\r\n" * 20_000 + form(FILE), 400),
+    "a preamble of one long line": (b"x" * 10_000 + b"\r\n" + form(FILE), 400),
     "LF only": (form(FILE).replace(b"\r\n", b"\n"), 400),
     "no blank line": (
         b"--" + BOUNDARY.encode() + b"\r\nContent-Disposition: form-data; name=file; filename=a\r\n",
@@ -177,7 +176,6 @@ BAD_FORMS: dict[str, tuple[bytes, int]] = {
     "tags cut": (form(text("tags", '["a"'), FILE), 422),
     "a wrong digest": (form(text("sha256", "0" * 64), FILE), 422),
     "a wrong digest after": (form(FILE, text("sha256", "0" * 64)), 422),
-    "an empty digest": (form(text("sha256", ""), FILE), 422),
     "a digest that is none": (form(FILE, text("sha256", "abc")), 422),
     "another charset": (form(text("_charset_", "utf-16"), FILE), 400),
 }
@@ -216,13 +214,57 @@ def test_encodings(element: Element) -> None:
     assert element.post(b"abc", headers=[("Content-Encoding", "identity")]).status == 201
 
 
-def test_a_part_of_a_file_is_not_taken_for_the_whole(element: Element) -> None:
-    """As `curl -T f -C 100` sends it (RFC 9110, 14.5)."""
-    header = [("Content-Range", "bytes 100-102/103")]
+@pytest.mark.parametrize(
+    "announcement",
+    [
+        [("Content-Range", "bytes 100-102/103")],  # `curl -T f -C 100` (RFC 9110, 14.5)
+        [("Content-Range", "bytes 0-2/103")],
+        [("X-Content-Range", "bytes 0-2/103")],
+        [("OC-Chunked", "1")],
+        [("Tus-Resumable", "1.0.0"), ("Upload-Length", "100")],
+        [("Upload-Complete", "?0")],
+        [("Upload-Complete", "?0;a=b")],
+        [("Upload-Complete", "false")],
+        [("Upload-Complete", "?1"), ("Upload-Offset", "100")],
+        [("Upload-Complete", "?1"), ("Upload-Complete", "?0")],
+        [("Upload-Incomplete", "?1")],
+        [("Upload-Offset", "100")],
+        [("Upload-Length", "100")],
+        [("Upload-Defer-Length", "1")],
+        [("Upload-Concat", "partial")],
+    ],
+    ids=range(15),
+)
+def test_a_part_of_a_file_is_not_stored_as_the_whole(
+    element: Element, announcement: list[tuple[str, str]]
+) -> None:
     with element.unchanged():
-        element.post(b"abc", headers=header).problem(400, "malformed-request")
-        element.post_form([FILE], header).problem(400, "malformed-request")
-        element.ask("PUT", PUT, header, b"abc").problem(400, "malformed-request")
+        element.post(b"abc", headers=announcement).problem(400, "malformed-request")
+        element.post_form([FILE], announcement).problem(400, "malformed-request")
+        element.ask("PUT", PUT, announcement, b"abc").problem(400, "malformed-request")
+
+
+def test_a_part_within_a_form_is_not_stored_as_the_whole(element: Element) -> None:
+    with element.unchanged():
+        ranged = part(b'name="file"; filename="a"', b"abc", b"Content-Range: bytes 0-2/9")
+        element.post_form([ranged]).problem(400, "malformed-request")
+        ranges = [("Content-Type", "multipart/byteranges; boundary=x")]
+        element.post(b"abc", headers=ranges).problem(415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    "announcement",
+    [
+        [("Upload-Complete", "?1"), ("Upload-Draft-Interop-Version", "6")],
+        [("Upload-Complete", "?1"), ("Upload-Offset", "0"), ("Upload-Length", "3")],
+        [("Upload-Incomplete", "?0"), ("Upload-Draft-Interop-Version", "3")],
+    ],
+)
+def test_a_whole_file_with_the_fields_of_resumable_uploads_is_stored(
+    element: Element, announcement: list[tuple[str, str]]
+) -> None:
+    """Apple's clients send these with each upload."""
+    assert element.post(b"abc", headers=announcement).json()["size"] == 3
 
 
 def test_digests_that_contradict(element: Element) -> None:

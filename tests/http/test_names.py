@@ -19,6 +19,9 @@ NAMES = [
     "דוח.txt",
     "تقرير.pdf",
     "emoji 😀👨‍👩‍👧.png",
+    "\u200e00000012-PHOTO-2024-05-01.jpg",
+    "תשלום (\u200f1).pdf",
+    "تقرير\u061c2024.pdf",
     "e\u0301 is not \u00e9.txt",
     "ﬁ ligature ﬀ.txt",
     "it's.txt",
@@ -95,6 +98,49 @@ def test_in_a_form_with_pairs_and_with_rfc_8187(element: Element) -> None:
     check(element, element.post_form([extended]), 'naïve"%41.txt')
     bare = part(b"name=file; filename=bare.txt", b"x")
     check(element, element.post_form([bare]), "bare.txt")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("photos/2024/a.jpg", "a.jpg"),
+        ("C:\\fakepath\\a.jpg", "a.jpg"),
+        ("\\\\server\\share\\a.jpg", "a.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("/etc/passwd", "passwd"),
+        ("a\\b/c", "c"),
+    ],
+)
+def test_of_a_path_the_last_part_is_the_name(element: Element, path: str, name: str) -> None:
+    check(element, element.post(b"x", path), name)
+    check(element, element.post_form([file(b"x", path)]), name)
+    starred = part(b"name=file; filename*=UTF-8''" + quote(path, safe="").encode(), b"x")
+    check(element, element.post_form([starred]), name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "отчёт.txt",
+        "日本語.txt",
+        "emoji😀.txt",
+        "naïve (1).txt",
+        "\u200e00000012-PHOTO.jpg",
+        'say "ё".txt',
+    ],
+)
+def test_a_percent_encoded_name_in_a_form_is_decoded(element: Element, name: str) -> None:
+    """aiohttp writes each name so (RFC 7578, 4.2)."""
+    for safe in ("", "!*'()"):
+        encoded = quote(name, safe=safe).encode()
+        check(element, element.post_form([part(b'name="file"; filename="' + encoded + b'"', b"x")]), name)
+
+
+@pytest.mark.parametrize(
+    "name", ["%D0%BE и.txt", "%D0.txt", "%C3%A9 .txt", "%2Fetc.txt", "50%25.txt", "%zz%D0%BE"]
+)
+def test_a_percent_sign_that_encodes_no_name_stays(element: Element, name: str) -> None:
+    check(element, element.post_form([file(b"x", name)]), name)
 
 
 def test_letters_in_the_query_that_nobody_escaped(element: Element) -> None:

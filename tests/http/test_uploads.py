@@ -137,6 +137,10 @@ def test_a_body_that_comes_byte_by_byte(element: Element) -> None:
         (None, "image/png"),
         ("application/octet-stream", "image/png"),
         ("application/x-www-form-urlencoded", "image/png"),
+        ("binary/octet-stream", "image/png"),
+        ("Application/Octet-Stream; charset=binary", "image/png"),
+        ("text/plain; charset=utf-8;", "text/plain; charset=utf-8;"),
+        ("text/plain\t; a=b;;", "text/plain\t; a=b;;"),
         ("text/html; charset=utf-8", "text/html; charset=utf-8"),
     ],
 )
@@ -144,6 +148,69 @@ def test_the_content_type_of_a_plain_body(element: Element, declared: str | None
     answer = element.post(b"x", "a.png", [("Content-Type", declared)] if declared else [])
     assert answer.json()["content_type"] == stored
     assert element.download(answer.json()["file_id"]).header("content-type") == stored
+
+
+COMPRESSED = {
+    "dump.json.gz": "application/gzip",
+    "tree.tgz": "application/gzip",
+    "picture.svgz": "application/gzip",
+    "table.csv.bz2": "application/x-bzip2",
+    "log.txt.xz": "application/x-xz",
+    "log.txt.zst": "application/zstd",
+    "page.html.br": "application/octet-stream",
+    "notes.txt.Z": "application/x-compress",
+}
+PLAIN = {
+    "movie.mp4": "video/mp4",
+    "table.csv": "text/csv",
+    "archive.ZIP": "application/zip",
+    "letter.docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "stream.ts": "video/mp2t",
+    "no suffix": "application/octet-stream",
+    ".gz": "application/octet-stream",
+}
+
+
+@pytest.mark.parametrize(("name", "stored"), [*COMPRESSED.items(), *PLAIN.items()])
+def test_a_type_that_says_nothing_is_guessed_from_the_name(element: Element, name: str, stored: str) -> None:
+    for declared in ("application/octet-stream", "binary/octet-stream"):
+        assert element.post(b"x", name, [("Content-Type", declared)]).json()["content_type"] == stored
+        made = element.post_form([file(b"x", name, declared)]).json()
+        assert made["content_type"] == stored
+    bare = part(b'name="file"; filename="' + name.encode() + b'"', b"x")
+    assert element.post_form([bare]).json()["content_type"] == stored
+    if name in COMPRESSED:
+        shown = element.download(made["file_id"], query="?disposition=inline").header("content-disposition")
+        assert (shown or "").startswith("attachment")
+
+
+def test_a_declared_type_of_a_form_part_is_kept(element: Element) -> None:
+    for declared in ("text/html", "application/x-www-form-urlencoded", "text/plain; charset=koi8-r"):
+        assert element.post_form([file(b"x", "a.png", declared)]).json()["content_type"] == declared
+
+
+def test_a_form_of_a_mime_library_is_read(element: Element) -> None:
+    """With a preamble, padding after the delimiters, and an epilogue (RFC 2046, 5.1.1)."""
+    delimiter = b"--" + BOUNDARY.encode()
+    body = form(file(b"abc\r\n"), text("description", "d")).replace(
+        delimiter + b"\r\n", delimiter + b" \t\r\n"
+    )
+    for preamble in (
+        b"",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"This is a multi-part message.\r\nWith " + delimiter + b"\r\n",
+    ):
+        whole = preamble + body + b"an epilogue\r\n"
+        made = element.ask("POST", "/api/v1/files", [FORM], whole).json()
+        assert (made["size"], made["description"]) == (5, "d")
+        head = element.head("POST", "/api/v1/files", [FORM, ("Transfer-Encoding", "chunked")])
+        assert element.raw(head + chunked(whole, 3), "POST").json()["size"] == 5
+
+
+@pytest.mark.parametrize("value", ["", "null"])
+def test_an_empty_digest_field_of_a_form_counts_as_absent(element: Element, value: str) -> None:
+    assert element.post_form([text("sha256", value), file(b"abc")]).status == 201
 
 
 @pytest.mark.parametrize("name", ["Repr-Digest", "Content-Digest"])

@@ -1,0 +1,56 @@
+"""The element below a path: links lead back to it, whoever cuts the path off."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from support.servers import Element
+
+APPS = {
+    "starlette": "asgi artstore_starlette.app:create_app",
+    "falcon": "wsgi artstore_falcon.app:create_app",
+}
+
+
+def granian(adapter: str) -> list[str]:
+    interface, app = APPS[adapter].split()
+    command = [sys.executable, "-m", "granian", "--interface", interface, "--factory", "--port", "PORT"]
+    return [*command, "--url-path-prefix", "/store", app]
+
+
+def check_links(element: Element, asked: str, shown: str) -> None:
+    """Check that requests below `asked` are answered with links below `shown`."""
+    for n in range(2):
+        made = element.ask("POST", f"{asked}/api/v1/files?filename={n}.txt", None, b"abc")
+        assert made.status == 201, made
+        assert made.header("location") == f"{shown}/api/v1/files/{made.json()['file_id']}"
+    page = element.get(f"{asked}/api/v1/files?limit=1")
+    assert (page.header("link") or "").startswith(f"<{shown}/api/v1/files?limit=1&cursor="), page
+    job = element.ask("POST", f"{asked}/api/v1/maintenance/rebuild", None, b"")
+    assert job.header("location") == f"{shown}/api/v1/maintenance/jobs/{job.json()['id']}"
+    root = element.get(f"{asked}/").json()
+    assert (root["api"], root["openapi"]) == (f"{shown}/api/v1", f"{shown}/openapi.json")
+    assert element.get(f"{asked}/openapi.json").json()["servers"] == [{"url": shown or "/"}]
+    assert element.get(f"{asked}/health/live").status == 200
+    assert element.get(f"{asked}/docs").status == 200
+
+
+def test_an_element_that_is_not_mounted_has_links_without_prefix(
+    adapter: str, start: Callable[..., Element]
+) -> None:
+    check_links(start(adapter), "", "")
+
+
+def test_links_begin_with_the_configured_root_path(adapter: str, start: Callable[..., Element]) -> None:
+    """A proxy may cut the path off (`location /store/ { proxy_pass http://element/; }`) or leave it."""
+    element = start(adapter, settings={"SERVER__ROOT_PATH": "/store/"})
+    check_links(element, "", "/store")
+    check_links(element, "/store", "/store")
+    element.get("/storefront/health/live").problem(404)
+    element.get("/store/store/health/live").problem(404)
+
+
+def test_links_begin_with_the_prefix_of_the_server(adapter: str, start: Callable[..., Element]) -> None:
+    element = start(adapter, command=granian(adapter))
+    check_links(element, "/store", "/store")
