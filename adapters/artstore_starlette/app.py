@@ -172,7 +172,7 @@ def _request(scope: Scope) -> Request:
         method=scope["method"],
         path=scope["path"] or "/",
         root_path=scope.get("root_path", ""),
-        version=scope["http_version"],
+        version=scope.get("http_version", "1.1"),
         query=scope["query_string"].decode("latin-1"),
         headers=[(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope["headers"]],
         detects_cut_chunks=True,

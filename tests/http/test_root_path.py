@@ -14,11 +14,11 @@ from artstore_falcon.app import create_app
 
 app = create_app()
 
-def mounted(environ, start_response):
-    path = environ["PATH_INFO"]
+def mounted(env, start_response):
+    path = env["PATH_INFO"]
     if path.startswith("/store/"):
-        environ |= {"SCRIPT_NAME": "/store", "PATH_INFO": path.removeprefix("/store")}
-    return app(environ, start_response)
+        env |= {"SCRIPT_NAME": "/store", "PATH_INFO": path.removeprefix("/store")}
+    return app(env, start_response)
 
 make_server("127.0.0.1", int(sys.argv[1]), mounted).serve_forever()
 """

@@ -199,7 +199,7 @@ def anyway(_: Attr) -> None:
 
 
 def test_an_upload_is_there_when_commit_returns(ground: Ground, kernel: Kernel) -> None:
-    session = kernel.begin(BY, filename="отчёт.pdf")
+    session = kernel.begin(BY, filename="отчёт.pdf", content_type="application/pdf")
     for piece in (b"one ", b"two ", b"three"):
         session.write(piece)
     attr, new = session.commit(description="d", tags=["x"], metadata={"a": [1]})
