@@ -60,6 +60,7 @@ class Element:
         return self._read()[1]
 
     def _read(self) -> tuple[bytes, ElementRecord]:
+        began = time.monotonic()  # an answer that was long on its way is as old as its request
         document = self._backend.read_document(RECORD)
         if document is None:
             raise Unavailable("The store has lost the record of this element.")
@@ -70,7 +71,7 @@ class Element:
             except ConfigError as e:
                 raise Unavailable(e.detail) from None
             self._seen = seen
-        self._read_at = time.monotonic()
+        self._read_at = began
         return seen
 
     def require(self, operation: Operation) -> None:
@@ -86,9 +87,10 @@ class Element:
             yield
 
     def transition(self, target: Mode, *, confirm: bool, by: str, reason: str, at: datetime) -> ElementRecord:
-        """Change the mode; on return it is durable, and every process of this node obeys it.
+        """Change the mode; on return it is durable, and every process of every node obeys it.
 
-        Raises `Conflict`, `StorageFull`, `Unavailable`.
+        On another node a change that has passed the gate before may still end. Raises `Conflict`, `StorageFull`,
+        `Unavailable`.
         """
         with self._lock, self._locks.exclusive("mode"):
             document, current = self._read()
@@ -103,7 +105,8 @@ class Element:
         return changed
 
     def _apply(self, document: bytes, record: ElementRecord, *, old: bytes) -> None:
-        # Written first, so that later operations are refused; then wait for those that entered before.
+        # Written first, so that later operations are refused. Then wait until no process of any node uses the old
+        # record any more, and for the operations that entered before.
         try:
             self._backend.write_document(RECORD, document, if_match=old)
         except PreconditionFailed:
@@ -111,6 +114,8 @@ class Element:
         self._seen = (document, record)
         if modes.allows_changes(record.mode):
             return  # no transition to this mode forbids anything, and new operations would keep us waiting
+        if self._backend.capabilities.shared:
+            time.sleep(_RECORD_TTL)
         with self._locks.exclusive("element"):
             pass
 
