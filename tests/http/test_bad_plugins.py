@@ -54,6 +54,8 @@ def odd(kind, methods):
                 return Principal(id="u-1", name="a\\n2026-01-01 INFO FORGED", scopes=TOKEN_ROLES["admin"])
             if fault == "unavailable":
                 raise Unavailable("away\\n2026-01-01 INFO FORGED \\x1b[2J")
+            if fault == "inside":
+                raise Unavailable("secret.example, http://10.9.8.7:9000, secret-db:5432, /srv/secret/x is away.")
             return getattr(kind, name)(self, *args, **named)
         return method
     return type(kind.__name__, (kind,), {name: spoil(name) for name in methods})
@@ -211,6 +213,19 @@ def test_a_name_with_a_line_break_is_a_fault_of_the_auth_and_forges_no_line_of_t
         "The auth 'odd' of acme:x broke its contract in authenticate(): it returned a principal whose name"
         in log
     )
+
+
+def test_a_reason_shows_no_host_port_or_path_outside_the_log(odd: Odd) -> None:
+    with odd.fault("authenticate", "inside"):
+        refused = odd.element.get("/api/v1/files")
+    with odd.fault("check", "inside"):
+        ready = odd.element.get("/health/ready", bearer=None)
+    assert (refused.status, ready.status) == (503, 503)
+    for answer in (refused, ready):
+        assert b"is away." in answer.body
+        assert not re.search(rb"secret|10\.9\.8\.7|9000|5432", answer.body), answer.body
+    lines = [line for line in odd.log().splitlines() if "http://10.9.8.7:9000" in line]
+    assert len(lines) == 2
 
 
 def test_a_reason_with_a_line_break_forges_no_line_of_the_log(odd: Odd) -> None:

@@ -57,6 +57,30 @@ def test_the_table(error, status, code, header):
     assert set(headers) == {"Content-Type", "Cache-Control"} | ({header[0]} if header else set())
 
 
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ("S3 at http://10.0.0.5:9000 is away: refused.", "S3 at (in the log) is away: refused."),
+        ("S3 at s3.internal is away.", "S3 at (in the log) is away."),
+        ('server at "10.0.0.1", port 5432 failed', "server at (in the log), (in the log) failed"),
+        (
+            'no entry for host "db", user "art", database "d"',
+            "no entry for host (in the log), user (in the log), database (in the log)",
+        ),
+        ("The cache /srv/a/b.sqlite is suspect.", "The cache (in the log) is suspect."),
+        ("db-1:5432, [::1]:80, 10.0.0.1", "(in the log), (in the log), (in the log)"),
+        (
+            "The data of 2026/11/21/23/r_i_2026.txt ends at 3/4.",
+            "The data of 2026/11/21/23/r_i_2026.txt ends at 3/4.",
+        ),
+        ("The volume has no room for the file.", "The volume has no room for the file."),
+    ],
+)
+def test_no_detail_names_a_host_port_or_path_of_the_inside(detail, shown):
+    for error in (errors.Unavailable, errors.Damaged, errors.StorageFull, errors.Refused):
+        assert answer(error(detail))[2]["detail"] == shown
+
+
 def test_every_error_there_is_has_a_place():
     kinds = [k for m in (errors, problems) for _, k in inspect.getmembers(m, inspect.isclass)]
     codes = {k.code for k in kinds if issubclass(k, errors.ArtstoreError)}
