@@ -24,6 +24,9 @@ from artstore_http.problems import InvalidCursor
 MAX_WORDS = 20
 """Words of one search at most; also its tags."""
 
+MAX_LINK = 2048
+"""Bytes of a Link field. A proxy with default buffers refuses an answer whose head is larger than 4 KiB."""
+
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d))?", re.ASCII)
 
 
@@ -38,7 +41,9 @@ def search(call: Call) -> Response:
     if cursor is not None:
         kept = [(n, v) for n, vs in call.request.parameters.items() if n != "cursor" for v in vs]
         link = urlencode([*kept, ("cursor", cursor)], quote_via=quote)
-        headers.append(("Link", f'<{call.link("/api/v1/files")}?{link}>; rel="next"'))
+        field = f'<{call.link("/api/v1/files")}?{link}>; rel="next"'
+        if len(field) <= MAX_LINK:
+            headers.append(("Link", field))
     return json_response(body, headers=headers)
 
 
@@ -101,7 +106,10 @@ def _fingerprint(call: Call) -> str:
 
 
 def _encode(position: Cursor, fingerprint: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([*position, fingerprint]).encode()).decode().rstrip("=")
+    cursor = json.dumps(
+        [*position, fingerprint], ensure_ascii=False
+    )  # escapes would make it three times as long
+    return base64.urlsafe_b64encode(cursor.encode()).decode().rstrip("=")
 
 
 def _decode(cursor: str, column: str, fingerprint: str) -> Cursor:

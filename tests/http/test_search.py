@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
 
-from support.servers import Element, file, text, token
+from support.servers import Element, file, file_path, text, token
 
 # Every file here carries this tag, so that others' files do not count.
 TAG = "search-suite"
@@ -272,3 +273,24 @@ def test_queries_that_are_refused(element: Element, query: str, status: int, cod
 def test_words_that_mean_something_to_somebody(element: Element, q: str) -> None:
     answer = element.get(f"/api/v1/files?q={q}")
     assert (answer.status == 200 and answer.json()["items"] == []) or answer.problem(422, "invalid-field")
+
+
+def test_the_heads_of_answers_fit_into_the_default_buffers_of_proxies(element: Element) -> None:
+    """nginx takes a head of 4 KiB: with the longest names, and with a search as long as may be."""
+    tag = f"heads-{uuid.uuid4()}"
+    made = [element.upload(b"x", "😀" * 254 + letter, tags=tag) for letter in "ab"]
+    word = quote("😀" * 254)
+    targets = [f"{file_path(made[0]['file_id'])}/download"]
+    targets += [
+        f"/api/v1/files?tag={tag}&limit=1&sort={sort}" for sort in ("original_filename", "-uploaded_at")
+    ]
+    targets += [f"/api/v1/files?tag={tag}&limit=1&q={word}&sort=original_filename"]
+    for target in targets:
+        answer = element.get(target)
+        assert answer.status == 200
+        assert sum(len(n) + len(v) + 4 for n, v in answer.headers) + len("HTTP/1.1 200 OK\r\n\r\n") <= 4096, (
+            target
+        )
+        if "limit" in target:
+            more = element.get(f"{target}&cursor={answer.json()['next_cursor']}").json()
+            assert len(more["items"]) == 1
