@@ -22,9 +22,10 @@ from artstore.attr import SIDECAR_SUFFIX, Attr
 from artstore.errors import ArtstoreError, Conflict, Damaged, NotFound, Unavailable
 from artstore.host.boot import Node, open_node
 from artstore.host.settings import load
+from artstore.ids import FileId, Key
 from artstore.maintenance.jobs import Job
 from artstore.maintenance.repair import rebuild, reconcile
-from artstore.maintenance.verify import Kind, Survey
+from artstore.maintenance.verify import HEALTHY, Kind, Survey
 from artstore.spi import Entry, Query, Span
 from artstore.testing import MemoryBackend, make_context
 from artstore.testing.memory_backend import Kept
@@ -299,7 +300,7 @@ def test_rows_without_files(house: House, verify: Verify) -> None:
     for suffix in ("", SIDECAR_SUFFIX):
         path(house, gone, suffix).unlink()
     assert (verify()[0], found(verify()[1])) == (6, {gone.key: "missing"})
-    assert house.job("rebuild").repaired == {"row removed": 1}
+    assert house.job("rebuild").repaired == {"index entry removed": 1}
     assert house.node is not None
     assert every(house.node) == [whole]
     # Also where the whole directory is gone.
@@ -444,6 +445,73 @@ def test_a_deletion_that_begins_between_the_looks_is_no_damage(
     naming = DatedNaming(DatedNaming.Settings(), make_context(tmp_path))
     assert list(Survey(backend=backend, naming=naming, cache=None).findings()) == []
     assert len(looks) == 3
+
+
+def suspicions(house: House) -> list[tuple[Kind, Key, str]]:
+    """What a survey reports beside the element that serves."""
+    parts = (house.node or house.open()).kernel.parts
+    survey = Survey(backend=parts.backend, naming=parts.naming, cache=parts.cache, log=parts.log)
+    return [(f.kind, f.key, f.detail) for f in survey.findings() if f.kind not in HEALTHY]
+
+
+@pytest.mark.parametrize("second", ["update", "delete"])
+def test_a_change_between_index_entry_and_sidecar_is_reported_as_damage(
+    house: House, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    """At each look the file changes after its entry was read, and before its sidecar is."""
+    node, attr = house.open(), house.upload()
+    kernel, read = node.kernel, node.kernel.parts.cache.entries_in
+    looks = []
+
+    def read_and_change(directory: str) -> Iterator[tuple[FileId, Attr | None]]:
+        yield from read(directory)
+        looks.append(directory)
+        if len(looks) == 2 and second == "delete":
+            kernel.delete(BY, attr.file_id, lambda _: None)
+        else:
+            kernel.update(BY, attr.file_id, lambda _: {"description": f"{len(looks)}"})
+
+    monkeypatch.setattr(kernel.parts.cache, "entries_in", read_and_change)
+    assert suspicions(house) == []
+    assert looks == [attr.storage_path] * 2
+
+
+@pytest.mark.parametrize("operation", ["upload", "update", "delete"])
+def test_a_change_that_waits_before_its_index_entry_is_reported_as_damage(
+    house: House, verify: Verify, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """The change stands between sidecar and index entry for longer than both looks take."""
+    node, attr, stale = house.open(), house.upload(), house.upload()
+    kernel, write = node.kernel, node.kernel.index.write_entry
+    there, go_on = threading.Event(), threading.Event()
+
+    def wait(*arguments: Any, **options: Any) -> bool:
+        there.set()
+        assert go_on.wait(60)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(kernel.index, "write_entry", wait)
+    steps: dict[str, Callable[[], object]] = {
+        "upload": house.upload,
+        "update": lambda: kernel.update(BY, attr.file_id, lambda _: {"description": "new"}),
+        "delete": lambda: kernel.delete(BY, attr.file_id, lambda _: None),
+    }
+    thread = threading.Thread(target=steps[operation])
+    thread.start()
+    try:
+        assert there.wait(60)
+        assert suspicions(house) == []
+        assert verify()[0] == 0
+        # What differs without a change in progress is reported all the same.
+        kernel.parts.cache.put([stale.model_copy(update={"revision": 9, "description": "false"})])
+        differs = (Kind.STALE, stale.key, "Its index entry differs from its sidecar.")
+        assert suspicions(house) == [differs]
+        assert found(verify()[1]) == {stale.key: "stale cache"}
+    finally:
+        go_on.set()
+        thread.join()
+    kernel.parts.cache.remove([stale.file_id])
+    assert suspicions(house) == [(Kind.STALE, stale.key, "It has no index entry.")]
 
 
 def test_where_only_the_log_traces_uploads_it_is_asked(tmp_path: Path) -> None:
@@ -643,7 +711,7 @@ def test_a_rebuild_goes_on_where_a_killed_one_stopped(house: House) -> None:
     ]  # what had been gathered of the second hour is lost
     assert node.jobs.newest(limit=1, before=None)[0].status == "failed"
     ended = house.job("rebuild")
-    assert ended.repaired == {"continued": 1, "row written": 2}
+    assert ended.repaired == {"continued": 1, "index entry written": 2}
     assert ended.found == {"stale cache": 2}
     assert {a.file_id for a in every(node)} == {old.file_id, attr.file_id, next_one.file_id}
     assert house.job("rebuild").found == {"ok": 3}

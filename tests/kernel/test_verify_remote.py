@@ -155,7 +155,7 @@ def test_a_rebuild_is_the_identity(remote: Remote, verify: Verify) -> None:
     assert job(node, "rebuild").repaired == {}
     assert rows(remote) == before
     remote.sql("DELETE FROM {files}")
-    assert job(node, "rebuild").repaired == {"row written": 5}
+    assert job(node, "rebuild").repaired == {"index entry written": 5}
     assert rows(remote) == before
     assert node.kernel.parts.cache.totals().files == 5
     node.close()

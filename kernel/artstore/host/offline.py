@@ -73,8 +73,8 @@ def open_survey(
         if document is not None:
             recognise(document, element_id=settings.element_id, naming=settings.naming.use)
         log: Log | None = None
-        if not backend.capabilities.lists_uploads and context.state.is_dir():
-            with suppress(NotFound):  # without a log, no upload was begun
+        if context.state.is_dir():
+            with suppress(NotFound):  # without a log, no change was begun
                 log = build("wal", configuration, registry, context)
                 opened.callback(log.close)
         cache: Cache | None = None

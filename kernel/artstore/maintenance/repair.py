@@ -121,7 +121,7 @@ class Repairs:
         if finding.kind in (Kind.MISSING, Kind.ORPHAN_DATA) and finding.entry_ids:
             for file_id in finding.entry_ids:
                 self._index.repair_entry(file_id, key)
-            return self._record("row removed")
+            return self._record("index entry removed")
         if finding.kind is not Kind.STALE or attr is None:
             return ""
         for file_id in finding.entry_ids:
@@ -131,7 +131,7 @@ class Repairs:
             self._replace_newer_entry(attr)
         else:
             self._write_later(attr)
-        return self._record("row written")
+        return self._record("index entry written")
 
     def _replace_newer_entry(self, attr: Attr) -> None:
         # The entry is removed before it is written with the lower revision. No process may conclude in between that

@@ -3,6 +3,11 @@
 Other threads and processes may write meanwhile, and what they have in progress is no damage: an upload shows its data
 before its sidecar, a deletion removes the sidecar before the data, and an index entry follows its sidecar. So whatever
 looks wrong is checked a second time, a moment later.
+
+An index entry is compared with a sidecar that was read at another time. The second check reads, in this order: the
+sidecar, the changes in progress, the index entry, the sidecar. The entry is wrong if it differs from both sidecars,
+these are equal, and no change of the file is in progress: the change that wrote that sidecar has ended then, and it
+wrote its entry before it ended.
 """
 
 from __future__ import annotations
@@ -91,7 +96,7 @@ class Survey:
     ) -> None:
         """`since`: the first directory. `data`: compare sizes with the data. `digests`: read all data as well.
 
-        `log` names the uploads in progress where the backend cannot list all of them. `recheck`: check a second time
+        `log` names the changes in progress. `recheck`: check a second time
         what looks wrong. `tolerant`: go on without the cache when it does not answer. `on_progress` is called for each
         name and each piece of data; it may raise, to stop the walk.
         """
@@ -170,16 +175,39 @@ class Survey:
             return
         time.sleep(PAUSE)
         suspects, self._suspects, self._suspect_count = self._suspects, {}, 0
+        before = {key: self._read_fingerprint(key) for keys in suspects.values() for key in keys}
         # Asked before the second check: an upload that is published between the two was still in progress here.
-        in_progress: set[str | None] = {*self.backend.in_progress(), *self.backend.list_tombstones()}
-        if self._log is not None and not self.backend.capabilities.lists_uploads:
-            in_progress |= {t.key for t in self._log.transactions(status="pending", limit=RECHECK_BATCH)}
+        unfinished: set[str | None] = {*self.backend.in_progress(), *self.backend.list_tombstones()}
+        pending = self._pending_keys()
+        if not self.backend.capabilities.lists_uploads:
+            unfinished |= pending
         for directory, keys in suspects.items():
             findings = list(self._compare(directory, keys))
             if any(finding.kind in HALVES for finding in findings):
-                # A deletion may have begun since `in_progress` was read, so the tombstones are read again.
-                in_progress.update(self.backend.list_tombstones())
-            yield from (f for f in findings if f.kind not in HALVES or f.key not in in_progress)
+                # A deletion may have begun since `unfinished` was read, so the tombstones are read again.
+                unfinished.update(self.backend.list_tombstones())
+            for finding in findings:
+                if finding.kind in HALVES:
+                    certain = finding.key not in unfinished
+                elif finding.kind is Kind.MISSING or finding.attr is not None:  # an index entry is compared
+                    same = _fingerprint(finding.attr) == before[finding.key]
+                    certain = same and finding.key not in unfinished | pending
+                else:
+                    certain = True
+                if certain:
+                    yield finding
+
+    def _pending_keys(self) -> set[str | None]:
+        if self._log is None:
+            return set()
+        return {t.key for t in self._log.transactions(status="pending", limit=RECHECK_BATCH)}
+
+    def _read_fingerprint(self, key: Key) -> bytes:
+        """Return the fingerprint of a sidecar; nothing when there is no good one that can be read."""
+        try:
+            return _fingerprint(decode(self.backend.read_sidecar(key), key))
+        except (NotFound, Damaged, Unavailable):
+            return b""
 
     def _compare(self, directory: str, only: Collection[Key] | None) -> Iterator[Finding]:
         """Yield the findings of one directory, or of the keys `only` in it."""
@@ -199,7 +227,7 @@ class Survey:
             pass
         for key, entries in indexed.items():
             if only is None or key in only:
-                ids, detail = _ids(entries), "There is a row in the cache and no file."
+                ids, detail = _ids(entries), "There is an index entry and no file."
                 yield Finding(kind=Kind.MISSING, key=key, entry_ids=ids, detail=detail)
 
     def _index_entries(self, directory: str) -> dict[Key, list[_IndexEntry]]:
@@ -297,9 +325,9 @@ class Survey:
             return Finding(kind=Kind.OK, key=attr.key, attr=attr)
         if own is None and (other := self._duplicate_id(attr)) is not None:
             detail = f"The sidecars of {attr.key} and of {other} have one id."
-            return Finding(kind=Kind.DAMAGED, key=attr.key, entry_ids=wrong, detail=detail)
+            return Finding(kind=Kind.DAMAGED, key=attr.key, attr=attr, entry_ids=wrong, detail=detail)
         ahead = own is not None and own.revision > attr.revision
-        detail = "Its row differs from its sidecar." if entries else "It has no row."
+        detail = "Its index entry differs from its sidecar." if entries else "It has no index entry."
         return Finding(kind=Kind.STALE, key=attr.key, attr=attr, entry_ids=wrong, ahead=ahead, detail=detail)
 
     def _duplicate_id(self, attr: Attr) -> Key | None:
@@ -322,8 +350,12 @@ def _ids(entries: list[_IndexEntry]) -> tuple[FileId, ...]:
 
 
 def _index_entry(file_id: FileId, attr: Attr | None) -> _IndexEntry:
+    return _IndexEntry(file_id) if attr is None else _IndexEntry(file_id, _fingerprint(attr), attr.revision)
+
+
+def _fingerprint(attr: Attr | None) -> bytes:
     if attr is None:
-        return _IndexEntry(file_id)
+        return b""
     # Sorted: attributes that are equal have one fingerprint, in whatever order their fields were written.
     text = json.dumps(attr.model_dump(mode="json"), sort_keys=True)
-    return _IndexEntry(file_id, hashlib.blake2b(text.encode(), digest_size=16).digest(), attr.revision)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
