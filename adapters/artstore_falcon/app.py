@@ -95,6 +95,7 @@ def _request(env: dict[str, Any]) -> Request:
         version=env.get("SERVER_PROTOCOL", "").partition("/")[2],
         query=env.get("QUERY_STRING", ""),
         headers=headers,
+        client=env.get("REMOTE_ADDR") or "-",
         detects_cut_chunks=False,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from types import TracebackType
 
 _Failure = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -14,6 +15,9 @@ class LineFormatter(logging.Formatter):
     Texts of callers, plugins and other servers come into records: names, reasons, exceptions. A character that cannot
     be printed is escaped (line breaks, terminal sequences, marks of direction); lines of a traceback are indented.
     """
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return escape(super().formatMessage(record))

@@ -6,11 +6,11 @@ import json
 import logging
 import re
 import secrets
-import time
 
 from artstore.errors import ArtstoreError, Forbidden, MalformedRequest, Unauthorized
 from artstore.host.boot import Node
 from artstore_http import matching
+from artstore_http.access import AccessLine
 from artstore_http.call import Call
 from artstore_http.cors import answer_preflight, cors_headers
 from artstore_http.message import Receiver, Request, Response
@@ -22,7 +22,6 @@ from artstore_http.root_path import cut_root_path
 from artstore_http.routes import ROUTES
 
 log = logging.getLogger("artstore.http")
-access = logging.getLogger("artstore.access")
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 MAX_FIELDS = 100
@@ -82,13 +81,13 @@ class Exchange:
     def __init__(self, app: App, request: Request) -> None:
         self._app = app
         self._request = request = cut_root_path(request, app.root_path)
-        self._started = time.perf_counter()
         self._receiver: Receiver | None = None
         self._caller = self._route = "-"
         self._received = 0
         self.response: Response | None = None
         given = request.header("x-request-id") or ""
         self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self._access = AccessLine(request, self.request_id)
         try:
             answer = self._open()
             if isinstance(answer, Response):
@@ -190,14 +189,9 @@ class Exchange:
                 response.body.close()
             response.body = b""
         self.response = response
-        duration = time.perf_counter() - self._started
-        self._count(response, duration)
+        self._count(response, self._access.duration())
         if self._app.access:
-            access.info(
-                "%s %s %s %d %.1fms %s",
-                self.request_id, self._request.method, _printable(self._request.path), response.status, duration * 1000,
-                self._caller,
-            )  # fmt: skip
+            self._access.write_after(response, self._received, self._caller)
 
     def _count(self, response: Response, duration: float) -> None:
         add = self._app.metrics.add
@@ -209,11 +203,6 @@ class Exchange:
         sent = len(response.body) if isinstance(response.body, bytes) else response.body.size
         if sent:
             add("artstore_sent_bytes_total", sent)
-
-
-def _printable(path: str) -> str:
-    """Return a path that cannot forge a line of the log."""
-    return path if path.isascii() and path.isprintable() and len(path) <= 200 else ascii(path[:200])
 
 
 def _check_head(request: Request) -> None:

@@ -29,6 +29,8 @@ class Request:
     """The path below which the server shows the app. An `Exchange` cuts it off `path`; links begin with it."""
     version: str = "1.1"
     """Of HTTP."""
+    client: str = "-"
+    """The address of the peer that sent the request; "-" when the server does not know it."""
     detects_cut_chunks: bool
     """Whether this server shows the difference between a chunked body that was cut and one that ended."""
 

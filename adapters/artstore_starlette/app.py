@@ -1,7 +1,4 @@
-"""The ASGI app: `granian --interface asgi --factory artstore_starlette.app:create_app`, or uvicorn's `--factory`.
-
-Every call that may block runs in a thread: a small request makes one hop, an upload one hop per MiB.
-"""
+"""The ASGI app: `granian --interface asgi --factory artstore_starlette.app:create_app`, or uvicorn's `--factory`."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ _WITH_BODY = ("POST", "PUT", "PATCH")
 
 
 class Endpoint:
-    """Translates between ASGI messages and exchanges."""
+    """Translates between ASGI messages and exchanges. Calls that may block hop to a thread: one, or one per MiB."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -175,6 +172,7 @@ def _request(scope: Scope) -> Request:
         version=scope.get("http_version", "1.1"),
         query=scope["query_string"].decode("latin-1"),
         headers=[(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in scope["headers"]],
+        client=(scope.get("client") or "-")[0],
         detects_cut_chunks=True,
     )
 
