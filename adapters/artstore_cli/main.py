@@ -170,7 +170,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     options = {"adapter": args.adapter, "host": args.host, "port": args.port, "workers": args.workers}
     overrides = {f"server.{key}": value for key, value in options.items() if value is not None}
-    serve(read_configuration(args, overrides), overrides)
+    serve(read_configuration(args, overrides))
     return exit_codes.OK
 
 

@@ -10,7 +10,10 @@ import ctypes
 import multiprocessing.util
 import os
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import popen_fork
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -88,6 +91,35 @@ def _make_picklable(error: ArtstoreError | OSError) -> ArtstoreError | OSError:
     plain = next(c for c in ours if c is ArtstoreError or "__init__" not in vars(c))
     made: ArtstoreError = plain(error.detail)
     return made
+
+
+class SharedPopen(popen_fork.Popen):
+    """A forked child for whose end several threads may wait: granian has a thread that waits for each worker, and stops
+    the workers in another.
+
+    The class of the standard library reports a dead child as alive in one thread while another thread is just reaping
+    it. granian would then log that it kills the worker, and kill whichever process has that number by then.
+    """
+
+    def __init__(self, process_obj: Any) -> None:
+        self._reaping = threading.RLock()
+        super().__init__(process_obj)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit code, or None while the child runs. Without WNOHANG in `flag`, wait until it has ended."""
+        if self.returncode is None and not flag & os.WNOHANG:
+            with suppress(ChildProcessError):  # another thread has reaped it
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with self._reaping:
+            return super().poll(os.WNOHANG)
+
+    def terminate(self) -> None:
+        with self._reaping:  # until it is reaped, no other process gets its number
+            super().terminate()
+
+    def kill(self) -> None:
+        with self._reaping:
+            super().kill()
 
 
 def reset_stop_signals_in_children() -> None:

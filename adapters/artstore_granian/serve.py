@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import importlib
 import logging.config
+import mmap
 import multiprocessing
 import os
 import resource
@@ -16,6 +17,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,11 +49,12 @@ class Recovered(NamedTuple):
     """Each process would have a store of its own."""
 
 
-def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
+def serve(configuration: Configuration) -> None:
     """Serve the element until SIGTERM or SIGINT.
 
-    `overrides`: the settings from the command line, for the workers. Raises `ConfigError`, `PluginError`,
-    `Unavailable`, `StorageFull` before anything is served.
+    The workers are forked and have this `configuration`, also those that are started later: a file that is edited
+    meanwhile counts from the next start. Raises `ConfigError`, `PluginError`, `Unavailable`, `StorageFull` before
+    anything is served.
     """
     gc_threshold = gc.get_threshold()
     gc.set_threshold(STARTUP_GC_THRESHOLD)
@@ -71,7 +74,6 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
             place="server.workers",
             cure="Serve it with one worker, or choose another backend.",
         )
-    _export_configuration(configuration, overrides)
     _allow_many_files()
     _print_banner(configuration, adapter, recovered)
     _silence_advice_on_threads()
@@ -82,14 +84,18 @@ def serve(configuration: Configuration, overrides: dict[str, Any]) -> None:
 
 
 def _run_granian(configuration: Configuration, adapter: Adapter, address: str) -> None:
-    from granian import Granian
     from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
+    from artstore_granian.supervisor import Supervisor
+    from artstore_granian.worker import worker_app
+
     server = configuration.settings.server
-    Granian(
-        "artstore_granian.worker:worker_app",
+    opened = mmap.mmap(-1, 1)
+    Supervisor(
+        "artstore",
+        opened=opened,
         address=address,
         port=server.port,
         interface=Interfaces(adapter.interface),
@@ -99,12 +105,10 @@ def _run_granian(configuration: Configuration, adapter: Adapter, address: str) -
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT, max_buffer_size=adapter.body_buffer),
         websockets=False,
-        factory=True,
         log_level=LogLevels.warning,
         log_dictconfig=logging_config(configuration.settings.log.level),
-        respawn_failed_workers=True,
         workers_kill_timeout=max(1, int(server.shutdown_timeout)),
-    ).serve()
+    ).serve(target_loader=partial(worker_app, configuration, opened), wrap_loader=False)
 
 
 def logging_config(level: str) -> dict[str, Any]:
@@ -207,15 +211,6 @@ def _check_address(server: Server) -> str:
             else "Name an address of this machine: artstore serve --host 127.0.0.1.",
         ) from None
     return str(address[0])
-
-
-def _export_configuration(configuration: Configuration, overrides: dict[str, Any]) -> None:
-    """Put home, file and command line into the environment: each worker reads the configuration again from there."""
-    os.environ["ARTSTORE_HOME"] = str(configuration.home)
-    if configuration.file is not None:
-        os.environ["ARTSTORE_CONFIG"] = str(configuration.file)
-    for dotted, value in overrides.items():
-        os.environ["ARTSTORE_" + dotted.upper().replace(".", "__")] = str(value)
 
 
 def _print_banner(configuration: Configuration, adapter: Adapter, recovered: Recovered) -> None:

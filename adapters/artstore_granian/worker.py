@@ -8,23 +8,20 @@ import fcntl
 import gc
 import importlib
 import logging
+import mmap
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from artstore.errors import ConfigError, StorageFull, Unavailable
 from artstore.host import exit_codes
 from artstore.host.boot import open_node
-from artstore.host.settings import Configuration, load
+from artstore.host.settings import Configuration
 from artstore_granian.adapters import choose_adapter
 from artstore_granian.processes import die_with_parent, run_exit_handlers_of_a_fork
 
-RETRY_PAUSE = 6
-"""Seconds that a worker waits before it exits when its store does not answer. granian treats a worker that exits
-within 5.5 seconds as broken, and stops the server."""
 SIGNAL_DELAY = 0.05
 """Seconds between the start of the app and the moment at which signals are unblocked: then the loop runs for good."""
 STARTUP_GC_THRESHOLD = 200_000
@@ -34,36 +31,35 @@ stay. With the usual threshold, 700, the collector took a seventh of the time of
 log = logging.getLogger("artstore.server")
 
 
-def worker_app() -> Any:
+def worker_app(configuration: Configuration, opened: mmap.mmap) -> Any:
     """Open the element in this worker process and return its app. It is called by granian, once in each worker.
 
-    The worker ends with the serving process, which is its parent. It exits by itself when it cannot open the element.
+    The worker ends with the serving process, which is its parent. When it cannot open the element, it logs why and
+    exits; the supervisor starts it again. `opened`: the byte by which the supervisor learns that it could.
     """
     if not die_with_parent(signal.SIGTERM):
         raise SystemExit(exit_codes.FAILED)
     run_exit_handlers_of_a_fork()
     faulthandler.enable(2)
     with fewer_collections():
-        return _open_app()
+        app = _open_app(configuration)
+    opened[0] = 1
+    return app
 
 
-def _open_app() -> Any:
-    blocked: set[signal.Signals] = set()
+def _open_app(configuration: Configuration) -> Any:
+    adapter = choose_adapter(configuration)
+    blocked = block_signals_until_uvloop_runs() if adapter.interface == "asgi" else set()
     try:
-        configuration = load()
-        adapter = choose_adapter(configuration)
-        if adapter.interface == "asgi":
-            blocked = block_signals_until_uvloop_runs()
         pin_to_a_processor(configuration)
-        node = open_node(configuration)
+        node = open_node(configuration, joining=True)
     except ConfigError as e:
         # All was well when the element started. The cure has a line of its own, and a record of the log is one line.
         log.error("a worker cannot start: %s", " ".join(str(e).split()))
         raise SystemExit(exit_codes.CONFIGURATION) from None
     except (StorageFull, Unavailable) as e:
         log.error("a worker waits: %s", e)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-        exit_slowly_enough_for_granian()
+        raise SystemExit(exit_codes.UNREACHABLE) from None
     app = importlib.import_module(adapter.module).create_app(node)
     return unblock_signals_once_uvloop_runs(app, blocked) if blocked else app
 
@@ -77,13 +73,6 @@ def fewer_collections() -> Iterator[None]:
     yield
     gc.freeze()
     gc.set_threshold(*threshold)
-
-
-def exit_slowly_enough_for_granian() -> NoReturn:
-    """Exit after a pause, so that granian replaces this worker. After an exit at once, granian would end, and with it
-    the other workers, which may still serve."""
-    time.sleep(RETRY_PAUSE)
-    raise SystemExit(exit_codes.UNREACHABLE)
 
 
 def block_signals_until_uvloop_runs() -> set[signal.Signals]:

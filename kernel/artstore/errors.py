@@ -25,7 +25,7 @@ from typing import ClassVar
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 """Errors of system calls when there is no space."""
 CONFIG_ERRNOS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
 )
 

@@ -89,10 +89,10 @@ class Kernel:
         self.observers = observers or Observers()
         self.background = Background(parts, self.index, self.observers)
 
-    def recover(self) -> recovery.Report:
-        """Recover what dead processes left. Called once, before the element serves. Raises `ConfigError`,
-        `Unavailable`."""
-        return recovery.recover(self.parts, self.index, self.observers)
+    def recover(self, *, joining: bool = False) -> recovery.Report:
+        """Recover what dead processes left. Called once, before this process serves. `joining`: see `recovery.recover`.
+        Raises `ConfigError`, `Unavailable`."""
+        return recovery.recover(self.parts, self.index, self.observers, joining=joining)
 
     def start(self) -> None:
         """Start the background thread."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from artstore import checkpoint, reservation
 from artstore.attr import Attr, decode, with_changed_bytes
-from artstore.errors import Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
+from artstore.errors import ConfigError, Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
 from artstore.ids import FileId, Key, now
 from artstore.index import BATCH, Index, read_attr
 from artstore.observers import Observers
@@ -44,16 +44,22 @@ class Report(BaseModel):
         return ", ".join((["index rebuilt"] if self.rebuilt else []) + done) or "nothing to do"
 
 
-def recover(parts: Parts, index: Index, observers: Observers) -> Report:
+def recover(parts: Parts, index: Index, observers: Observers, *, joining: bool = False) -> Report:
     """Do at start what has to be done before the element serves. Raises `ConfigError`, `Unavailable`.
 
     On return every unfinished change in the store is finished or undone, except those for which a full disk has no
     room. Index entries that the cache did not accept are in the backlog. The background thread goes on with both, and
-    until then files are looked for in the store.
+    until then files are looked for in the store. `joining`: other processes serve already, by the same clock, so a
+    clock that is wrong is only logged.
     """
     run = Recovery(parts, index, observers, sole_writer=parts.backend.is_sole_writer)
     with parts.cluster_lock("recovery"):
-        checkpoint.check_clock(checkpoint.read(parts))
+        try:
+            checkpoint.check_clock(checkpoint.read(parts))
+        except ConfigError as e:
+            if not joining:
+                raise
+            log.warning("%s", e)
         try:
             run.recover_uploads()
             for key in parts.backend.list_tombstones():

@@ -167,7 +167,7 @@ class Recovery:
         assert "Warning" not in log, shown
         assert "Errno" not in log, shown  # a sentence, not an exception
         wrong = 1 if error in ("ENOSPC", "EDQUOT", "short") else 7
-        allowed = {"start": [[wrong], [78]] if error == "EROFS" else [[wrong]], "recover": [[True]]}
+        allowed = {"start": [[wrong]], "recover": [[True]]}
         assert found["refused"] in [[], *allowed.get(self._script, [])], shown
         still = found["still unavailable"]
         assert not still or (error == "EROFS" and "until a restart" in still[0]), shown

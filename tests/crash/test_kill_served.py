@@ -69,7 +69,7 @@ def test_a_worker_is_killed_within_a_change(
                 CHANGES[name].run(through(element, one), old, [])
             seen[name] = trace.calls()
         for round_ in range(rounds):
-            # Never the youngest: granian takes a worker that dies within seconds of its start for a crash loop.
+            # Never the youngest: a worker that dies within seconds of its start is replaced after a pause.
             victim, survivor = one, other
             name = list(seen)[round_ % len(seen)]
             call = replace(dice.choice(seen[name]), thread=0)

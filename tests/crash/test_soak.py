@@ -91,7 +91,7 @@ def kill_workers(
     try:
         while not over.wait(dice.uniform(*KILLS)) and not failed():
             now = element.workers()
-            # The oldest first: granian takes two deaths within seconds of a start for a crash loop, and ends.
+            # The oldest first: a worker that dies within seconds of its start is replaced after a pause.
             order = [pid for pid in order if pid in now] + [pid for pid in now if pid not in order]
             os.kill(order[0], signal.SIGKILL)
             tally["deaths"] += 1

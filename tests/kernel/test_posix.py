@@ -204,6 +204,7 @@ def test_names_in_a_directory_are_synced_and_a_file_is_refused(tmp_path: Path) -
     [
         (errno.ENOSPC, StorageFull, StorageFull),
         (errno.EIO, Unavailable, Unavailable),
+        (errno.EROFS, Unavailable, Unavailable),
         (errno.EACCES, Unavailable, ConfigError),
     ],
 )

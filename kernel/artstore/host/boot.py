@@ -60,10 +60,11 @@ class Node:
         self.auth.close()
 
 
-def open_node(configuration: Configuration) -> Node:
+def open_node(configuration: Configuration, *, joining: bool = False) -> Node:
     """Open the element and recover it; on return it can serve. When a step fails, what was opened is closed.
 
-    Raises `ConfigError`, `PluginError`, `Unavailable`, `StorageFull`.
+    `joining`: other processes serve the element already, so a wrong clock is only logged. Raises `ConfigError`,
+    `PluginError`, `Unavailable`, `StorageFull`.
     """
     settings = configuration.settings
     registry = open_registry(settings)
@@ -110,7 +111,7 @@ def open_node(configuration: Configuration) -> Node:
         )
         kernel = Kernel(parts, Backlog(parts, context.state / "index-pending"), observers)
         jobs = Jobs(context.state / "jobs", coordination)
-        report = kernel.recover()
+        report = kernel.recover(joining=joining)
         if report.rebuilt:
             jobs.set_position("")  # the old position belongs to a cache that is gone
         kernel.start()
