@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ from artstore.posix import OwnedFile, translate_errors, translate_startup_errors
 from artstore.spi import Intent
 
 log = logging.getLogger("artstore.backlog")
+
+
+_FLAG_NAME = re.compile(r"\d+-[0-9a-f]{8}", re.ASCII)
 
 
 class _Pending(NamedTuple):
@@ -317,7 +321,7 @@ class _Flag:
         """Return whether any process of this node, alive or dead, has set its flag; True when that cannot be read."""
         try:
             with os.scandir(self._directory) as files:
-                return any(file.is_file(follow_symlinks=False) for file in files)
+                return any(_FLAG_NAME.fullmatch(f.name) and f.is_file(follow_symlinks=False) for f in files)
         except OSError as e:
             log.warning("cannot read whether the index is complete: %s", os.strerror(e.errno or 0))
             return True
@@ -328,7 +332,7 @@ class _Flag:
             for path in self._directory.iterdir():
                 if (ours := self._file) is not None and path == ours.path:
                     continue
-                if path.is_symlink() or not path.is_file():
+                if not _FLAG_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
                     if path not in self._foreign:
                         self._foreign.add(path)
                         log.warning("%s is no file of artstore: it is ignored", path)

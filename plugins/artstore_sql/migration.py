@@ -17,16 +17,28 @@ _SCRIPTS = Path(__file__).with_name("revisions")
 
 
 def version_table(prefix: str) -> str:
-    return f"{prefix}alembic_version"
+    """Return the name of the table that holds the revision: not Alembic's own, which another program may use."""
+    return f"{prefix}artstore_version"
 
 
 def current_revision(connection: Connection, prefix: str) -> str | None:
     """Return the revision of the tables, or None when there are none."""
     if not inspect(connection).has_table(version_table(prefix)):
-        return None
+        return _development_revision(connection, prefix)
     rows = connection.execute(text(f"SELECT version_num FROM {version_table(prefix)}"))
     found: str | None = rows.scalar_one_or_none()
     return found
+
+
+def _development_revision(connection: Connection, prefix: str) -> str | None:
+    """Return the revision of tables that a development version made: it used Alembic's own table."""
+    tables, table = inspect(connection), f"{prefix}alembic_version"
+    if not (tables.has_table(table) and tables.has_table(f"{prefix}meta")):
+        return None
+    if "version_num" not in (column["name"] for column in tables.get_columns(table)):
+        return None
+    there = connection.execute(text(f"SELECT version_num FROM {table}")).scalars().all()
+    return next((str(one) for one in there if one in DEVELOPMENT), None)
 
 
 def record_head(connection: Connection, prefix: str) -> None:

@@ -5,7 +5,8 @@
 
 A record is one line of JSON. `{"tx", "at", "status": "pending", "op", "file_id", "key", "by", ...}` opens an intent,
 `{"tx", "at", "status": "committed" | "rolled_back" | "failed", "error"}` ends it, and `{"at", "flushed": N}` says that
-what ended before byte N is durable in the cache too. For an upload the log is not synced, because its staged files are
+what ended before byte N is durable in the cache too. Files of other names are foreign: they are neither read nor
+removed. For an upload the log is not synced, because its staged files are
 its durable trace; for an update it is (`Intent.sync`). A line that a crash tore is skipped. The log does not depend on
 the cache, and it may be deleted while the element is stopped.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+import re
 import secrets
 import threading
 import time
@@ -31,6 +33,7 @@ from artstore.posix import OwnedFile, translate_errors, translate_startup_errors
 from artstore.spi import API, AbandonedLog, Context, Intent, Log, Size, Status, Transaction
 from artstore_wal.segment import CLOSED, OPEN, LoggedTransaction, Segment, read_segment
 
+_NAME = re.compile(r"\d{13}-\d+-\d{6,}-[0-9a-f]{8}(\.settled)?\.jsonl", re.ASCII)
 ERROR_LIMIT = 500
 """Characters of the error of an intent that are kept."""
 
@@ -179,7 +182,9 @@ class FileLog(Log):
     def _prune(self) -> None:
         """Remove closed segments that are too old, and the oldest of those that are too large together."""
         kept = 0
-        for path in sorted(self._directory.glob("*" + CLOSED), reverse=True):
+        for path in sorted(self._paths(), reverse=True):
+            if not path.name.endswith(CLOSED):
+                continue
             try:
                 stat = path.stat()
                 kept += stat.st_size
@@ -191,7 +196,7 @@ class FileLog(Log):
     def abandoned(self) -> Iterator[AbandonedLog]:
         what = "The log of a dead process cannot be read"
         with translate_errors(what):
-            paths = sorted(self._directory.glob("*" + OPEN))
+            paths = sorted(self._paths())
         for path in paths:
             if path.name.endswith(CLOSED):
                 continue
@@ -220,12 +225,16 @@ class FileLog(Log):
     def _newest_first(self) -> list[tuple[float, Path]]:
         """Return the segments of all processes and when each was last written."""
         found: list[tuple[float, Path]] = []
-        for path in self._directory.glob("*" + OPEN):
+        for path in self._paths():
             try:
                 found.append((path.stat().st_mtime, path))
             except FileNotFoundError:
                 continue
         return sorted(found, reverse=True)
+
+    def _paths(self) -> list[Path]:
+        """Return the segments of all processes, in no order."""
+        return [path for path in self._directory.glob("*" + OPEN) if _NAME.fullmatch(path.name)]
 
     def check(self) -> None:
         with self._lock:

@@ -33,6 +33,7 @@ _WRONG: dict[type[psycopg.Error], tuple[str, str]] = {
         "GRANT CREATE, USAGE ON SCHEMA public TO {user};",
     ),
 }  # fmt: skip
+_TAKEN = (errors.DuplicateTable, errors.DuplicateObject, errors.DuplicateFunction)
 _UNKNOWN_HOST = ("could not translate host name", "failed to resolve host", "Name or service not known")
 
 
@@ -48,6 +49,12 @@ def translate(
             return Mistaken(detail.format(**names), place=place, cure=cure.format(**names))
     if any(sign in str(error) for sign in _UNKNOWN_HOST):
         return Mistaken(f"There is no host '{url.host}'.", place=place, cure="Mend the host in the url.")
+    if isinstance(error, _TAKEN):
+        return Mistaken(
+            f"Database '{url.database}' at {where} has tables that artstore did not make: {shown}.",
+            place="cache.sql.table_prefix, wal.sql.table_prefix",
+            cure="Name a prefix, or a database, of this element's own. Nothing was changed.",
+        )
     if isinstance(error, errors.QueryCanceled | errors.LockNotAvailable | errors.DeadlockDetected):
         return Refused(f"The database did not answer within {timeout:g} s.")
     if isinstance(error, psycopg.OperationalError):

@@ -7,14 +7,15 @@ import logging
 import os
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from artstore.errors import ConfigError, NotFound, Unavailable
 from artstore_sql.sqlite.database import Sqlite
 from artstore_sql.sqlite.integrity import is_damage
 from artstore_sql.sqlite.locks import Alive
-from artstore_sql.sqlite.schema import Unusable, prepare, read_meta
+from artstore_sql.sqlite.schema import Unusable, claim, prepare, read_meta
 from artstore_sql.tables import SCHEMA, Tables
 
 log = logging.getLogger("artstore.sql")
@@ -41,6 +42,8 @@ class Availability:
         self._alive: Alive | None = None
         self._next = 0.0
         self._why = ""
+        self._element = ""
+        self._is_claimed = True
         self.indexed = trigram
         """Whether trigrams of words are indexed."""
         try:
@@ -51,7 +54,7 @@ class Availability:
     def require(self) -> None:
         """Raise `Unavailable` unless the database is open and believed."""
         with self._database.translate_errors():
-            if self._database.integrity.is_unchanged():
+            if self._is_claimed and self._database.integrity.is_unchanged():
                 return
         if not self._lock.acquire(timeout=self._timeout):
             raise Unavailable("The cache is being opened; try again.")
@@ -61,14 +64,29 @@ class Availability:
             with self._database.translate_errors():
                 if not self._database.integrity.is_unchanged() and not self._accept_checkpoint():
                     self._open(self._timeout)
+            if not self._is_claimed:
+                self._claim()
         except ConfigError as e:  # not at start: the file was replaced while the process serves
-            self._record_failure(Unavailable(e.detail))
-            raise Unavailable("The cache cannot be used; the log says why.") from e
+            # Clients see it: it names no path.
+            shown = Unavailable("The cache cannot be used; the log says why.")
+            self._record_failure(shown, e.detail)
+            raise shown from e
         except Unavailable as e:
             self._record_failure(e)
             raise
         finally:
             self._lock.release()
+
+    def claim(self, element_id: str) -> None:
+        """Let only this element use the cache, from now on or from when it can be used. Raises `ConfigError`."""
+        with self._lock:
+            self._element, self._is_claimed = element_id, False
+            if self._alive is None:
+                return
+            try:
+                self._claim()
+            except Unavailable as e:
+                self._record_failure(e)
 
     def is_shared(self) -> bool:
         """Return whether another process uses the database, too. Call it only under `exclusive`."""
@@ -90,8 +108,11 @@ class Availability:
         No connection stays open, so that a server may fork after it.
         """
         path, starting = self._database.path, self._alive is None
-        if starting:
-            _make_directory(path)
+        with _translate_first_errors(path):
+            self._database.integrity.require_ours()
+            if starting:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with self._database.exclusive(time.monotonic() + patience), self._database.translate_errors():
             alive = self._alive or Alive(path)
             try:
@@ -107,6 +128,20 @@ class Availability:
                     alive.close()
                 raise
             self._alive = alive
+
+    def _claim(self) -> None:
+        """Claim the cache in the open database. No connection stays open, as in `_open`."""
+        deadline = time.monotonic() + self._timeout
+        with self._database.exclusive(deadline), self._database.translate_errors():
+            try:
+                with self._database.transaction(deadline) as connection:
+                    is_new = claim(connection, self._tables, self._element)
+                if is_new:
+                    self._database.sync()
+            finally:
+                with self._database.integrity.changing():
+                    self._database.disconnect()
+        self._is_claimed = True
 
     def _prepare_or_replace(self) -> bool:
         try:
@@ -127,24 +162,31 @@ class Availability:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             with self._database.transaction(time.monotonic() + PATIENCE) as connection:
-                return prepare(connection, self._tables, path, trigram=self._trigram)
+                indexed = prepare(connection, self._tables, path, trigram=self._trigram)
+                if self._element:
+                    claim(connection, self._tables, self._element)
         finally:
             self._database.disconnect()
+        self._is_claimed = True
+        return indexed
 
     def _put_aside(self, why: str) -> None:
         self._database.disconnect()
         self._database.integrity.put_aside(why)
 
-    def _record_failure(self, error: Unavailable) -> None:
+    def _record_failure(self, error: Unavailable, why: str = "") -> None:
         if time.monotonic() >= self._next:
-            log.warning("the cache cannot be used: %s", error.detail)
+            log.warning("the cache cannot be used: %s", why or error.detail)
             self._why, self._next = error.detail, time.monotonic() + PAUSE
 
 
 def require_readable(database: Sqlite, tables: Tables) -> None:
-    """Make sure that the file can be read as it is. Raises `NotFound` when there is none, `Unavailable`."""
+    """Make sure that the file can be read as it is. Raises `NotFound` when there is none, `ConfigError` for a foreign
+    one, `Unavailable`."""
     if not database.path.exists():
         raise NotFound(f"There is no cache {database.path} yet.")
+    with database.translate_errors():
+        database.integrity.require_ours()
     if database.integrity.is_suspect():
         raise Unavailable(f"The cache {database.path} is suspect: the next start replaces it.")
     with database.reading() as connection:
@@ -153,16 +195,15 @@ def require_readable(database: Sqlite, tables: Tables) -> None:
         raise Unavailable(f"The cache {database.path} has schema {schema!r}, not {SCHEMA}.")
 
 
-def _make_directory(path: Path) -> None:
+@contextmanager
+def _translate_first_errors(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        yield
     except OSError as e:
         if e.errno not in _CONFIG_ERRNOS:
             raise Unavailable(f"The cache {path.name} cannot be opened: {os.strerror(e.errno or 0)}.") from e
         raise ConfigError(
-            f"The directory of the cache {path} cannot be made or written: {os.strerror(e.errno or 0)}.",
+            f"The cache {path}, or its directory, cannot be made or written: {os.strerror(e.errno or 0)}.",
             place="cache.sql.url",
             cure="Name a path that may be written.",
         ) from e
-    os.close(probe)

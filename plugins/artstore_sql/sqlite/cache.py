@@ -43,7 +43,10 @@ class SqlCache(Cache):
     def __init__(self, settings: SqlSettings, context: Context) -> None:
         path = _path(settings.url, context)
         self._tables = tables_of(settings.table_prefix)
-        self._database = Sqlite(path, settings.timeout, reading=context.read_only)
+        self._is_named = settings.url is not None
+        self._database = Sqlite(
+            path, settings.timeout, reading=context.read_only, in_state=not self._is_named
+        )
         self._availability: Availability | None = None
         if context.read_only:
             require_readable(self._database, self._tables)
@@ -55,6 +58,11 @@ class SqlCache(Cache):
         self._writer = Writer(self._database, settings.timeout)
         self._upsert_statement = _upsert_statement(self._tables)
         self._closed = False
+
+    def claim(self, element_id: str) -> None:
+        # The file in the state is in the reach of this element alone, whatever id its store gets.
+        if self._is_named and self._availability is not None:
+            self._availability.claim(element_id)
 
     def put(self, attrs: Sequence[Attr]) -> None:
         rows = [row(attr) for attr in attrs]

@@ -50,10 +50,10 @@ class Sqlite:
     that under its own lock of the whole file, while no other connection exists.)
     """
 
-    def __init__(self, path: Path, timeout: float, *, reading: bool = False) -> None:
+    def __init__(self, path: Path, timeout: float, *, reading: bool = False, in_state: bool = False) -> None:
         self.path = path
         self._read_only = reading
-        self.integrity = Integrity(path)
+        self.integrity = Integrity(path, in_state=in_state)
         self._wal = path.with_name(f"{path.name}-wal")
         self._shared_memory = SharedMemory(path.with_name(f"{path.name}-shm"))
         self._timeout = timeout
@@ -220,6 +220,9 @@ class Sqlite:
         # mode=rw: a database deleted in service is an error, not an empty one without tables. A read-only
         # connection creates no file beside it either, which mode=ro would while no other connection is open.
         mode = "mode=rw" if not self._read_only else "mode=ro" if self.integrity.has_wal() else "immutable=1"
+        if not self._read_only and self.integrity.is_replaced():
+            # It was replaced since `Availability.require`, perhaps by a file that artstore did not make.
+            raise Unavailable("The cache was replaced; try again.")
         maps = mode != "immutable=1"
         if maps:
             self._shared_memory.require_space()

@@ -1,5 +1,18 @@
 """Decides whether the database file is believed. It is a cache: on any doubt an empty one replaces it.
 
+A file that artstore did not make is neither believed nor replaced: it is refused before anything is locked, written or
+made beside it.
+
+    What lies at the path (`require_ours`)          What happens
+    nothing, an empty file, a database of no tables a cache is made in it
+    a database or a WAL with artstore's id          ours, whatever else is wrong with it
+    a database without the id                       refused, unless its stamp is the recorded one: of an early version
+    another regular file                            refused, unless its inode is the recorded one: it is damaged
+    an empty directory                              refused, unless there is a record
+    anything else                                   refused
+
+In the element's own state a file that is no database counts as a damaged cache: nothing else is written there.
+
 SQLite has no checksums, and believes any WAL that lies beside a database. But in WAL mode only checkpoints write to the
 database file, and only artstore's processes checkpoint, under `exclusive`. So after each checkpoint `<path>.lock`
 records the boot of the machine and the file's stamp: its inode, its time of change, its length.
@@ -16,7 +29,7 @@ records the boot of the machine and the file's stamp: its inode, its time of cha
     Before each call (`is_unchanged`)
     the stamp is the one that this process saw      used; costs two stats
     the stamp is another process's checkpoint       used (`accept_checkpoint`)
-    anything else, or `<path>.doubt` exists         opened again, by the rules above
+    anything else, or `<path>.doubt` exists         opened again, by the rules above; a foreign file is refused
 
     Before each use of a connection (`identity`)
     the file has another inode                      connected again: another process put the old file aside
@@ -27,13 +40,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from artstore.errors import ConfigError
+from artstore_sql.sqlite.first_page import is_wal_marked, read_first_page
 from artstore_sql.sqlite.shared_memory import SharedMemory
 
 log = logging.getLogger("artstore.sql")
@@ -42,6 +59,8 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NO_STAMP = "?"
 _RECORD_LENGTH = 120
 """Bytes of the record: it is padded, so that a shorter one overwrites a longer one."""
+_TIME = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
+"""The time in the name of a file that was put aside."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _CUT = sqlite3.SQLITE_IOERR_SHORT_READ
 """A truncated WAL: SQLite reports this error until the WAL is removed."""
@@ -62,8 +81,10 @@ class Stamp(NamedTuple):
 class Integrity:
     """What this process last saw of the file, and what all processes recorded of it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, in_state: bool = False) -> None:
+        """`in_state`: the file lies in the element's own state, under the name that artstore chose."""
         self._path = path
+        self._in_state = in_state
         self._wal = path.with_name(f"{path.name}-wal")
         self._shm = path.with_name(f"{path.name}-shm")
         self._record = path.with_name(f"{path.name}.lock")
@@ -74,6 +95,44 @@ class Integrity:
         """The inode of the file that this process found suspect."""
         self._changing = False
         self._syncs = True
+
+    # --- before anything is locked, written or made ---
+
+    def require_ours(self) -> None:
+        """Raise `ConfigError` unless artstore made the file, or may make it. Raises `OSError`."""
+        now = _stamp(self._path)
+        if now is not None and self._seen is not None and now.inode == self._seen.inode:
+            return  # this process opened it, and may have connections to it
+        if not self._is_record_ours():
+            raise _foreign(self._record)
+        if not (self._may_be_made() if now is None else self._is_ours(now)):
+            raise _foreign(self._path)
+
+    def _may_be_made(self) -> bool:
+        """Return whether nothing at the path is foreign: not a WAL without its database either."""
+        if os.path.lexists(self._path):  # a symbolic link to nothing
+            return False
+        return not self.has_wal() or self._read_record()[0] != "" or is_wal_marked(self._wal)
+
+    def _is_ours(self, now: Stamp) -> bool:
+        mode, (boot, recorded) = self._path.stat().st_mode, self._read_record()
+        if stat.S_ISDIR(mode):
+            return boot != "" and not any(self._path.iterdir())
+        if not stat.S_ISREG(mode):
+            return False
+        if now.length == 0:
+            return True
+        page = read_first_page(self._path)
+        if page.is_marked:
+            return True
+        if page.is_database:
+            return not page.has_tables or now == recorded
+        return self._in_state or (recorded is not None and now.inode == recorded.inode)
+
+    def _is_record_ours(self) -> bool:
+        """Return whether `<path>.lock` is a record, perhaps a torn one, and not a file that another program made."""
+        status = _status(self._record)
+        return status is None or not stat.S_ISREG(status.st_mode) or status.st_size <= _RECORD_LENGTH + 1
 
     # --- when the file is opened, under `exclusive` ---
 
@@ -118,12 +177,25 @@ class Integrity:
             with suppress(FileNotFoundError):
                 os.rename(old, new)
         self._shm.unlink(missing_ok=True)
-        # Older ones may be large, and the sidecars hold all that they hold.
-        for older in path.parent.glob(f"{path.name}.broken-*"):
-            if older.name.removesuffix("-wal") != aside.name:
-                with suppress(OSError):
-                    older.unlink()
+        self._delete_older(aside.name)
         self._suspect_file.unlink(missing_ok=True)
+
+    def _delete_older(self, kept: str) -> None:
+        """Delete the databases that were put aside before: they may be large, and the sidecars hold all of it.
+
+        A file that lacks artstore's id stays, whatever its name.
+        """
+        prefix = f"{self._path.name}.broken-"
+        for path in list(self._path.parent.iterdir()):
+            name = path.name.removesuffix("-wal")
+            if name == kept or not name.startswith(prefix) or not _TIME.fullmatch(name[len(prefix) :]):
+                continue
+            database = path.with_name(name)
+            with suppress(OSError):
+                if not os.path.lexists(database) or (
+                    database.is_file() and read_first_page(database).is_marked
+                ):
+                    path.unlink()
 
     # --- while the file is used ---
 
@@ -132,6 +204,10 @@ class Integrity:
         if self._seen is None or self.is_suspect():
             return False
         return self._changing or _stamp(self._path) == self._seen
+
+    def is_replaced(self) -> bool:
+        """Return whether the file is another one than this process opened, and is not being opened now."""
+        return not self._changing and self._seen is not None and self._seen.inode != _inode(self._path)
 
     def accept_checkpoint(self) -> bool:
         """Return whether another process's checkpoint is the only change of the file. Call it under `exclusive`."""
@@ -188,7 +264,10 @@ class Integrity:
 
     def _read_record(self) -> tuple[str, Stamp | None]:
         """Return the boot in which the file was last believed, and its stamp; None when none is recorded."""
-        words = self._record.read_text("ascii", "replace").split()
+        try:
+            words = self._record.read_text("ascii", "replace").split()
+        except (FileNotFoundError, NotADirectoryError):
+            return "", None
         if not words:
             return "", None
         if words[1:] == [_NO_STAMP]:
@@ -213,6 +292,14 @@ class Integrity:
             os.close(fd)
 
 
+def _foreign(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} is not of artstore's making. It is left as it is.",
+        place="cache.sql.url",
+        cure="Name a file of its own for the cache. If this was a cache, delete it: it is rebuilt from the sidecars.",
+    )
+
+
 def is_damage(error: BaseException | None) -> bool:
     """Return whether `error`, or what caused it, shows that the file is no sound database."""
     while error is not None:
@@ -231,12 +318,16 @@ def _current_boot() -> str:
         return f"unknown-{os.urandom(8).hex()}"
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    status = _status(path)
+    return None if status is None else Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _inode(path: Path) -> int:

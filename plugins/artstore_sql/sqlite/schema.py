@@ -10,6 +10,7 @@ from sqlalchemy import Connection, insert, inspect, select
 from artstore.errors import ConfigError
 from artstore_sql import migration
 from artstore_sql.fts5 import PARTS
+from artstore_sql.sqlite.first_page import APPLICATION_ID
 from artstore_sql.tables import SCHEMA, Tables
 
 log = logging.getLogger("artstore.sql")
@@ -53,6 +54,10 @@ _TRIGGERS = (
 )
 
 
+_OWNER = "element"
+"""The fact that says which element the cache belongs to."""
+
+
 class Unusable(Exception):
     """The file is sound, but this process cannot use it."""
 
@@ -62,6 +67,9 @@ def prepare(connection: Connection, tables: Tables, path: Path, *, trigram: bool
 
     The rows are kept where the schema allows it. Raises `ConfigError` for a newer schema, and `Unusable`.
     """
+    marked = connection.exec_driver_sql("PRAGMA application_id").scalar_one() == APPLICATION_ID
+    if not marked and inspect(connection).get_table_names():
+        raise Unusable("it was made by an early version of artstore")
     known = read_meta(connection, tables)
     schema = known.get("schema", "")
     if schema.isdecimal() and int(schema) > SCHEMA:
@@ -95,13 +103,20 @@ def _migrate(connection: Connection, tables: Tables, *, indexed: bool, trigram: 
 
 
 def recreate(connection: Connection, tables: Tables, *, trigram: bool) -> None:
-    """Make an empty cache without a stamp, whatever was there. It equals what all revisions together make."""
+    """Make an empty cache without a stamp, whatever was there. It equals what all revisions together make.
+
+    It belongs to the same element as before.
+    """
+    owner = read_meta(connection, tables).get(_OWNER)
     _drop(connection, tables)
+    # In the transaction that makes the tables: a file with tables of ours has the id.
+    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
     tables.metadata.create_all(connection)
     for statement in (*_TRIGGERS, *((PARTS, _TRIGRAMS, *_PARTS_TRIGGERS) if trigram else ())):
         connection.exec_driver_sql(statement.format(p=tables.prefix))
     connection.execute(insert(tables.totals).values(files=0, size=0))
     facts = {"schema": str(SCHEMA), "words": "trigram" if trigram else "none"}
+    facts |= {} if owner is None else {_OWNER: owner}
     connection.execute(insert(tables.meta), [{"name": name, "value": value} for name, value in facts.items()])
     migration.record_head(connection, tables.prefix)
 
@@ -112,6 +127,21 @@ def _drop(connection: Connection, tables: Tables) -> None:
     for name in ("trigrams", "parts"):
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {tables.prefix}{name}")
     tables.metadata.drop_all(connection)
+
+
+def claim(connection: Connection, tables: Tables, element_id: str) -> bool:
+    """Let only this element use the tables; return whether that is new. Raises `ConfigError`."""
+    owner = read_meta(connection, tables).get(_OWNER)
+    if owner is None:
+        connection.execute(insert(tables.meta).values(name=_OWNER, value=element_id))
+    elif owner != element_id:
+        raise ConfigError(
+            f"The cache belongs to element '{owner}', not to '{element_id}'.",
+            place="cache.sql.url, cache.sql.table_prefix",
+            cure="Give each element a file, or a prefix, of its own. If this one took the other's place, delete the "
+            "file: the cache is rebuilt from the sidecars.",
+        )
+    return owner is None
 
 
 def read_meta(connection: Connection, tables: Tables) -> dict[str, str]:

@@ -182,7 +182,7 @@ def test_down_and_up_again_on_data(postgres: Postgres, opened: Open, prefix: str
     cache.put(attrs)
     cache.set_generation("kept")
     assert move(cache, prefix, "base") is None
-    left = f"SELECT relname FROM pg_class WHERE relname LIKE '{prefix}%' AND relname NOT LIKE '%alembic%'"
+    left = f"SELECT relname FROM pg_class WHERE relname LIKE '{prefix}%' AND relname NOT LIKE '%artstore_version%'"
     assert postgres.ask(left) == []
     assert move(cache, prefix, "head") == migration.HEAD
     assert opened().generation() is None
@@ -194,7 +194,7 @@ def test_tables_of_a_development_version_are_refused_and_left_alone(
 ) -> None:
     """Their log may hold open intents: nothing is rebuilt behind the operator's back."""
     opened().put([make_attr()])
-    postgres.ask(f"UPDATE {prefix}alembic_version SET version_num = '{revision}'")
+    postgres.ask(f"UPDATE {prefix}artstore_version SET version_num = '{revision}'")
     with pytest.raises(ConfigError, match=f"development version .*{revision}"):
         opened()
     assert postgres.ask(f"SELECT count(*) FROM {prefix}file_metadata") == [(1,)]
@@ -209,7 +209,7 @@ def test_the_revisions_end_where_the_code_begins(opened: Open, prefix: str) -> N
 
 def test_a_newer_cache_is_refused_and_left_alone(postgres: Postgres, opened: Open, prefix: str) -> None:
     opened().put([make_attr()])
-    postgres.ask(f"UPDATE {prefix}alembic_version SET version_num = 'r77'")
+    postgres.ask(f"UPDATE {prefix}artstore_version SET version_num = 'r77'")
     with pytest.raises(ConfigError, match="newer artstore") as caught:
         opened()
     assert "rebuilt from the sidecars" in caught.value.cure
@@ -228,7 +228,7 @@ def test_dropped_tables_are_made_anew(postgres: Postgres, opened: Open, prefix: 
     cache = opened()
     cache.put([make_attr()])
     cache.set_generation("old")
-    postgres.ask(f"DROP TABLE {prefix}alembic_version, {prefix}file_metadata, {prefix}totals, {prefix}meta, "
+    postgres.ask(f"DROP TABLE {prefix}artstore_version, {prefix}file_metadata, {prefix}totals, {prefix}meta, "
                  f"{prefix}wal, {prefix}wal_owners")  # fmt: skip
     with pytest.raises(Unavailable):
         cache.generation()

@@ -714,7 +714,9 @@ def test_down_and_up_again_on_data(tmp_path: Path, path: Path, opened: Open) -> 
     assert again.search(Query(words=("ДОГОВОР 77",))).items == [attrs[77]]
     again.close()
     assert moved(tmp_path, "base") is None
-    left = "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '%alembic%'"
+    left = (
+        "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '%artstore_version%'"
+    )
     assert raw(path, left) == [[]]
     assert moved(tmp_path, "head") == migration.HEAD
     assert opened().generation() is None
@@ -740,7 +742,7 @@ def test_the_revisions_together_make_what_a_new_cache_is_made_of(
 ) -> None:
     def made(of: Path) -> set[tuple[str, str]]:
         (rows,) = raw(of, "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-        return {(name, "".join(sql.split())) for name, sql in rows if name != "alembic_version"}
+        return {(name, "".join(sql.split())) for name, sql in rows if name != "artstore_version"}
 
     opened().close()
     engine = create_engine(f"sqlite:///{tmp_path / 'steps.db'}")
@@ -748,12 +750,12 @@ def test_the_revisions_together_make_what_a_new_cache_is_made_of(
         assert migration.move(connection, "", "head") == migration.HEAD
     engine.dispose()
     assert made(tmp_path / "steps.db") == made(path)
-    facts = ("SELECT * FROM meta ORDER BY name", "SELECT * FROM totals", "SELECT * FROM alembic_version")
+    facts = ("SELECT * FROM meta ORDER BY name", "SELECT * FROM totals", "SELECT * FROM artstore_version")
     assert raw(path, *facts) == raw(tmp_path / "steps.db", *facts)
 
 
 @pytest.mark.parametrize(
-    "change", ["DROP TABLE alembic_version", "UPDATE alembic_version SET version_num = 'r6'"]
+    "change", ["DROP TABLE artstore_version", "UPDATE artstore_version SET version_num = 'r6'"]
 )
 def test_a_cache_of_a_development_version_is_rebuilt(path: Path, opened: Open, change: str) -> None:
     fill(opened())
@@ -761,12 +763,12 @@ def test_a_cache_of_a_development_version_is_rebuilt(path: Path, opened: Open, c
     cache = opened()
     assert cache.generation() is None
     assert cache.totals() == Totals(0, 0)
-    assert raw(path, "SELECT version_num FROM alembic_version") == [[(migration.HEAD,)]]
+    assert raw(path, "SELECT version_num FROM artstore_version") == [[(migration.HEAD,)]]
 
 
 def test_a_newer_revision_is_refused(path: Path, opened: Open) -> None:
     fill(opened())
-    raw(path, "UPDATE alembic_version SET version_num = 'r77'")
+    raw(path, "UPDATE artstore_version SET version_num = 'r77'")
     with pytest.raises(ConfigError, match="newer artstore"):
         opened()
     assert raw(path, "SELECT count(*) FROM files") == [[(200,)]]
