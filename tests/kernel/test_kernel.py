@@ -630,13 +630,15 @@ def test_a_foreign_file_among_the_flags_is_logged_once_and_ignored(
     flags = ground.home / "state" / "index-pending"
     (flags / "a directory").mkdir()
     (flags / "a link").symlink_to(flags)
+    for name in ("notes.txt", "4711", "4711-0123456g"):
+        (flags / name).write_text("theirs")
     for _ in range(2):
         kernel.background.recover()
-    assert everything(kernel) == {attr.file_id: attr}
+    assert everything(kernel) == {attr.file_id: attr}  # and no search waits for them
+    assert {(flags / name).read_text() for name in ("notes.txt", "4711", "4711-0123456g")} == {"theirs"}
     lines = [record.message for record in caplog.records if "is no file of artstore" in record.message]
     assert sorted(line.partition(" is no")[0] for line in lines) == [
-        f"{flags}/a directory",
-        f"{flags}/a link",
+        f"{flags}/{name}" for name in ("4711", "4711-0123456g", "a directory", "a link", "notes.txt")
     ]
 
 

@@ -200,6 +200,65 @@ def test_tables_of_a_development_version_are_refused_and_left_alone(
     assert postgres.ask(f"SELECT count(*) FROM {prefix}file_metadata") == [(1,)]
 
 
+@pytest.mark.parametrize("table", ["file_metadata", "totals", "meta", "wal", "wal_owners"])
+def test_foreign_tables_are_refused_and_left_as_they_are(
+    postgres: Postgres, opened: Open, prefix: str, table: str
+) -> None:
+    postgres.ask(f"CREATE TABLE {prefix}{table} AS SELECT 'theirs' AS name")
+    before = postgres.ask(f"SELECT relname FROM pg_class WHERE relname LIKE '{prefix}%'")
+    with pytest.raises(ConfigError, match="artstore did not make") as caught:
+        opened()
+    assert "table_prefix" in caught.value.place
+    assert postgres.ask(f"SELECT * FROM {prefix}{table}") == [("theirs",)]
+    assert postgres.ask(f"SELECT relname FROM pg_class WHERE relname LIKE '{prefix}%'") == before
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "AS SELECT 'v1' AS version_num",
+        "AS SELECT unnest(ARRAY['4b1f', 'r77']) AS version_num",
+        "(other int)",
+    ],
+)
+def test_alembic_of_another_program_is_left_as_it_is(
+    postgres: Postgres, opened: Open, prefix: str, made: str
+) -> None:
+    """Its table has the same name in every program that uses it."""
+    theirs = f"{prefix}alembic_version"
+    postgres.ask(f"CREATE TABLE {theirs} {made}")
+    before = postgres.ask(f"SELECT * FROM {theirs}")
+    cache = opened()
+    cache.put([make_attr()])
+    assert move(cache, prefix, "base") is None
+    assert move(cache, prefix, "head") == migration.HEAD
+    assert postgres.ask(f"SELECT * FROM {theirs}") == before
+
+
+def test_a_function_of_another_program_is_left_as_it_is(
+    postgres: Postgres, opened: Open, prefix: str
+) -> None:
+    made = f"CREATE FUNCTION {prefix}counted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    postgres.ask(made)
+    source = f"SELECT prosrc FROM pg_proc WHERE proname = '{prefix}counted'"
+    before = postgres.ask(source)
+    cache = opened()
+    cache.put([make_attr()])
+    assert move(cache, prefix, "base") is None
+    assert postgres.ask(source) == before
+
+
+def test_tables_of_a_development_version_with_the_table_of_alembic_are_refused(
+    postgres: Postgres, opened: Open, prefix: str
+) -> None:
+    opened().put([make_attr()])
+    postgres.ask(f"ALTER TABLE {prefix}artstore_version RENAME TO {prefix}alembic_version")
+    postgres.ask(f"UPDATE {prefix}alembic_version SET version_num = 'v1'")
+    with pytest.raises(ConfigError, match=r"development version .*v1"):
+        opened()
+    assert postgres.ask(f"SELECT count(*) FROM {prefix}file_metadata") == [(1,)]
+
+
 def test_the_revisions_end_where_the_code_begins(opened: Open, prefix: str) -> None:
     cache = opened()
     assert move(cache, prefix, "head") == migration.HEAD

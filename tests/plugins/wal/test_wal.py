@@ -446,3 +446,27 @@ def test_a_segment_that_cannot_be_read_is_released(tmp_path: Path, monkeypatch: 
     assert [t.status for t in found.uncheckpointed] == ["committed"]
     found.close()
     assert len(segments(wal, "*.settled.jsonl")) == 1
+
+
+def test_files_of_other_names_are_neither_read_nor_removed(tmp_path: Path) -> None:
+    wal = make(tmp_path / "wal", max_size=0)
+    line = b'{"tx": "0194567e-8c3a-7d21-8000-000000000001", "at": "2026-01-01T00:00:00.000Z", "status": "pending", '
+    line += b'"op": "upload", "by": "theirs"}\n'
+    names = (
+        "events.jsonl",
+        "events.settled.jsonl",
+        "1700000000000-7-000001.jsonl",
+        "1700000000000-7-000001-0123456g.settled.jsonl",
+        "1700000000000-7-000001-01234567.jsonl.settled.jsonl",
+        "copy of 1700000000000-7-000001-01234567.jsonl",
+    )
+    foreign = dict.fromkeys(names, line)
+    for name, content in foreign.items():
+        (wal._directory / name).write_bytes(content)
+        os.utime(wal._directory / name, (0, 0))
+    assert list(wal.abandoned()) == []
+    assert wal.transactions() == []
+    wal.begin("upload", by="a", file_id="1").commit()
+    wal.checkpoint(wal.position())
+    wal.close()
+    assert {name: (wal._directory / name).read_bytes() for name in foreign} == foreign
