@@ -22,8 +22,9 @@ from artstore.host.settings import Configuration
 from artstore_granian.adapters import choose_adapter
 from artstore_granian.processes import die_with_parent, run_exit_handlers_of_a_fork
 
-SIGNAL_DELAY = 0.05
-"""Seconds between the start of the app and the moment at which signals are unblocked: then the loop runs for good."""
+ROUNDS = 20
+"""Rounds of the event loop between the end of the app's start and the moment at which signals are unblocked. granian
+stops the loop within the first few of them, and runs it again, for good."""
 STARTUP_GC_THRESHOLD = 200_000
 """New objects after which the garbage collector runs while a process starts. A start makes 130,000 objects that
 stay. With the usual threshold, 700, the collector took a seventh of the time of a start."""
@@ -88,15 +89,28 @@ def block_signals_until_uvloop_runs() -> set[signal.Signals]:
 
 
 def unblock_signals_once_uvloop_runs(app: Any, blocked: set[signal.Signals]) -> Any:
-    """Return an app that does what `app` does, and unblocks the signals soon after it was started."""
+    """Return an app that does what `app` does, and unblocks the signals once its start is complete and granian runs the
+    loop again.
+
+    Rounds are counted because no time is long enough: between the two runs granian may be held up.
+    """
 
     async def app_with_signals(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":  # granian stops the loop once more after this has begun
-            loop = asyncio.get_running_loop()
-            loop.call_later(SIGNAL_DELAY, signal.pthread_sigmask, signal.SIG_UNBLOCK, blocked)
-        await app(scope, receive, send)
+        async def send_and_unblock(message: Any) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                _unblock_after(ROUNDS, asyncio.get_running_loop(), blocked)
+
+        await app(scope, receive, send_and_unblock if scope["type"] == "lifespan" else send)
 
     return app_with_signals
+
+
+def _unblock_after(rounds: int, loop: asyncio.AbstractEventLoop, blocked: set[signal.Signals]) -> None:
+    if rounds:
+        loop.call_soon(_unblock_after, rounds - 1, loop, blocked)
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
 
 
 def pin_to_a_processor(configuration: Configuration) -> None:
