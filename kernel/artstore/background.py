@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from artstore import checkpoint, recovery
 from artstore.errors import ArtstoreError, Unavailable
@@ -13,6 +13,7 @@ from artstore.ids import FileId, Key, now
 from artstore.index import Index
 from artstore.observers import Observers
 from artstore.parts import Parts
+from artstore.spi import Position
 
 log = logging.getLogger("artstore.background")
 
@@ -20,8 +21,13 @@ INTERVAL = 5.0
 """Seconds between two rounds."""
 RETRY_MIN = 0.1
 """Seconds until work that searches wait for is first tried again; then twice as long each time, up to `INTERVAL`."""
-FLUSH_ROUNDS = 12
-"""Rounds, of `INTERVAL` seconds each, between two flushes."""
+FLUSH_INTERVAL = 5.0
+"""Seconds between two flushes while something changes. What changed since the last one is delivered to the observers
+again after a crash, and a cache that is set back by less is not recognised as such."""
+SHARED_FLUSH_INTERVAL = 15.0
+"""The same in a store of many nodes, where each process pays for a flush with requests."""
+IDLE_FLUSH_INTERVAL = 60.0
+"""Seconds between two flushes while nothing changes: old parts of the log are removed."""
 
 
 class Background:
@@ -35,6 +41,10 @@ class Background:
         self._delay = RETRY_MIN
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._undelivered: list[tuple[Position, Sequence[int]]] = []
+        """Positions in the log and in the queues of the observers: the oldest and the newest up to which the cache is
+        durable, and the log is not checkpointed yet."""
+        self._checkpointing = threading.Lock()
 
     def start(self) -> None:
         """Start the thread."""
@@ -55,14 +65,17 @@ class Background:
         `Unavailable`."""
         return recovery.recover_dead(self._parts, self._index, self._observers)
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = True) -> None:
         """Make the cache durable; then purge tombstones, and advance the checkpoint and the log.
 
-        Raises `StorageFull`, `Unavailable`; what is left waits for the next flush.
+        With `wait` an observer that is behind gets a few seconds, so that the log advances now and not at the next
+        flush. Raises `StorageFull`, `Unavailable`; what is left waits for the next flush.
         """
         started = now()
         # Before the backlog is read: every change that ended before this position is flushed then.
         position = self._parts.log.position()
+        # After that: every event of these changes is queued before this one.
+        events = self._observers.position()
         with self._backlog.flushing() as todo:
             if todo.changed or todo.to_purge:
                 checkpoint.flush(self._parts, started, move=todo.caught_up)
@@ -70,9 +83,20 @@ class Background:
             while todo.to_purge:
                 self._parts.backend.purge(todo.to_purge[-1])
                 todo.to_purge.pop()
+        with self._checkpointing:
+            self._checkpoint_log()
             # While entries are still to be written, or events to be delivered, the log is their trace.
-            if todo.caught_up and self._observers.is_delivered():
-                self._parts.log.checkpoint(position)
+            if todo.caught_up:
+                # An observer that is always behind by a little reaches the oldest position at some time.
+                self._undelivered[1:] = [(position, events)]
+            if wait:
+                self._observers.is_delivered()
+            self._checkpoint_log()
+
+    def _checkpoint_log(self) -> None:
+        while self._undelivered and self._observers.has_flushed(self._undelivered[0][1]):
+            self._parts.log.checkpoint(self._undelivered[0][0])
+            del self._undelivered[0]
 
     def close(self) -> None:
         """Stop the thread, and make everything durable that can be."""
@@ -100,10 +124,15 @@ class Background:
             _run_logged(self.resolve_in_doubt)
             _run_logged(self.drain)
             _run_logged(self.recover)
-            if time.monotonic() - flushed >= FLUSH_ROUNDS * INTERVAL:
+            if time.monotonic() - flushed >= self._flush_interval():
                 flushed = time.monotonic()
-                _run_logged(self.flush)
+                _run_logged(lambda: self.flush(wait=False))
             self._delay = min(2 * self._delay, INTERVAL) if self._backlog.is_urgent() else RETRY_MIN
+
+    def _flush_interval(self) -> float:
+        if not self._backlog.has_changes() and not self._undelivered:
+            return IDLE_FLUSH_INTERVAL
+        return SHARED_FLUSH_INTERVAL if self._parts.backend.capabilities.shared else FLUSH_INTERVAL
 
     def _wait(self) -> bool:
         """Wait for the next round, which comes earlier when something urgent is added. Return False at the end."""

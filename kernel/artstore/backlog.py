@@ -215,6 +215,11 @@ class Backlog:
         with self._lock:
             self._changed = True
 
+    def has_changes(self) -> bool:
+        """Return whether the cache was changed since the last flush, or tombstones wait for one."""
+        with self._lock:
+            return self._changed or bool(self._to_purge)
+
     def discard_data(self, key: Key) -> None:
         """Delete the data of a deleted file now; its tombstone is purged after the next flush. Never raises."""
         try:

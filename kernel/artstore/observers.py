@@ -75,6 +75,14 @@ class Queue:
             self._changed.wait_for(lambda: self._flushed >= upto or self._closing, DELIVERY_TIMEOUT)
             return self._flushed >= upto and not self._overflowed
 
+    def position(self) -> int:
+        """Return the number of events that were put."""
+        return self._put
+
+    def has_flushed(self, position: int) -> bool:
+        """Return whether the observer has, durably, what was put before `position` was taken."""
+        return self._flushed >= position and not self._overflowed
+
     def close(self) -> None:
         """Deliver what is left, unless that fails; then close the observer."""
         with self._changed:
@@ -165,6 +173,14 @@ class Observers:
         """Return whether all observers have, durably, what was queued before this call. Waits a few seconds for each
         that is behind."""
         return all(queue.is_delivered() for queue in self._queues)
+
+    def position(self) -> Sequence[int]:
+        """Return how many events were queued for each observer."""
+        return [queue.position() for queue in self._queues]
+
+    def has_flushed(self, position: Sequence[int]) -> bool:
+        """Return whether all observers have, durably, what was queued before `position` was taken. Never waits."""
+        return all(queue.has_flushed(upto) for queue, upto in zip(self._queues, position, strict=True))
 
     def close(self) -> None:
         """Deliver what is left, as far as that succeeds, and close all observers."""

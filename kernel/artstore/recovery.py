@@ -112,6 +112,8 @@ class Recovery:
         """Whether no other process or thread changes files meanwhile."""
         self._recovered: list[Key] = []
         """Keys of recovered uploads: their index entries are compared again."""
+        self._redelivered: set[tuple[FileId, Key]] = set()
+        """Changes in the logs of dead processes that were delivered to the observers again."""
         self.report = Report()
 
     def recover_uploads(self) -> None:
@@ -211,9 +213,8 @@ class Recovery:
         self.report.entries_written += len(attrs)
         if not self.report.rebuilt:
             for attr in attrs:  # a power loss took the entry, and perhaps the event with it
-                self._observers.redeliver_current(
-                    self._parts.backend, self._parts.locks, attr.file_id, attr.key
-                )
+                if (attr.file_id, attr.key) not in self._redelivered:
+                    self._redeliver_current(attr.file_id, attr.key)
 
     def _quarantine_orphans(self, directory: str, orphans: set[Key]) -> None:
         """Quarantine data without a sidecar and sidecars without data, if they are that still.
@@ -346,7 +347,14 @@ class Recovery:
         """Deliver the changes of a dead process to the observers again. False when that has to wait: the log stays."""
         if not self._observers.is_delivered():
             return False
-        for t in transactions:
-            if t.file_id is not None and t.key is not None:
-                self._observers.redeliver_current(self._parts.backend, self._parts.locks, t.file_id, t.key)
+        # What is left of several changes of a file is its present state, so that is delivered once.
+        changed = {
+            (t.file_id, t.key): None for t in transactions if t.file_id is not None and t.key is not None
+        }
+        for file_id, key in changed:
+            self._redeliver_current(file_id, key)
+            self._redelivered.add((file_id, key))
         return self._observers.is_delivered()
+
+    def _redeliver_current(self, file_id: FileId, key: Key) -> None:
+        self._observers.redeliver_current(self._parts.backend, self._parts.locks, file_id, key)

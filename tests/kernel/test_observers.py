@@ -240,6 +240,45 @@ def test_the_log_of_a_dead_process_is_kept_while_observers_fail(
     assert recorder.received == [("upload", one.file_id, 1)]
 
 
+def test_an_observer_that_is_always_behind_receives_everything_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is checkpointed as far as the observer came, though more is queued at each flush."""
+    monkeypatch.setattr(observers, "RETRY", 0.01)
+    turns = threading.Semaphore(0)
+
+    def wait() -> None:
+        if not turns.acquire(blocking=False):
+            raise Unavailable("Not now.")
+
+    kernel = home.start(Recorder(wait))
+    for _ in range(2):
+        upload(kernel)
+        kernel.background.flush(wait=False)
+    turns.release(3)  # two events and a flush
+    until(lambda: kernel.observers.has_flushed([2]), "the first events to be flushed")
+    last = upload(kernel)
+    kernel.background.flush(wait=False)
+    home.kill(kernel)
+    recorder = Recorder()
+    assert home.start(recorder).observers.is_delivered()
+    assert recorder.received == [("upload", last.file_id, 1)]
+
+
+def test_a_file_that_changed_often_is_delivered_again_for_each_change(home: Home) -> None:
+    """One line for its present state is all that is left of its changes."""
+    kernel = home.start(Recorder(stuck))
+    one = upload(kernel)
+    for n in range(3):
+        describe(kernel, one.file_id, f"{n}")
+    home.kill(kernel)
+    home.cache = MemoryCache()  # so that recovery also finds that the entry is missing
+    home.cache.set_generation("another")
+    recorder = Recorder()
+    assert home.start(recorder).observers.is_delivered()
+    assert recorder.received == [("update", one.file_id, 4)]
+
+
 def test_failed_deliveries_are_repeated_in_order(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers, "RETRY", 0.01)
     troubles = iter([Unavailable("Not now."), None, None, Unavailable("Nor now.")])
