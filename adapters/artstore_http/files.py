@@ -95,7 +95,7 @@ def json_body(call: Call, types: tuple[str, ...], then: Any) -> Receiver:
     request = call.request
     if request.media_type not in types:
         raise UnsupportedMediaType(f"Content-Type must be {' or '.join(types)}.")
-    if (request.header("content-encoding") or "identity").strip().lower() != "identity":
+    if request.encoded:
         raise UnsupportedMediaType("Content-Encoding is not accepted.")
     limit = int(call.node.settings.limits.max_json_body)
     too_large = TooLarge(f"A JSON body has at most {limit} bytes here.")

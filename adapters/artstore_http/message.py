@@ -19,7 +19,11 @@ _BROKEN_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The head of a request. `path` is percent-decoded, `query` is bytes as Latin-1; header names are in lower case."""
+    """The head of a request. `path` is percent-decoded, `query` is bytes as Latin-1; header names are in lower case.
+
+    A value with bytes beyond ASCII is read as empty: no field that we read may have them, and granian's WSGI shows such
+    a value as empty, so that no adapter can answer otherwise.
+    """
 
     method: str
     path: str
@@ -33,6 +37,9 @@ class Request:
     """The address of the peer that sent the request; "-" when the server does not know it."""
     detects_cut_chunks: bool
     """Whether this server shows the difference between a chunked body that was cut and one that ended."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headers", [(n, v if v.isascii() else "") for n, v in self.headers])
 
     @cached_property
     def _by_name(self) -> dict[str, str]:
@@ -79,6 +86,12 @@ class Request:
     def media_type(self) -> str:
         """Return Content-Type without parameters, in lower case; "" when absent."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    @property
+    def encoded(self) -> bool:
+        """Whether Content-Encoding names anything but `identity`. An empty one counts: it may be one beyond ASCII."""
+        value = self.header("content-encoding")
+        return value is not None and value.strip().lower() != "identity"
 
     @property
     def needs_host(self) -> bool:

@@ -64,7 +64,7 @@ def _find(call: Call) -> Attr | None:
 
 
 def _check_head(request: Request) -> None:
-    if (request.header("content-encoding") or "identity").strip().lower() != "identity":
+    if request.encoded:
         raise UnsupportedMediaType(
             "Content-Encoding is not accepted: send the bytes of the file as they are."
         )
