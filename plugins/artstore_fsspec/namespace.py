@@ -6,6 +6,7 @@ these locks.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from artstore.errors import DISK_FULL_ERRNOS, ArtstoreError, StorageFull, Unavailable
+from artstore.errors import DISK_FULL_ERRNOS, ArtstoreError, StorageFull, TooLarge, Unavailable
 from artstore.spi import INTERNAL
 from artstore_fsspec.connections import Connections
 from artstore_objects.store import ObjectInfo
@@ -41,6 +42,8 @@ def translate_errors(what: str) -> Iterator[None]:
     except OSError as e:
         if e.errno in DISK_FULL_ERRNOS:
             raise StorageFull(f"There is no space left for {what}.") from e
+        if e.errno == errno.EFBIG:
+            raise TooLarge(f"The file system takes no file that is as large as {what}.") from e
         raise Unavailable(f"The file system failed at {what}: {e.strerror or type(e).__name__}.") from e
     except Exception as e:  # each library behind fsspec has its own exceptions
         raise Unavailable(f"The file system failed at {what}: {type(e).__name__}.") from e

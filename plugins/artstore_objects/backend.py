@@ -71,7 +71,8 @@ class ObjectBackend(Backend, Recoverable):
 
     def create(self, key: Key) -> ObjectWriter:
         # Data without a sidecar is found by `publish`.
-        if self._store.head(sidecar_name(key)) is not None:
+        # Read, and not only looked for: the answer to a HEAD does not tell a missing object from a missing bucket.
+        if self._read(key)[1] is not None:
             raise Conflict(f"The key {key} is taken.")
         with self._lock:
             self._open_writers[key] += 1

@@ -42,14 +42,14 @@ class Upload(Protocol):
 
     @abstractmethod
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append `piece`. Nothing is durable yet. Raises `StorageFull`, `Unavailable`."""
+        """Append `piece`. Nothing is durable yet. Raises `StorageFull`, `TooLarge`, `Unavailable`."""
 
     @abstractmethod
     def finish(self) -> bool:
         """Put the object under its name, if the name is free; return False if it is taken. Durable on return.
 
-        Raises `OutcomeUnknown` when the object may be there, or may still appear. After `StorageFull` and
-        `Unavailable` it is not there. Called once.
+        Raises `OutcomeUnknown` when the object may be there, or may still appear. After `StorageFull`, `TooLarge` (the
+        store takes no object of that size) and `Unavailable` it is not there. Called once.
         """
 
     @abstractmethod
@@ -134,7 +134,10 @@ class ObjectStore(Protocol):
             reader.close()
 
     def list_uploads(self) -> Iterator[str]:
-        """Yield the names with an unfinished upload, of any process, as far as the store knows. The default: none."""
+        """Yield the names with an unfinished upload, of any process, as far as the store knows. The default: none.
+
+        Uploads of other applications to the same store are not ours, here and in `abort_uploads`.
+        """
         yield from ()
 
     def abort_uploads(self, name: str | None = None, *, older_than: float = 0.0) -> None:

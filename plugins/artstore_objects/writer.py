@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from artstore.errors import ArtstoreError, Conflict, OutcomeUnknown, StorageFull, Unavailable
+from artstore.errors import ArtstoreError, Conflict, OutcomeUnknown, StorageFull, TooLarge, Unavailable
 from artstore.ids import Key
 from artstore.spi import Writer
 from artstore_objects.layout import READ_LIMIT, decode_marker, sidecar_name
@@ -33,7 +33,7 @@ class ObjectWriter(Writer):
                 self._commit(sidecar)
             except OutcomeUnknown:
                 raise
-            except (Unavailable, StorageFull) as e:
+            except (StorageFull, TooLarge, Unavailable) as e:
                 self._remove_data(e)
                 raise
         finally:
@@ -55,7 +55,7 @@ class ObjectWriter(Writer):
             raise Unavailable("Recovery aborted this upload before it was complete; try again.")
         raise Conflict(f"The key {self._key} is taken.")
 
-    def _remove_data(self, reason: Unavailable | StorageFull) -> None:
+    def _remove_data(self, reason: StorageFull | TooLarge | Unavailable) -> None:
         """Remove the data after the store refused the sidecar: no reader saw the data."""
         try:
             self._store.delete(self._key)

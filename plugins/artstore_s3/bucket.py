@@ -15,6 +15,7 @@ from hashlib import md5
 from typing import Any
 
 from artstore.errors import OutcomeUnknown, Unavailable
+from artstore.spi import INTERNAL
 from artstore_objects.store import ObjectInfo
 from artstore_s3.client import Client, Lost, Refusal, translate
 
@@ -22,6 +23,9 @@ WRITER_ID = "artstore-upload"
 """The metadata field that holds the `writer_id` of an object."""
 _PUT_ID = "artstore-put"
 """The metadata field that identifies the single put that wrote an object."""
+UPLOADS = f"{INTERNAL}/uploads/"
+"""Where an upload in parts is announced, as `<name>~<writer_id>`, before it begins. What is not announced was not made
+by us: other applications may use the same bucket."""
 
 
 @contextmanager
@@ -50,14 +54,18 @@ class Bucket:
         return found and found[0]
 
     def _head(self, name: str) -> tuple[ObjectInfo, str] | None:
-        """The same, and the id of the put that wrote the object."""
+        """The same, and the id of the put that wrote the object.
+
+        The answer to a HEAD has no body, so 404 does not tell a missing object from a missing bucket: a list tells.
+        """
         with translate_errors(name):
             try:
                 found = self.client.call("head_object", Key=self.full(name))
             except Refusal as e:
-                if e.status == 404:
-                    return None
-                raise
+                if e.status != 404:
+                    raise
+                self.client.call("list_objects_v2", Prefix=self.full(name), MaxKeys=1)
+                return None
         metadata = found["Metadata"]
         age = age_at(found["LastModified"], server_time(found))
         info = ObjectInfo(name, found["ContentLength"], found["ETag"], age, metadata.get(WRITER_ID, ""))
@@ -93,7 +101,7 @@ class Bucket:
             kind = OutcomeUnknown if e.in_doubt else Unavailable
             raise kind(f"S3 does not answer at {name}: {e.reason}.") from None
         except Refusal as e:
-            if e.status == 412 or (if_match is not None and e.status == 404 and e.code != "NoSuchBucket"):
+            if e.status == 412 or (if_match is not None and e.is_absence):
                 return self._was_put(name, put_id, in_doubt=e.in_doubt and if_match is not None)
             if e.in_doubt:
                 raise OutcomeUnknown(translate(e, name).detail) from None
@@ -115,13 +123,23 @@ class Bucket:
             )
         return False
 
+    def delete(self, name: str, *, if_match: str | None = None) -> None:
+        """See `ObjectStore.delete`."""
+        with translate_errors(name):
+            try:
+                condition: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
+                self.client.call("delete_object", Key=self.full(name), **condition)
+            except Refusal as e:
+                if e.status != 412 and not e.is_absence:
+                    raise
+
     def abort_upload(self, name: str, upload_id: str) -> None:
         """Abort one multipart upload. No such upload is no error. Raises `Unavailable`."""
         with translate_errors(name):
             try:
                 self.client.call("abort_multipart_upload", Key=self.full(name), UploadId=upload_id)
             except Refusal as e:
-                if e.status != 404 or e.code == "NoSuchBucket":
+                if not e.is_absence:
                     raise
 
 

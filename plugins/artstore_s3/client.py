@@ -28,7 +28,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from artstore.errors import ConfigError, StorageFull, Unavailable
+from artstore.errors import ConfigError, StorageFull, TooLarge, Unavailable
 from artstore_s3.settings import S3Settings
 
 T = TypeVar("T")
@@ -40,7 +40,10 @@ CONNECTION_LIMIT = 64
 TRIES = 5
 """How often one call is tried, at most."""
 _RETRY_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "EntityTooLarge"})
+_FULL_CODES = frozenset(
+    {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
+)
+_TOO_LARGE_CODES = frozenset({"EntityTooLarge", "MaxMessageLengthExceeded"})
 _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, TokenRetrievalError)
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError)
 LOST = (HTTPClientError, BotoCoreError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, OSError)
@@ -57,6 +60,15 @@ class Refusal(Exception):
         self.code = code
         self.status = status
         self.in_doubt = in_doubt
+
+    @property
+    def is_absence(self) -> bool:
+        """Whether S3 says that the bucket is there and the object, or the upload, is not.
+
+        The code tells it, not the status: 404 is also the answer of a bucket that is gone, and of a proxy. A HEAD has
+        no code, see `Bucket.head`.
+        """
+        return self.code in ("NoSuchKey", "NoSuchUpload")
 
 
 class Lost(Exception):
@@ -196,12 +208,14 @@ def _reason(error: BaseException) -> str:
     return f"the connection failed ({type(error).__name__})"
 
 
-def translate(error: Refusal | Lost, what: str) -> Unavailable | StorageFull:
+def translate(error: Refusal | Lost, what: str) -> Unavailable | StorageFull | TooLarge:
     """Return the error of `artstore.errors` for a failed call that concerned `what`."""
     if isinstance(error, Lost):
         return Unavailable(f"S3 does not answer at {what}: {error.reason}.")
     if error.code in _FULL_CODES or error.status == 507:
         return StorageFull(f"S3 has no room for {what}: {error.code}.")
+    if error.code in _TOO_LARGE_CODES or error.status == 413:
+        return TooLarge(f"S3 takes no object that is as large as {what}: {error.code}.")
     if error.code == "NoSuchBucket":
         return Unavailable(f"S3 has lost the bucket, at {what}.")
     if error.status in (401, 403):

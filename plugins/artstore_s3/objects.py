@@ -7,8 +7,9 @@ from typing import Any
 
 from artstore.errors import Unavailable
 from artstore.ids import Key
+from artstore.spi import INTERNAL
 from artstore_objects.store import Content, ObjectInfo, ObjectStore
-from artstore_s3.bucket import WRITER_ID, Bucket, age_at, server_time, translate_errors
+from artstore_s3.bucket import UPLOADS, WRITER_ID, Bucket, age_at, server_time, translate_errors
 from artstore_s3.client import LOST, Lost, Refusal
 from artstore_s3.parts import S3Upload
 from artstore_s3.reader import S3Reader
@@ -35,7 +36,7 @@ class S3Store(ObjectStore):
                 try:
                     found = await self._client.acall("get_object", Key=self._bucket.full(name))
                 except Refusal as e:
-                    if e.status == 404 and e.code != "NoSuchBucket":
+                    if e.is_absence:
                         return None
                     raise
                 content = await _read_first(found["Body"], limit)
@@ -58,13 +59,7 @@ class S3Store(ObjectStore):
         return self._bucket.put(name, content, writer_id=writer_id, if_absent=if_absent, if_match=if_match)
 
     def delete(self, name: str, *, if_match: str | None = None) -> None:
-        with translate_errors(name):
-            try:
-                condition: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
-                self._client.call("delete_object", Key=self._bucket.full(name), **condition)
-            except Refusal as e:
-                if e.status not in (404, 412) or e.code == "NoSuchBucket":
-                    raise
+        self._bucket.delete(name, if_match=if_match)
 
     def copy(self, source: ObjectInfo, target: str) -> None:
         bucket, full = self._client.bucket, self._bucket.full
@@ -124,19 +119,38 @@ class S3Store(ObjectStore):
         return info and S3Reader(self._client, self._bucket.full(name), info, key)
 
     def list_uploads(self) -> Iterator[str]:
-        for page in self._pages("list_multipart_uploads", ""):
-            yield from (u["Key"].removeprefix(self._bucket.prefix) for u in page.get("Uploads", ()))
+        for announced in self.walk(UPLOADS):
+            yield announced_name(announced)
 
     def abort_uploads(self, name: str | None = None, *, older_than: float = 0.0) -> None:
-        for page in self._pages("list_multipart_uploads", name or ""):
+        """See `ObjectStore.abort_uploads`.
+
+        Without `name`, of what lies elsewhere than below `.artstore/` only that is aborted which was announced. An
+        announcement stays for as long as an upload of its name is younger.
+        """
+        if name is not None:
+            self._abort(name, older_than, exact=True)
+            return
+        self._abort(f"{INTERNAL}/", older_than)
+        for announced in self.walk(UPLOADS):
+            if announced.age >= older_than and self._abort(announced_name(announced), older_than, exact=True):
+                self.delete(announced.name)
+
+    def _abort(self, prefix: str, older_than: float, *, exact: bool = False) -> bool:
+        """Abort the unfinished uploads below `prefix`, or to that very name, that are older; return whether none is
+        left."""
+        none_left = True
+        for page in self._pages("list_multipart_uploads", prefix):
             now = server_time(page)
             for found in page.get("Uploads", ()):
-                if name is not None and found["Key"] != self._bucket.full(name):
+                name = found["Key"].removeprefix(self._bucket.prefix)
+                if exact and name != prefix:
                     continue
                 if age_at(found["Initiated"], now) >= older_than:
-                    self._bucket.abort_upload(
-                        found["Key"].removeprefix(self._bucket.prefix), found["UploadId"]
-                    )
+                    self._bucket.abort_upload(name, found["UploadId"])
+                else:
+                    none_left = False
+        return none_left
 
     def check(self, *, writing: bool) -> None:
         with translate_errors("the store"):
@@ -159,3 +173,8 @@ async def _read_first(body: Any, limit: int) -> bytes:
     finally:
         body.close()
     return content
+
+
+def announced_name(announced: ObjectInfo) -> str:
+    """Return the name to which the upload goes that is announced by this object."""
+    return announced.name.removeprefix(UPLOADS).rpartition("~")[0]

@@ -7,9 +7,9 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from artstore.errors import ArtstoreError, OutcomeUnknown, Unavailable
+from artstore.errors import ArtstoreError, OutcomeUnknown, TooLarge, Unavailable
 from artstore_objects.store import Upload
-from artstore_s3.bucket import WRITER_ID, Bucket
+from artstore_s3.bucket import UPLOADS, WRITER_ID, Bucket
 from artstore_s3.client import Lost, Refusal, translate
 
 MIB = 1 << 20
@@ -19,6 +19,7 @@ EQUAL_PARTS = 256
 """Parts of that size, 2 GiB together. Each later part is larger."""
 PART_GROWTH = 115_000
 """Bytes by which each later part is longer than the one before. So 10,000 parts, the limit of S3, hold 5 TiB."""
+PART_LIMIT = 10_000
 SENDING_LIMIT = 16 * MIB
 """Bytes that are sent at the same time; at least one part. More was no faster on one machine, and costs memory."""
 COMPLETE_SIZE = 16 * MIB
@@ -38,6 +39,7 @@ class S3Upload(Upload):
         self._client = bucket.client
         self._name = name
         self._writer_id = writer_id
+        self._announcement = f"{UPLOADS}{name}~{writer_id}"
         self._part = io.BytesIO()
         self._upload_id: str | None = None
         self._parts_sent = 0
@@ -57,8 +59,11 @@ class S3Upload(Upload):
     def _send(self) -> None:
         part, self._part = self._part.getvalue(), io.BytesIO()
         name = self._bucket.full(self._name)
+        if self._parts_sent == PART_LIMIT:
+            raise TooLarge(f"S3 takes at most {PART_LIMIT} parts: this file is larger.")
         try:
             if self._upload_id is None:
+                self._announce()
                 created = self._client.call(
                     "create_multipart_upload", Key=name, Metadata={WRITER_ID: self._writer_id}
                 )
@@ -77,6 +82,19 @@ class S3Upload(Upload):
             Body=part,
         )
         self._sending.append((len(part), self._client.start(call)))
+
+    def _announce(self) -> None:
+        try:
+            self._bucket.put(self._announcement, b"")
+        except OutcomeUnknown as e:
+            raise Unavailable(e.detail) from None  # whether it is there or not, nothing else is
+
+    def _withdraw(self) -> None:
+        """Remove the announcement: nothing is left of the upload in parts."""
+        try:
+            self._bucket.delete(self._announcement)
+        except ArtstoreError:
+            pass  # `abort_uploads` removes it after the retention
 
     def _wait_for_part(self) -> None:
         _, call = self._sending.popleft()
@@ -97,6 +115,8 @@ class S3Upload(Upload):
         except (Refusal, Lost) as e:
             raise translate(e, "this file") from None
         self._ended = self._complete()
+        if self._ended:
+            self._withdraw()
         return self._ended
 
     def _complete(self) -> bool:
@@ -158,4 +178,5 @@ class S3Upload(Upload):
             try:
                 self._bucket.abort_upload(self._name, self._upload_id)
             except ArtstoreError:
-                pass  # `abort_uploads` removes it after the retention
+                return  # `abort_uploads` removes it after the retention
+            self._withdraw()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from artstore.errors import Damaged, Unavailable
+from artstore.errors import ArtstoreError, Damaged, Unavailable
 from artstore.ids import Key
 from artstore.spi import PIECE, Reader, Span
 from artstore_objects.store import ObjectInfo
@@ -30,6 +30,7 @@ class S3Reader(Reader):
     def pieces(self, span: Span) -> Iterator[bytes]:
         offset, end = span.offset, span.offset + span.length
         cuts = 0
+        reason: ArtstoreError
         while offset < min(end, self.size):
             body = self._open(offset, min(end, self.size))
             try:

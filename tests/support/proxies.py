@@ -7,6 +7,7 @@ import http.client
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -58,6 +59,8 @@ class HttpProxy:
         self._open: set[socket.socket] = set()
         self.seen: list[str] = []
         self.caught: Caught | None = None
+        self.answer: Callable[[str], bytes | None] = lambda line: None
+        """An answer of the proxy's own to a request, in place of that of the server."""
         self._arrived = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -114,6 +117,9 @@ class HttpProxy:
             if mine:
                 self.caught = caught = Caught(self.seen[-1])
                 self._arrived.set()
+        if (own := self.answer(self.seen[-1])) is not None:
+            connection.sendall(own)
+            return True
         if not mine:
             connection.sendall(self._forward(request))
             return True

@@ -125,7 +125,7 @@ def test_a_small_file_is_one_put_and_its_sidecar_another(opened: Open, s3_server
         backend = opened(endpoint_url=f"http://127.0.0.1:{proxy.port}")
         proxy.seen.clear()
         put(backend, bytes(FIRST_PART))
-        assert [seen.split()[0] for seen in proxy.seen] == ["HEAD", "PUT", "PUT"]
+        assert [seen.split()[0] for seen in proxy.seen] == ["GET", "PUT", "PUT"]
     finally:
         proxy.close()
 
