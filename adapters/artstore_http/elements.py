@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 from pydantic import BaseModel
 
 import artstore
-from artstore.errors import ArtstoreError, InvalidField
+from artstore.errors import ArtstoreError, InvalidField, StorageFull
 from artstore.modes import Operation
 from artstore.spi import STATUSES, Status
 from artstore_http.call import Call, json_response
@@ -77,10 +78,21 @@ def capacity(call: Call) -> Response:
     # The limit that will be reached first counts.
     total, free_bytes = min(limits, key=lambda limit: limit[1]) if limits else (None, None)
     used = usage.size / total if total else 0.0
-    full = free_bytes == 0
+    try:
+        call.kernel.space.require_some()
+        full = False
+    except StorageFull:
+        full = True
     status = "full" if full else "critical" if used >= _CRITICAL else "warning" if used >= _WARNING else "ok"
     return _model(
-        Capacity(total=total, used=usage.size, free=free_bytes, file_count=usage.files, status=status)
+        Capacity(
+            total=total,
+            used=usage.size,
+            reserved=usage.reserved,
+            free=free_bytes,
+            file_count=usage.files,
+            status=status,
+        )
     )
 
 
@@ -128,20 +140,28 @@ def live(call: Call) -> Response:
 
 def ready(call: Call) -> Response:
     """GET /health/ready"""
-    asked_of = {**call.kernel.health(), "auth": call.node.auth.check}
     checks: dict[str, str] = {}
-    # All at once: several parts that hang cost one time-out.
-    with ThreadPoolExecutor(len(asked_of)) as pool:
-        asked = {name: pool.submit(check) for name, check in asked_of.items()}
-    for name, one in asked.items():
-        try:
-            one.result()
-        except ArtstoreError as e:
-            log.warning("not ready: %s: %s", name, e.detail)
-            checks[name] = conceal_places_and_keys(e.detail)
+    for name, error in run_checks({**call.kernel.health(), "auth": call.node.auth.check}).items():
+        if error is not None:
+            log.warning("not ready: %s: %s", name, error.detail)
+            checks[name] = conceal_places_and_keys(error.detail)
     if not checks:
         return _model(Ready(status="ready"))
     return _model(Ready(status="not ready", checks=checks), status=503)
+
+
+def run_checks(checks: Mapping[str, Callable[[], None]]) -> dict[str, ArtstoreError | None]:
+    """Return the error of each check, or None. All run at once: several parts that hang cost one time-out."""
+
+    def run(check: Callable[[], None]) -> ArtstoreError | None:
+        try:
+            check()
+        except ArtstoreError as e:
+            return e
+        return None
+
+    with ThreadPoolExecutor(len(checks)) as pool:
+        return dict(zip(checks, pool.map(run, checks.values()), strict=True))
 
 
 def openapi(call: Call) -> Response:

@@ -122,6 +122,7 @@ class Capacity(BaseModel):
 
     total: int | None
     used: int
+    reserved: int
     free: int | None
     file_count: int
     status: Literal["ok", "warning", "critical", "full"]

@@ -11,7 +11,9 @@ from artstore.errors import (
     MalformedRequest,
     NotFound,
     Refused,
+    StorageFull,
     Unauthorized,
+    Unavailable,
 )
 from artstore_http.concealment import conceal_places
 
@@ -183,12 +185,12 @@ def _extra(error: BaseException, code: str) -> list[tuple[str, str]]:
         return [("Content-Range", f"bytes */{error.size}")]
     if isinstance(error, NoToken):
         return [("WWW-Authenticate", "Bearer")]
+    if isinstance(error, StorageFull | Unavailable) and code != "internal":
+        return [("Retry-After", str(error.retry_after))] if error.retry_after is not None else []
     if isinstance(error, BadFraming):
         return [("Connection", "close")]
     return {
         "unauthorized": [("WWW-Authenticate", 'Bearer error="invalid_token"')],
         "forbidden": [("WWW-Authenticate", 'Bearer error="insufficient_scope"')],
         "timeout": [("Connection", "close")],
-        "unavailable": [("Retry-After", "5")],
-        "storage-full": [("Retry-After", "60")],
     }.get(code, [])

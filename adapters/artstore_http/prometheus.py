@@ -8,6 +8,7 @@ import artstore
 from artstore.errors import ArtstoreError
 from artstore.modes import Mode
 from artstore_http.call import Call
+from artstore_http.elements import run_checks
 from artstore_http.message import Response
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
@@ -22,6 +23,9 @@ METRICS = {
     "artstore_files": ("gauge", "Files in the index."),
     "artstore_stored_bytes": ("gauge", "Bytes of those files."),
     "artstore_free_bytes": ("gauge", "Bytes that the store has left."),
+    "artstore_capacity_bytes": ("gauge", "Bytes that all files may have together."),
+    "artstore_reserved_bytes": ("gauge", "Bytes of the capacity that uploads in progress have reserved."),
+    "artstore_check_ok": ("gauge", "1 while the part works, as in /health/ready: space, store, cache, log."),
     "artstore_index_complete": ("gauge", "1 unless index entries are still to be written."),
     "artstore_mode": ("gauge", "1 for the mode of the element."),
     "artstore_info": ("gauge", "1; the version is a label."),
@@ -93,12 +97,19 @@ def _now(call: Call) -> Iterator[str]:
         free = kernel.parts.backend.free_bytes()
         if free is not None:
             yield f"artstore_free_bytes {free}"
+        if (capacity := kernel.parts.limits.capacity) is not None:
+            yield f"artstore_capacity_bytes {int(capacity)}"
+            yield f"artstore_reserved_bytes {kernel.space.reserved()}"
 
     def mode() -> Iterator[str]:
         now = kernel.describe().mode
         yield from (f'artstore_mode{{mode="{m.value}"}} {int(m is now)}' for m in Mode)
 
-    parts: list[Callable[[], Iterator[str]]] = [files, space, mode]
+    def checks() -> Iterator[str]:
+        for name, error in run_checks(kernel.health()).items():
+            yield f'artstore_check_ok{{check="{name}"}} {int(error is None)}'
+
+    parts: list[Callable[[], Iterator[str]]] = [files, space, mode, checks]
     for part in parts:
         try:
             yield from part()

@@ -140,7 +140,7 @@ class FormUpload:
         self._reader = FormReader(call.request.header("content-type") or "", self)
         call.kernel.parts.element.require(Operation.UPLOAD)
         if (least := (call.request.length or 0) - FORM_OVERHEAD) > 0:
-            call.kernel.index.check_space(least)  # before the body is sent
+            call.kernel.space.check(least)  # before the body is sent
 
     def on_file(self, filename: str, content_type: str | None) -> None:
         filename = last_part(filename)

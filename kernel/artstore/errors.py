@@ -34,6 +34,8 @@ class ArtstoreError(Exception):
     """The root. `code` names the kind; `detail` is a sentence for a person."""
 
     code: ClassVar[str] = "internal"
+    retry_after: int | None = None
+    """Seconds after which the same call may succeed. None: not before somebody changes something."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -63,7 +65,7 @@ class InvalidField(Refused):
 
 
 class TooLarge(Refused):
-    """The file is larger than `limits.max_file_size`."""
+    """The file is larger than `limits.max_file_size`, or than the store can hold."""
 
     code = "file-too-large"
 
@@ -115,11 +117,19 @@ class StorageFull(ArtstoreError):
 
     code = "storage-full"
 
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
 
 class Unavailable(ArtstoreError):
     """A part that the operation needs does not answer. A later try may succeed."""
 
     code = "unavailable"
+
+    def __init__(self, detail: str, *, retry_after: int | None = 5) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class OutcomeUnknown(Unavailable):

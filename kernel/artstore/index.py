@@ -13,7 +13,7 @@ from datetime import timedelta
 from artstore import checkpoint
 from artstore.attr import Attr, decode
 from artstore.backlog import Backlog
-from artstore.errors import ArtstoreError, Damaged, NotFound, StorageFull, Unavailable
+from artstore.errors import ArtstoreError, Damaged, NotFound, Unavailable
 from artstore.ids import FileId, Key, now
 from artstore.locks import LOCK_TIMEOUT
 from artstore.parts import Parts
@@ -73,19 +73,6 @@ class Index:
         """Raise `Unavailable`, with a sentence, unless searches are answered and entries can be written."""
         self._parts.cache.check()
         self.totals()
-
-    def check_space(self, size: int | None, *, written: int = 0) -> None:
-        """Raise `StorageFull` unless `size` more bytes (None: a few) have room after those already `written`."""
-        limits, free = self._parts.limits, self._parts.backend.free_bytes()
-        if free is not None and free - (size or 0) < limits.min_free:
-            raise StorageFull("The volume of this element has no room for the file.")
-        if limits.capacity is not None:
-            try:
-                used = self.totals().size
-            except Unavailable:  # an incomplete index must not keep users from uploading
-                return
-            if used + written + (size or 0) > limits.capacity:
-                raise StorageFull("The capacity of this element is used up.")
 
     def _require_complete(self) -> None:
         if not self.backlog.is_complete():

@@ -30,11 +30,13 @@ from artstore.errors import (
 )
 from artstore.ids import FileId, Key, now
 from artstore.index import Index
+from artstore.ledger import Ledger
 from artstore.modes import ALLOWED, Mode, Operation
 from artstore.observers import Observers, event_of
 from artstore.parts import Parts
 from artstore.reading import Download, find, open_file
 from artstore.reservation import reserve
+from artstore.space import Room, Space
 from artstore.spi import (
     Intent,
     Page,
@@ -64,6 +66,8 @@ class Usage:
     files: int
     size: int
     capacity: int | None
+    reserved: int
+    """Bytes that uploads in progress have reserved of the capacity."""
     free: int | None
     """Free bytes of the volume that uploads may use: without `limits.min_free`."""
 
@@ -83,9 +87,12 @@ class Description:
 class Kernel:
     """One element in one process. Every method may be called from many threads at once."""
 
-    def __init__(self, parts: Parts, backlog: Backlog, observers: Observers | None = None) -> None:
+    def __init__(
+        self, parts: Parts, backlog: Backlog, ledger: Ledger, observers: Observers | None = None
+    ) -> None:
         self.parts = parts
         self.index = Index(parts, backlog)
+        self.space = Space(parts, self.index, ledger)
         self.observers = observers or Observers()
         self.background = Background(parts, self.index, self.observers)
 
@@ -106,6 +113,7 @@ class Kernel:
         self.parts.log.close()
         self.parts.element.close()
         self.parts.cache.close()
+        self.space.close()
 
     # --- upload -------------------------------------------------------------------------------------------
 
@@ -130,9 +138,17 @@ class Kernel:
         if file_id is not None and self._exists(file_id):
             # A retry, or a mistake: the bytes will tell. They need not be kept for that, so there need be no space.
             return Retry(self.parts, self.index, request, file_id)
-        self.index.check_space(size)
-        reservation = reserve(self.parts, by=by.name, filename=filename, at=request.at, chosen=file_id)
-        return Upload(self.parts, self.index, self.observers, request, reservation)
+        self.space.check_volume(size or 0)
+        room = Room(self.space, limited=self.parts.limits.capacity is not None)
+        room.extend(size or 0, final=True)
+        try:
+            reservation = reserve(self.parts, by=by.name, filename=filename, at=request.at, chosen=file_id)
+        except BaseException as e:
+            room.release()
+            if isinstance(e, StorageFull):
+                self.space.note_refusal(e)
+            raise
+        return Upload(self.parts, self.index, self.observers, request, reservation, self.space, room)
 
     def _exists(self, file_id: FileId) -> bool:
         try:
@@ -306,6 +322,7 @@ class Kernel:
             files=totals.files,
             size=totals.size,
             capacity=None if limits.capacity is None else int(limits.capacity),
+            reserved=self.space.reserved(),
             free=None if free is None else max(0, free - int(limits.min_free)),
         )
 
@@ -324,6 +341,6 @@ class Kernel:
 
         def check_space() -> None:
             if allows_uploads():
-                self.index.check_space(None)
+                self.space.require_some()
 
         return {"store": check_store, "space": check_space, "cache": self.index.check, "log": parts.log.check}

@@ -24,6 +24,7 @@ from artstore.errors import (
     MalformedRequest,
     NotFound,
     OutcomeUnknown,
+    StorageFull,
     TooLarge,
 )
 from artstore.ids import FileId, Key, now
@@ -34,6 +35,7 @@ from artstore.observers import Observers, event_of
 from artstore.parts import Parts
 from artstore.reading import find
 from artstore.reservation import Reservation
+from artstore.space import Room, Space
 from artstore.spi import PIECE, Principal
 
 LONG_UPLOAD = timedelta(minutes=30)
@@ -213,29 +215,38 @@ class Upload(Session):
         observers: Observers,
         request: UploadRequest,
         reservation: Reservation,
+        space: Space,
+        room: Room,
     ) -> None:
         super().__init__(parts, index, request, reservation.file_id)
+        self._space = space
+        self._room = room
         self._observers = observers
         self._reservation = reservation
         self._ended = False
         self._unchecked = 0
-        """Bytes that were written since the space was last checked."""
+        """Bytes that were written since the free space was last checked."""
 
     def _append(self, piece: memoryview) -> None:
         super()._append(piece)  # the hash first: it leaves the piece in the processor's cache for the write
+        self._room.extend(self.size)
         self._unchecked += len(piece)
         if self._unchecked >= PIECE:  # other uploads write too, and not every body has a length
-            self._check_space()
-        self._reservation.writer.write(piece)
+            self._check_volume()
+        try:
+            self._reservation.writer.write(piece)
+        except StorageFull as e:
+            self._space.note_refusal(e)
+            raise
 
-    def _check_space(self) -> None:
+    def _check_volume(self) -> None:
         self._unchecked = 0
-        self._index.check_space(max(0, (self._request.size or 0) - self.size), written=self.size)
+        self._space.check_volume(max(0, (self._request.size or 0) - self.size))
 
     def _commit(self, digest: str, **texts: Any) -> tuple[Attr, bool]:
         intent, breadcrumb = self._reservation.intent, None
         if self._request.size is None and self._unchecked:
-            self._check_space()
+            self._check_volume()
         attr = self._describe(digest, texts)
         sidecar_limit = self._parts.backend.capabilities.sidecar_limit
         attr.encode(sidecar_limit)  # refused here when it is too large, before any lock is held
@@ -246,12 +257,18 @@ class Upload(Session):
                     self.abort("the same file was there already")
                     return same, False
             stack.enter_context(self._parts.element.gate(Operation.UPLOAD))
+            self._space.check_capacity(
+                self.size
+            )  # other nodes store files too, and do not show what they reserve
             self._leave_traces(breadcrumb)
             stamp = self._parts.clock.stamp()
             attr = stamp.put_on(attr)
             self._publish(attr.encode(sidecar_limit), breadcrumb)
-            attr = self._index.renew_stamp(attr, stamp)
-            indexed = self._index.write_entry(intent, attr)
+            try:
+                attr = self._index.renew_stamp(attr, stamp)
+                indexed = self._index.write_entry(intent, attr)
+            finally:
+                self._room.release(stored=self.size)
             self._observers.deliver(event_of(attr))
             if indexed:
                 intent.commit()
@@ -264,6 +281,7 @@ class Upload(Session):
             self._ended = True
             self._reservation.writer.abort()
             self._reservation.intent.roll_back(reason)
+        self._room.release()
 
     def _describe(self, digest: str, texts: Mapping[str, Any]) -> Attr:
         """Return the attr. Raises `InvalidField`."""
@@ -304,15 +322,19 @@ class Upload(Session):
             reserved.writer.publish(sidecar)
         except OutcomeUnknown:
             self._ended = True
+            self._room.release(stored=self.size)  # until it is known that there is none
             self._index.backlog.enqueue_in_doubt(self.file_id, reserved.name.key, reserved.intent)
             raise
-        except ArtstoreError:
+        except ArtstoreError as e:
+            if isinstance(e, StorageFull):
+                self._space.note_refusal(e)
             with suppress(ArtstoreError):
                 # A disk that failed may have kept the sidecar: then the breadcrumb stays, and the next try finds it.
                 if breadcrumb is not None and read_attr(self._parts.backend, reserved.name.key) is None:
                     breadcrumb.erase()
             raise
         self._ended = True
+        self._space.note_success()
 
 
 class Retry(Session):

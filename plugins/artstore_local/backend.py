@@ -55,7 +55,7 @@ class LocalBackend(Backend, Recoverable):
     """A directory on a local disk. `disk.py` tells what each step is worth after a power cut."""
 
     API: ClassVar[int] = API
-    capabilities = Capabilities(durable=True, atomic_sidecar=True, shared=False)
+    capabilities: Capabilities
 
     class Settings(BaseModel, extra="forbid"):
         """`[backend.local]`"""
@@ -65,6 +65,9 @@ class LocalBackend(Backend, Recoverable):
 
     def __init__(self, settings: Settings, context: Context) -> None:
         root = (settings.root or context.files).absolute()
+        self.capabilities = Capabilities(
+            durable=True, atomic_sidecar=True, shared=False, max_file_size=disk.max_file_size()
+        )
         self._root = root
         self._path = os.fspath(root)
         self._syncer = Syncer()
@@ -355,6 +358,8 @@ class LocalBackend(Backend, Recoverable):
     def free_bytes(self) -> int:
         with disk.translate_errors("the store"):
             volume = os.statvfs(self._tree.root)
+        if volume.f_files and not volume.f_favail:  # a volume without a free inode has no room for a file
+            return 0
         return volume.f_bavail * volume.f_frsize
 
     def check(self, *, writing: bool) -> None:

@@ -11,12 +11,21 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from artstore.errors import DISK_FULL_ERRNOS, ArtstoreError, Damaged, NotFound, StorageFull, Unavailable
+from artstore.errors import (
+    DISK_FULL_ERRNOS,
+    ArtstoreError,
+    Damaged,
+    NotFound,
+    StorageFull,
+    TooLarge,
+    Unavailable,
+)
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1
@@ -34,15 +43,23 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def translate(error: OSError, what: str) -> ArtstoreError:
-    """Return the error: the disk is full, `what` does not exist or is no plain file, or the disk failed."""
+    """Return the error: the disk is full, `what` is too large, is missing or no plain file, or the disk failed."""
     if error.errno in DISK_FULL_ERRNOS:
         return StorageFull(f"There is no space left for {what}.")
+    if error.errno == errno.EFBIG:  # of the file system (FAT: 4 GiB), or of this process (RLIMIT_FSIZE)
+        return TooLarge(f"The disk can hold no file as large as {what}.")
     if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
         return NotFound(f"There is no {what}.")
     if error.errno in _NOT_PLAIN:
         return Damaged(f"The place of {what} holds something that is not a plain file or directory.")
     reason = os.strerror(error.errno) if error.errno else str(error)
     return Unavailable(f"The disk failed at {what}: {reason}.")
+
+
+def max_file_size() -> int | None:
+    """Return the most bytes that this process may write to a file, or None when there is no limit."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def write_all(fd: int, piece: bytes | bytearray | memoryview) -> None:

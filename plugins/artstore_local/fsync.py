@@ -53,4 +53,6 @@ class Syncer:
     def require_writable(self) -> None:
         """Raise `Unavailable` when the store is closed for writing."""
         if self._closed:
-            raise Unavailable(f"This store accepts no writes until a restart: {self._closed}.")
+            raise Unavailable(
+                f"This store accepts no writes until a restart: {self._closed}.", retry_after=None
+            )

@@ -61,13 +61,13 @@ class Client:
         self.statuses: Counter[str] = Counter()
 
     def note(self, what: str, answer: Answer, done: int) -> bool:
-        """Count an answer; return whether it was done. A refusal must be for lack of space, and have Retry-After."""
+        """Count an answer; return whether it was done. A refusal must be for lack of space."""
         self.statuses[f"{what} {answer.status}"] += 1
         if answer.status == done:
             return True
         answer.problem()
         assert answer.status in (503, 507), (what, answer)
-        assert answer.header("retry-after"), (what, answer)
+        assert bool(answer.header("retry-after")) == (answer.status == 503), (what, answer)
         return False
 
     def upload(self, element: Element, size: int) -> int:

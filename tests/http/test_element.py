@@ -40,7 +40,7 @@ def test_health(element: Element) -> None:
 
 def test_capacity(element: Element) -> None:
     before = element.get("/api/v1/capacity").json()
-    assert set(before) == {"total", "used", "free", "file_count", "status"}
+    assert set(before) == {"total", "used", "reserved", "free", "file_count", "status"}
     assert before["status"] == "ok"
     element.upload(b"12345")
     after = element.get("/api/v1/capacity").json()

@@ -44,6 +44,7 @@ from artstore.errors import (
 from artstore.host.identity import establish
 from artstore.ids import FileId, Key, now
 from artstore.kernel import Kernel
+from artstore.ledger import Ledger
 from artstore.limits import Limits
 from artstore.locks import Locks
 from artstore.modes import Mode, Operation
@@ -125,7 +126,8 @@ class Ground:
             element=element,
             limits=Limits.model_validate({"min_free": 0} | limits),
         )
-        kernel = Kernel(parts, Backlog(parts, context.state / "index-pending"), Recorder(self.received))
+        backlog, ledger = Backlog(parts, context.state / "index-pending"), Ledger(context.state / "space")
+        kernel = Kernel(parts, backlog, ledger, Recorder(self.received))
         self.open_ones.append(kernel)
         kernel.recover()
         return kernel

@@ -20,6 +20,7 @@ from artstore.host.providers import build_observers, open_registry
 from artstore.host.settings import Configuration, Settings
 from artstore.ids import Key, now
 from artstore.kernel import Kernel
+from artstore.ledger import Ledger
 from artstore.limits import Limits
 from artstore.locks import Locks
 from artstore.modes import Mode
@@ -86,7 +87,8 @@ class Home:
             limits=Limits(min_free=0),
         )
         queues = [Queue(f"{n}", observer) for n, observer in enumerate(recorders)]
-        kernel = Kernel(parts, Backlog(parts, context.state / "index-pending"), Observers(queues))
+        backlog, ledger = Backlog(parts, context.state / "index-pending"), Ledger(context.state / "space")
+        kernel = Kernel(parts, backlog, ledger, Observers(queues))
         kernel.recover()
         self.open.append(kernel)
         return kernel

@@ -43,7 +43,9 @@ def answer(error):
         (problems.HeaderFieldsTooLarge("x"), 431, "header-fields-too-large", None),
         (errors.Damaged("x"), 500, "damaged", None),
         (errors.Unavailable("x"), 503, "unavailable", ("Retry-After", "5")),
-        (errors.StorageFull("x"), 507, "storage-full", ("Retry-After", "60")),
+        (errors.Unavailable("x", retry_after=None), 503, "unavailable", None),
+        (errors.StorageFull("x"), 507, "storage-full", None),
+        (errors.StorageFull("x", retry_after=7), 507, "storage-full", ("Retry-After", "7")),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

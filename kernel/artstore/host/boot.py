@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from artstore.host.providers import build, build_observers, make_context, open_r
 from artstore.host.settings import Configuration, Settings, load
 from artstore.ids import now
 from artstore.kernel import Kernel
+from artstore.ledger import Ledger
+from artstore.limits import Limits
 from artstore.locks import Locks
 from artstore.maintenance.jobs import Jobs
 from artstore.parts import Parts
@@ -31,6 +34,8 @@ from artstore.spi import (
     SingleNode,
     SupportsClaim,
 )
+
+log = logging.getLogger("artstore.boot")
 
 
 @dataclass(slots=True)
@@ -107,9 +112,10 @@ def open_node(configuration: Configuration, *, joining: bool = False) -> Node:
             coordination=coordination,
             locks=locks,
             element=element,
-            limits=settings.limits,
+            limits=_limits(settings.limits, backend),
         )
-        kernel = Kernel(parts, Backlog(parts, context.state / "index-pending"), observers)
+        backlog, ledger = Backlog(parts, context.state / "index-pending"), Ledger(context.state / "space")
+        kernel = Kernel(parts, backlog, ledger, observers)
         jobs = Jobs(context.state / "jobs", coordination)
         report = kernel.recover(joining=joining)
         if report.rebuilt:
@@ -117,6 +123,17 @@ def open_node(configuration: Configuration, *, joining: bool = False) -> Node:
         kernel.start()
         opened.pop_all()  # from here on the node closes them
     return Node(configuration, registry, kernel, auth, jobs, report)
+
+
+def _limits(wanted: Limits, backend: RecoverableBackend) -> Limits:
+    """Return the limits that hold: a file larger than the store can hold is refused before its bytes arrive."""
+    most = backend.capabilities.max_file_size
+    if most is None or most >= wanted.max_file_size:
+        return wanted
+    log.warning(
+        "a file may have at most %d bytes: the store, or the limit of this process, allows no more", most
+    )
+    return wanted.model_copy(update={"max_file_size": type(wanted.max_file_size)(most)})
 
 
 def open_default(home: Path | None = None) -> Node:

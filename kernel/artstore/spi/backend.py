@@ -64,6 +64,8 @@ class Capabilities:
     intent durable before it publishes."""
     keys_reusable: bool = True
     """A key is free again after `purge`. If not, it stays taken for as long as a late request may still arrive."""
+    max_file_size: int | None = None
+    """The most bytes that the data of one file may have, where that is known ahead."""
 
     def missing_guarantees(self) -> tuple[str, ...]:
         """Return, in words, what a store should guarantee and this one does not."""
@@ -96,7 +98,8 @@ class Writer(Protocol):
 
     @abstractmethod
     def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append `piece`. Nothing is durable yet. After `StorageFull` or `Unavailable` only `abort` may be called."""
+        """Append `piece`. Nothing is durable yet. Raises `TooLarge` when the store can hold no file of that size,
+        `StorageFull`, `Unavailable`; then only `abort` may be called."""
 
     @abstractmethod
     def publish(self, sidecar: bytes) -> None:
