@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=whole_number(1, 65_535), help="port to listen on (8010)")
     serve.add_argument("--workers", type=whole_number(1, 256), help="processes (1)")
+    serve.add_argument(
+        "--new-store",
+        action="store_true",
+        help="the store of this home is gone: serve what lies in its place",
+    )
 
     token = add("token", _token, "Print a token, signed with the element's own key.")
     token.add_argument("--user", required=True, help="who the token speaks for")
@@ -170,7 +175,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     options = {"adapter": args.adapter, "host": args.host, "port": args.port, "workers": args.workers}
     overrides = {f"server.{key}": value for key, value in options.items() if value is not None}
-    serve(read_configuration(args, overrides))
+    serve(read_configuration(args, overrides), new_store=args.new_store)
     return exit_codes.OK
 
 

@@ -49,12 +49,12 @@ class Recovered(NamedTuple):
     """Each process would have a store of its own."""
 
 
-def serve(configuration: Configuration) -> None:
+def serve(configuration: Configuration, *, new_store: bool = False) -> None:
     """Serve the element until SIGTERM or SIGINT.
 
     The workers are forked and have this `configuration`, also those that are started later: a file that is edited
-    meanwhile counts from the next start. Raises `ConfigError`, `PluginError`, `Unavailable`, `StorageFull` before
-    anything is served.
+    meanwhile counts from the next start. `new_store`: see `open_node`. Raises `ConfigError`, `PluginError`,
+    `Unavailable`, `StorageFull` before anything is served.
     """
     gc_threshold = gc.get_threshold()
     gc.set_threshold(STARTUP_GC_THRESHOLD)
@@ -67,7 +67,7 @@ def serve(configuration: Configuration) -> None:
     _import_for_all_workers(adapter, configuration.settings)
     gc.freeze()
     multiprocessing.set_start_method("fork", force=True)
-    recovered = run_in_child(lambda: _recover(configuration))
+    recovered = run_in_child(lambda: _recover(configuration, new_store=new_store))
     if recovered.one_process and server.workers > 1:
         raise ConfigError(
             f"Each of {server.workers} workers would have a store of its own: this backend shares none.",
@@ -146,9 +146,9 @@ def _import_for_all_workers(adapter: Adapter, settings: Settings) -> None:
             used_providers(registry, role, tables_of(settings, role))
 
 
-def _recover(configuration: Configuration) -> Recovered:
+def _recover(configuration: Configuration, *, new_store: bool) -> Recovered:
     """Open the element, which recovers it, and close it again. This happens in a child: see `processes`."""
-    node = open_node(configuration)
+    node = open_node(configuration, new_store=new_store)
     record = node.kernel.parts.element.record()
     recovered = Recovered(
         element_id=record.element_id,

@@ -54,15 +54,18 @@ class Background:
 
     def resolve_in_doubt(self) -> None:
         """Resolve the uploads of this process that are in doubt. Raises `Unavailable`."""
+        self._parts.element.record()  # another store in its place would tell nothing of these files
         self._backlog.resolve_in_doubt()
 
     def drain(self) -> None:
         """Write the index entries of the backlog. Raises `Unavailable`; what is left is tried again."""
+        self._parts.element.record()
         self._backlog.drain(self._write_entry)
 
     def recover(self) -> recovery.Report:
         """Recover what dead processes left, and rebuild a cache that was replaced. Raises `StorageFull`,
         `Unavailable`."""
+        self._parts.element.record()
         return recovery.recover_dead(self._parts, self._index, self._observers)
 
     def flush(self, *, wait: bool = True) -> None:

@@ -30,11 +30,17 @@ class ElementRecord(BaseModel):
 
     schema_version: int = 1
     element_id: str
+    store_id: str = ""
+    """Made at random with the store. An element id does not tell a store from a new one, since it may be configured."""
     naming: str
     mode: Mode
     changed_at: Timestamp
     changed_by: str
     reason: str = ""
+
+    def is_of_store(self, other: ElementRecord) -> bool:
+        """Return whether both are records of one store."""
+        return (self.store_id, self.element_id) == (other.store_id, other.element_id)
 
 
 class Element:
@@ -67,10 +73,12 @@ class Element:
         seen = self._seen
         if seen is None or seen[0] != document:
             try:
-                seen = (document, decode(document))
+                read = (document, decode(document))
             except ConfigError as e:
                 raise Unavailable(e.detail) from None
-            self._seen = seen
+            if seen is not None and not read[1].is_of_store(seen[1]):
+                raise Unavailable("Another store lies in the place of the store of this element.")
+            seen = self._seen = read
         self._read_at = began
         return seen
 

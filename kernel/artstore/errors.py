@@ -169,6 +169,16 @@ class PluginError(ConfigError):
     code = "plugin"
 
 
+def missing_store(where: str, *, place: str) -> ConfigError:
+    """Return the error for a start at which `where` is not the store that this home has served."""
+    return ConfigError(
+        f"{where} is not the store that this home has served.",
+        place=place,
+        cure="Mount its volume, or name its right place (root, bucket, prefix, url); restore a lost element.json "
+        "from a backup. To serve what lies there from now on, on purpose: artstore serve --new-store.",
+    )
+
+
 def startup_error(error: OSError, what: str, *, place: str, cure: str) -> ArtstoreError:
     """Return the error for a system call that failed at start: `ConfigError` when the operator has to change something,
     `StorageFull`, or `Unavailable` when it may succeed later."""

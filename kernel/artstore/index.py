@@ -75,6 +75,7 @@ class Index:
         self.totals()
 
     def _require_complete(self) -> None:
+        self._parts.element.record()  # the index outlives its store: what it names is nothing without that
         if not self.backlog.is_complete():
             raise Unavailable("The index of this element is incomplete at the moment; it is being repaired.")
 

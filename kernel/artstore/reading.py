@@ -62,6 +62,14 @@ def find(parts: Parts, index: Index, file_id: FileId) -> tuple[Attr, bytes]:
 
     The index says where the file lies; the store says whether it exists.
     """
+    try:
+        return _find(parts, index, file_id)
+    except NotFound:
+        parts.element.record()  # a store that is not there does not prove that there is no such file
+        raise
+
+
+def _find(parts: Parts, index: Index, file_id: FileId) -> tuple[Attr, bytes]:
     backend, naming = parts.backend, parts.naming
     key, complete = index.key(file_id)
     found = _try(backend, file_id, key)

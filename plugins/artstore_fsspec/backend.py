@@ -66,8 +66,9 @@ class FsspecBackend(ObjectBackend):
         locks = context.state / "locks"
         if not context.read_only:
             locks.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with translate_errors("the store"):
-                fs.makedirs(root, exist_ok=True)
+            if not context.expects_store:
+                with translate_errors("the store"):
+                    fs.makedirs(root, exist_ok=True)
         connections = Connections(fs, lambda: connect(url, settings.options)[0], threads=facts.threads)
         names = Namespace(connections, root, locks, staged=facts.staged)
         super().__init__(FsspecStore(names), tombstone_retention=settings.tombstone_retention)

@@ -20,6 +20,7 @@ from artstore.errors import (
     NotFound,
     PreconditionFailed,
     Unavailable,
+    missing_store,
     startup_error,
 )
 from artstore.ids import Key
@@ -95,6 +96,8 @@ class LocalBackend(Backend, Recoverable):
     def _open(self, opened: ExitStack, context: Context) -> None:
         writes = not context.read_only
         internal = self._root / INTERNAL
+        if context.expects_store and not internal.is_dir():
+            raise missing_store(f"The directory {self._root}", place="backend.local.root")
         if writes:
             self._root.mkdir(mode=0o750, parents=True, exist_ok=True)
             for name in (_STAGING, _TOMBSTONES, _QUARANTINE):
@@ -211,6 +214,7 @@ class LocalBackend(Backend, Recoverable):
             return None
         try:
             with disk.translate_errors(name):
+                self._require_place()
                 # The kernel asks before every change: one stat shows whether the document has changed.
                 stat = os.stat(name, dir_fd=self._internal, follow_symlinks=False)
                 identity = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
@@ -221,6 +225,24 @@ class LocalBackend(Backend, Recoverable):
                 return known[1]
         except NotFound:
             return None
+
+    def _require_place(self) -> None:
+        """Raise `Unavailable` when another directory, or none, lies in the place of the store since it was opened.
+
+        What is open stays usable then, but what is written there is hidden: by a volume that was mounted over it, or
+        because it was moved away.
+        """
+        try:
+            for fd, path in ((self._tree.root, self._path), (self._internal, f"{self._path}/{INTERNAL}")):
+                if not os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                    break
+            else:
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise Unavailable(
+            "The directory of the store was moved or unmounted, or another one lies in its place."
+        )
 
     def write_document(
         self, name: str, document: bytes, *, if_absent: bool = False, if_match: bytes | None = None
@@ -364,7 +386,7 @@ class LocalBackend(Backend, Recoverable):
 
     def check(self, *, writing: bool) -> None:
         try:
-            os.stat(self._root / INTERNAL)
+            self._require_place()
             if writing:
                 self._syncer.require_writable()
                 probe, shard = f"{UPDATE}probe-{time.monotonic_ns()}", self._staging.shard()

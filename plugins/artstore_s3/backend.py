@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from artstore.errors import ConfigError, Unavailable
+from artstore.errors import ConfigError, Unavailable, missing_store
 from artstore.ids import Key
 from artstore.spi import Capabilities, Context
 from artstore_objects.backend import ObjectBackend
@@ -28,7 +28,10 @@ class S3Backend(ObjectBackend):
         self._presign_seconds = settings.presign_seconds if settings.presign else 0
         self._client = Client(settings)
         try:
-            _require_bucket(self._client, settings)
+            found = _require_bucket(self._client, settings)
+            if context.expects_store and not found:
+                where = f"The prefix '{settings.prefix}' of bucket '{self._client.bucket}' at {self._client.where}"
+                raise missing_store(where, place="backend.s3")
             if not context.read_only:
                 _require_conditions(self._client, settings)
         except BaseException:
@@ -53,16 +56,20 @@ class S3Backend(ObjectBackend):
             raise translate(e, key) from None
 
 
-def _require_bucket(client: Client, settings: S3Settings) -> None:
-    """Raise an error with a cure when the bucket cannot be listed: missing, denied, or no server."""
+def _require_bucket(client: Client, settings: S3Settings) -> bool:
+    """Raise an error with a cure when the bucket cannot be listed: missing, denied, or no server.
+
+    Returns whether anything of a store is there.
+    """
     try:
-        client.call("list_objects_v2", Prefix=f"{settings.prefix}.artstore/", MaxKeys=1)
+        found = client.call("list_objects_v2", Prefix=f"{settings.prefix}.artstore/", MaxKeys=1)
     except Lost as e:
         raise Unavailable(
             f"S3 at {client.where} does not answer: {e.reason}. Is backend.s3.endpoint_url right, and does it run?"
         ) from None
     except Refusal as e:
         raise _wrong_setting(client, e) from None
+    return bool(found.get("Contents"))
 
 
 def _require_conditions(client: Client, settings: S3Settings) -> None:

@@ -21,6 +21,7 @@ from artstore import checkpoint, locks, recovery
 from artstore.attr import SIDECAR_SUFFIX
 from artstore.backlog import Backlog
 from artstore.errors import NotFound
+from artstore.host import boot, store_record
 from artstore.ids import Key
 from artstore.parts import Parts
 from artstore.posix import OwnedFile
@@ -311,6 +312,21 @@ def a_retry_takes_what_is_there_for_durable(patch: Patch) -> None:
         "resolve",
         lambda self, key: os.path.lexists(f"{self._path}/{key}{SIDECAR_SUFFIX}"),
     )
+
+
+# --- the store --------------------------------------------------------------------------------------------
+
+
+@planted("first_start")
+def the_home_remembers_its_store_first(patch: Patch) -> None:
+    establish = boot.establish
+
+    def hastily(store: Any, locks: Any, **more: Any) -> Any:
+        if more["expected"] is None:
+            store_record.write(locks._directory.parent, store_record.StoreRecord())
+        return establish(store, locks, **more)
+
+    patch.setattr(boot, "establish", hastily)
 
 
 # --- cache ------------------------------------------------------------------------------------------------

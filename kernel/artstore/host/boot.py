@@ -11,11 +11,13 @@ from typing import Any
 
 from artstore.backlog import Backlog
 from artstore.element import Element
-from artstore.host.identity import establish
+from artstore.host import store_record
+from artstore.host.identity import establish, forget_store
 from artstore.host.plugin_list import plugin_rows
 from artstore.host.plugins import Registry
 from artstore.host.providers import build, build_observers, make_context, open_registry
 from artstore.host.settings import Configuration, Settings, load
+from artstore.host.store_record import StoreRecord
 from artstore.ids import now
 from artstore.kernel import Kernel
 from artstore.ledger import Ledger
@@ -65,15 +67,19 @@ class Node:
         self.auth.close()
 
 
-def open_node(configuration: Configuration, *, joining: bool = False) -> Node:
+def open_node(configuration: Configuration, *, joining: bool = False, new_store: bool = False) -> Node:
     """Open the element and recover it; on return it can serve. When a step fails, what was opened is closed.
 
-    `joining`: other processes serve the element already, so a wrong clock is only logged. Raises `ConfigError`,
-    `PluginError`, `Unavailable`, `StorageFull`.
+    `joining`: other processes serve the element already, so a wrong clock is only logged. `new_store`: this home serves
+    from now on what lies in the place of its store, which is not there any more. Raises `ConfigError`, `PluginError`,
+    `Unavailable`, `StorageFull`.
     """
     settings = configuration.settings
     registry = open_registry(settings)
     context = make_context(configuration)
+    expected = store_record.read(context.state)
+    if new_store:
+        context = replace(context, expects_store=False)
     with ExitStack() as opened:
         backend: RecoverableBackend = build("backend", configuration, registry, context)
         opened.callback(backend.close)
@@ -89,16 +95,22 @@ def open_node(configuration: Configuration, *, joining: bool = False) -> Node:
         element = Element(backend, locks)
         opened.callback(element.close)
         with coordination.exclusive("element"):
-            establish(
+            if new_store and expected is not None:
+                forget_store(backend, context.state, expected)
+            record = establish(
                 backend,
                 locks,
                 element_id=settings.element_id,
                 naming=settings.naming.use,
                 mode=settings.mode,
-                fallback_id=f"se-{secrets.token_hex(4)}",
+                fallback_id=(expected and expected.element_id) or f"se-{secrets.token_hex(4)}",
                 at=now(),
+                expected=None if new_store else expected,
             )
-        context = replace(context, element_id=element.record().element_id)
+            present = StoreRecord(store_id=record.store_id, element_id=record.element_id)
+            if new_store or present != expected:
+                store_record.write(context.state, present)
+        context = replace(context, element_id=record.element_id)
         for part in (cache, wal):
             if isinstance(part, SupportsClaim):
                 part.claim(context.element_id)

@@ -11,11 +11,12 @@ from datetime import datetime
 
 from artstore.element import RECORD
 from artstore.errors import ConfigError, NotFound, Unavailable
+from artstore.host import store_record
 from artstore.host.identity import recognise
 from artstore.host.providers import build, make_context, open_registry, provider_settings, read_only_context
-from artstore.host.settings import Configuration
+from artstore.host.settings import Configuration, Settings
 from artstore.maintenance.verify import Survey
-from artstore.spi import Auth, Cache, Log, Naming, RecoverableBackend, SupportsMigration
+from artstore.spi import Auth, Cache, Context, Log, Naming, RecoverableBackend, SupportsMigration
 
 
 def open_log(configuration: Configuration) -> Log:
@@ -36,8 +37,22 @@ def open_auth(configuration: Configuration) -> Auth:
 def open_backend(configuration: Configuration) -> RecoverableBackend:
     """Open the backend, for `artstore rekey`."""
     registry = open_registry(configuration.settings)
-    backend: RecoverableBackend = build("backend", configuration, registry, make_context(configuration))
+    context = make_context(configuration)
+    backend: RecoverableBackend = build("backend", configuration, registry, context)
+    try:
+        _require_own_store(backend, context, configuration.settings)
+    except BaseException:
+        backend.close()
+        raise
     return backend
+
+
+def _require_own_store(backend: RecoverableBackend, context: Context, settings: Settings) -> None:
+    """Raise `ConfigError` unless the store is that of this element, and the one that this home has served."""
+    document, expected = backend.read_document(RECORD), store_record.read(context.state)
+    if document is None and expected is None:
+        return  # it was never served; or it is a copy of the files alone
+    recognise(document, element_id=settings.element_id, naming=settings.naming.use, expected=expected)
 
 
 def migrate(configuration: Configuration, target: str | None) -> str | None:
@@ -69,9 +84,7 @@ def open_survey(
         backend: RecoverableBackend = build("backend", configuration, registry, context)
         opened.callback(backend.close)
         naming: Naming = build("naming", configuration, registry, context)
-        document = backend.read_document(RECORD)
-        if document is not None:
-            recognise(document, element_id=settings.element_id, naming=settings.naming.use)
+        _require_own_store(backend, context, settings)
         log: Log | None = None
         if context.state.is_dir():
             with suppress(NotFound):  # without a log, no change was begun

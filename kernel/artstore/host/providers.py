@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from artstore.errors import ConfigError, NotFound, PluginError, ProviderFault, StorageFull, Unavailable
+from artstore.host import store_record
 from artstore.host.guard import wrap
 from artstore.host.plugin_list import tables_of
 from artstore.host.plugins import Registry
@@ -33,9 +34,10 @@ def make_context(configuration: Configuration) -> Context:
 
 
 def read_only_context(configuration: Configuration) -> Context:
-    """Return the context of providers that are only inspected. Nothing is made."""
-    home = configuration.home
-    return Context(home=home, files=home / "files", state=home / "state", read_only=True)
+    """Return the context of providers that are only inspected. Nothing is made. Raises as `make_context` does."""
+    home, state = configuration.home, configuration.home / "state"
+    expects_store = store_record.read(state) is not None
+    return Context(home=home, files=home / "files", state=state, read_only=True, expects_store=expects_store)
 
 
 def provider_settings(role: str, configuration: Configuration, registry: Registry) -> dict[str, BaseModel]:
