@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -21,7 +22,7 @@ from artstore_fsspec.protocols import connect
 from artstore_local.backend import LocalBackend
 from artstore_s3.backend import S3Backend
 from artstore_s3.settings import S3Settings
-from support import sftp
+from support import s3, sftp
 from support.stores import InFiles, InS3, Lay, Plant, Store
 
 
@@ -58,6 +59,19 @@ class TestLocalBackend(InFiles, BackendSuite):
     def make(self, tmp_path: Path) -> Callable[[], Backend]:
         return lambda: LocalBackend(LocalBackend.Settings(), make_context(tmp_path))
 
+    @pytest.fixture
+    def open_missing(self, tmp_path: Path) -> Callable[[], Backend]:
+        root = tmp_path / "unmounted"
+        expecting = replace(make_context(tmp_path), expects_store=True)
+
+        def open_missing() -> Backend:
+            try:
+                return LocalBackend(LocalBackend.Settings(root=root), expecting)
+            finally:
+                assert not root.exists()
+
+        return open_missing
+
 
 class TestFsspecInMemory(Store, BackendSuite):
     """A file system with the fewest guarantees, in the memory of this process."""
@@ -88,6 +102,17 @@ class TestFsspecInFiles(InFiles, BackendSuite):
     def make(self, tmp_path: Path) -> Callable[[], Backend]:
         settings = FsspecBackend.Settings(url=f"file://{tmp_path}/store", allow_missing_guarantees=True)
         return lambda: FsspecBackend(settings, make_context(tmp_path))
+
+    @pytest.fixture
+    def open_missing(self, tmp_path: Path) -> Callable[[], Backend]:
+        root = tmp_path / "unmounted"
+        settings = FsspecBackend.Settings(url=f"file://{root}", allow_missing_guarantees=True)
+
+        def open_missing() -> Backend:
+            assert not root.exists()
+            return FsspecBackend(settings, replace(make_context(tmp_path), expects_store=True))
+
+        return open_missing
 
     def test_an_upload_that_fails_while_it_locks_a_name_unlocks_it(
         self, backend: Backend, reopen: Callable[[], Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,3 +178,15 @@ class TestS3Backend(InS3, BackendSuite):
     @pytest.fixture
     def make(self, tmp_path: Path, settings: S3Settings) -> Callable[[], Backend]:
         return lambda: S3Backend(settings, make_context(tmp_path))
+
+    @pytest.fixture
+    def open_missing(
+        self, tmp_path: Path, settings: S3Settings, s3_server: s3.Seaweed, bucket: str
+    ) -> Callable[[], Backend]:
+        elsewhere = settings.model_copy(update={"prefix": "se-02/"})
+
+        def open_missing() -> Backend:
+            assert "Contents" not in s3_server.client.list_objects_v2(Bucket=bucket, Prefix="se-02/")
+            return S3Backend(elsewhere, replace(make_context(tmp_path), expects_store=True))
+
+        return open_missing

@@ -87,7 +87,7 @@ TESTING_MAY = CONTRACT | {"testing", "modes", "limits"}
 """The suites hold providers to the contract, and know no more than they do."""
 ROOMS = {"host", "maintenance", "testing"}
 """Rooms of the kernel's package that are not the kernel."""
-KERNEL_LINES = 2930
+KERNEL_LINES = 2955
 """Lines of code of the kernel with its contract: docstrings, comments and blank lines are not counted. A change that
 raises this number names what it adds."""
 

@@ -30,8 +30,8 @@ class Context:
     recovers and claims nothing, and only methods that change nothing are called. A cache that does not exist yet, or a
     log in a database, raises `NotFound`."""
     expects_store: bool = False
-    """This home has served its store before. Then a backend whose store does not exist makes none, since it may be on a
-    volume that is not mounted: it raises `artstore.errors.missing_store`, or returns None for `element.json`."""
+    """This home has served its store before. When there is none, its volume may not be mounted: a backend then makes
+    none in its place, and raises `artstore.errors.missing_store`, or lets the kernel miss `element.json`."""
     element_id: str = ""
     """Set for observers, which are built after the element id is known."""
     inner: Any = None

@@ -1,8 +1,9 @@
 """What every backend must do: subclass `BackendSuite`, override `backend`, run pytest.
 
 Override `plant` if something other than the backend can write to the store, `reopen` if a store outlives the process,
-`open_second` if two processes may use one store at once, and `unplug` if it can be made to stop answering. The
-backend has to show what its `capabilities` claim: `durable` needs `reopen`, `shared` needs `open_second`.
+`open_second` if two processes may use one store at once, `open_missing` if a backend makes its store when it is opened,
+and `unplug` if it can be made to stop answering. The backend has to show what its `capabilities` claim: `durable` needs
+`reopen`, `shared` needs `open_second`.
 
 What the suite sees of durability: if the files of the store lie below `tmp_path`, it sees every `os.fsync` and
 `os.fdatasync` of this process, and computes what a power loss would leave at each moment (`power.py`). It does not see
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from artstore.errors import Conflict, Damaged, NotFound
+from artstore.errors import ConfigError, Conflict, Damaged, NotFound
 from artstore.ids import Key
 from artstore.spi import API, PIECE, Capabilities, Entry, RecoverableBackend, Span
 from artstore.testing.backend_changes import BackendChanges
@@ -339,6 +341,21 @@ class BackendSuite(BackendChanges, BackendRecovery, BackendDurability):
         assert list(backend.recover()) == []
         assert get(backend, Key("Music/song.mp3")) == b"la"
         assert backend.read_sidecar(Key(f"{HOUR}/half")) == b"{}"
+
+    def test_a_store_that_should_be_there_is_not_made(
+        self, open_missing: Callable[[], RecoverableBackend] | None
+    ) -> None:
+        if open_missing is None:
+            return
+        for _ in range(2):
+            try:
+                backend = open_missing()
+            except ConfigError as e:
+                assert e.place
+                assert "--new-store" in e.cure
+                continue
+            assert backend.read_document("element.json") is None
+            assert list(backend.list_directories()) == []
 
     def test_what_does_not_exist_has_no_age(self, backend: RecoverableBackend) -> None:
         put(backend)

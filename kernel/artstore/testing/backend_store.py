@@ -133,6 +133,12 @@ class BackendFixtures:
         return None
 
     @pytest.fixture
+    def open_missing(self) -> Callable[[], RecoverableBackend] | None:
+        """Return a function that opens a store that does not exist, with `Context.expects_store`; None when a backend
+        has nothing to make when it is opened."""
+        return None
+
+    @pytest.fixture
     def unplug(self) -> Callable[[], None] | None:
         """Return a function that makes the store stop answering (its server ends, its disk goes); None if none can."""
         return None
