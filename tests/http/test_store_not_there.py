@@ -81,44 +81,42 @@ def check_a_replaced_store(element: Element, lose: Callable[[Path], None]) -> se
     return {attr["file_id"] for attr in kept}
 
 
-def test_an_unmounted_store_ends_the_start_with_78_until_a_new_one_is_asked_for(
+SETTINGS = {"ELEMENT_ID": "se-01", "MODE": "rw"}
+
+
+def test_an_unmounted_store_ends_a_start_with_78_and_the_cure(
     adapter: str, start: Callable[..., Element]
 ) -> None:
-    settings = {"ELEMENT_ID": "se-01", "MODE": "rw"}
-    element = start(adapter, settings=settings)
+    element = start(adapter, settings=SETTINGS)
     kept = element.upload(b"data")
     element.stop()
     home, files = element.home, element.home / "files"
     put_an_empty_directory(files)
-    serve = ["serve", "--adapter", adapter, "--port", str(element.port)]
-    for command in (serve, ["recover"], ["verify"], ["rebuild"], ["mode"], ["mode", "ro"]):
-        run = servers.artstore(home, *command, settings=settings)
+    for command in (["serve", "--adapter", adapter, "--port", str(element.port)], ["verify"]):
+        run = servers.artstore(home, *command, settings=SETTINGS)
         assert run.returncode == 78, (command, run)
         assert str(files) in run.stderr
         assert "artstore serve --new-store" in run.stderr
     assert [*files.iterdir()] == []
+    files.rmdir()
+    files.with_name("away").rename(files)
+    assert start(adapter, home=home, settings=SETTINGS).files().keys() == {kept["file_id"]}
 
-    def begin_anew() -> Element:
-        command = [servers.ARTSTORE, "serve", "--adapter", adapter, "--port", "PORT", "--new-store"]
-        made: Element = start(adapter, home=home, settings=settings, command=command)
-        made.exits = (0,)
-        return made
 
-    new = begin_anew()
+def test_a_new_store_is_begun_on_purpose_and_once(adapter: str, start: Callable[..., Element]) -> None:
+    element = start(adapter, settings=SETTINGS)
+    element.upload(b"data")
+    element.stop()
+    put_an_empty_directory(element.home / "files")
+    serve = ["serve", "--adapter", adapter, "--new-store", "--port"]
+    new = start(adapter, home=element.home, settings=SETTINGS, command=[servers.ARTSTORE, *serve, "PORT"])
+    new.exits = (0,)
     info: Any = new.get("/api/v1/info").json()
     assert (info["element_id"], info["mode"]) == ("se-01", "rw")
     assert new.files() == {}
     other = new.upload(b"other")
     new.stop()
-    run = servers.artstore(home, *serve, "--new-store", settings=settings)
+    run = servers.artstore(element.home, *serve, str(element.port), settings=SETTINGS)
     assert (run.returncode, "Leave the option out" in run.stderr) == (78, True)
-    again = start(adapter, home=home, settings=settings)
+    again = start(adapter, home=element.home, settings=SETTINGS)
     assert again.files().keys() == {other["file_id"]}
-    again.stop()
-
-    shutil.rmtree(files)
-    files.with_name("away").rename(files)  # the old volume is back
-    run = servers.artstore(home, *serve, settings=settings)
-    assert (run.returncode, "--new-store" in run.stderr) == (78, True)
-    old = begin_anew()
-    assert old.files().keys() == {kept["file_id"]}
