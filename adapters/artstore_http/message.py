@@ -147,6 +147,37 @@ class Receiver(Protocol):
         """Undo what was received, since the body will not be finished. No effect after `finish`. Never raises."""
 
 
+class Pieces:
+    """The pieces of a body as a server hands them over, small ones joined: each step behind costs the same for one byte
+    as for a MiB, and a client chooses how it cuts its body."""
+
+    SMALL = 4096
+    """Bytes below which a piece is joined with its neighbours."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[bytes] = []
+        self._small = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        self.size += len(piece)
+        if len(piece) < self.SMALL:
+            self._small += piece
+        else:
+            self._join()
+            self._pieces.append(piece)
+
+    def all(self) -> list[bytes]:
+        """Return what was added, in its order."""
+        self._join()
+        return self._pieces
+
+    def _join(self) -> None:
+        if self._small:
+            self._pieces.append(bytes(self._small))
+            self._small.clear()
+
+
 class Collected:
     """Collects a small body in memory and passes it to `then`. Raises `too_large` above `limit` bytes."""
 

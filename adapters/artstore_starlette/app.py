@@ -16,7 +16,7 @@ from artstore.errors import MalformedRequest, Refused
 from artstore.host.boot import Node, open_default
 from artstore.spi import PIECE
 from artstore_http.app import App, Exchange
-from artstore_http.message import Request, Response
+from artstore_http.message import Pieces, Request, Response
 from artstore_http.problems import RequestTimeout
 
 T = TypeVar("T")
@@ -123,26 +123,24 @@ class _Body:
         self.over = False
 
     async def batch(self) -> list[bytes]:
-        pieces: list[bytes] = []
-        size = credited = 0
+        pieces, credited = Pieces(), 0
         try:
             async with asyncio.timeout(self._timeout) as deadline:
-                while not self.over and size < PIECE:
+                while not self.over and pieces.size < PIECE:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         # Its chunks may be broken, or it closed only its half: then it can still read the answer.
                         raise MalformedRequest("The body ended before it should.")
-                    pieces.append(message.get("body", b""))
-                    size += len(pieces[-1])
+                    pieces.add(message.get("body", b""))
                     self.over = not message.get("more_body", False)
-                    if size - credited >= self._timeout * MIN_BODY_RATE:
-                        credited = size
+                    if pieces.size - credited >= self._timeout * MIN_BODY_RATE:
+                        credited = pieces.size
                         deadline.reschedule(asyncio.get_running_loop().time() + self._timeout)
         except TimeoutError:
             raise RequestTimeout(
                 f"In {self._timeout:g} seconds less than {MIN_BODY_RATE} bytes a second of the body arrived."
             ) from None
-        return pieces
+        return pieces.all()
 
 
 def _feed(exchange: Exchange, pieces: list[bytes], over: bool) -> None:

@@ -4,6 +4,8 @@ time to end is over."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 
 from artstore.host.boot import Node, open_default
 from artstore.spi import PIECE, SCOPES, Principal
+from artstore_http.app import Exchange
 from artstore_local.writer import LocalWriter
 from artstore_starlette import app as starlette_app
 from artstore_starlette.app import create_app
@@ -81,6 +84,36 @@ def test_what_is_small_crosses_to_a_thread_once(
     asyncio.run(create_app(node)(scope(node, method, target, **headers), receive, send))
     assert [message.get("status") for message in sent] == [201 if body else 200, None]
     assert len(crossings) == 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": str(3 * PIECE)}], ids=["chunked", "length"])
+def test_a_body_in_single_bytes_is_written_in_large_pieces(
+    headers: dict[str, str], node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = Exchange.feed
+
+    def counted(exchange: Exchange, piece: bytes) -> Any:
+        written.append(len(piece))
+        return write(exchange, piece)
+
+    monkeypatch.setattr(Exchange, "feed", counted)
+    start, large, end = b"a" * 5000, b"b" * (3 * PIECE - 10000), b"c" * 5000
+    left = [*(start[i : i + 1] for i in range(5000)), large, *(end[i : i + 1] for i in range(5000))][::-1]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = headers or {"transfer-encoding": "chunked"}
+    head = scope(node, "POST", "/api/v1/files?filename=a", **headers)
+    asyncio.run(create_app(node)(head, receive, send))
+    assert sent[0]["status"] == 201
+    assert json.loads(sent[1]["body"])["sha256"] == hashlib.sha256(start + large + end).hexdigest()
+    assert written == [5000, len(large), 5000]
 
 
 @pytest.mark.parametrize("step", ["create", "write", "publish"])
