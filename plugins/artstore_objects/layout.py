@@ -5,6 +5,7 @@
 .artstore/tombstones/<key>~<deletion>        a deletion that was started; it happened if the marker names it
 .artstore/expiring/<key>                     this key has a marker, which is removed after the retention
 .artstore/quarantine/<random>/<key>          damaged files
+.artstore/uploads/<key>~<writer_id>          an upload that began, where a store leaves parts of it (S3)
 .artstore/<name>                             documents of the element
 """
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from artstore.errors import ConfigError, Unavailable, missing_store
+from artstore.errors import ConfigError, StorageFull, Unavailable, missing_store
 from artstore.ids import Key
 from artstore.spi import Capabilities, Context
 from artstore_objects.backend import ObjectBackend
@@ -14,6 +15,8 @@ from artstore_s3.bucket import Bucket
 from artstore_s3.client import Client, Lost, Refusal, translate
 from artstore_s3.objects import S3Store
 from artstore_s3.settings import S3Settings
+
+log = logging.getLogger("artstore.s3")
 
 
 class S3Backend(ObjectBackend):
@@ -89,7 +92,10 @@ def _require_conditions(client: Client, settings: S3Settings) -> None:
         except Lost as e:
             raise Unavailable(f"S3 at {client.where} does not answer: {e.reason}.") from None
         except Refusal as e:
-            if e.status not in (404, 412):
+            if isinstance(full := translate(e, "the check of conditions"), StorageFull):
+                _require_earlier_check(client, name, full)
+                return
+            if e.status != 412 and not e.is_absence:
                 raise _wrong_setting(client, e) from None
             refused.append(True)
     if refused[1:] != [True, True]:
@@ -98,6 +104,15 @@ def _require_conditions(client: Client, settings: S3Settings) -> None:
             place="backend.s3.endpoint_url",
             cure="Use a server that checks conditional writes: a current AWS, MinIO, SeaweedFS or Ceph.",
         )
+
+
+def _require_earlier_check(client: Client, name: str, full: StorageFull) -> None:
+    """Raise `full` unless the object of an earlier check is there: a store without room serves reading and deleting."""
+    try:
+        client.call("head_object", Key=name)
+    except (Refusal, Lost):
+        raise full from None
+    log.warning("%s It is not checked again whether the server checks conditions.", full.detail)
 
 
 def _wrong_setting(client: Client, error: Refusal) -> ConfigError:

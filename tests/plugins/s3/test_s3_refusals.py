@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from artstore.errors import ArtstoreError, OutcomeUnknown, StorageFull, TooLarge, Unavailable
+from artstore.errors import ArtstoreError, ConfigError, OutcomeUnknown, StorageFull, TooLarge, Unavailable
+from artstore.host.boot import open_node
+from artstore.host.settings import load
 from artstore.ids import Key
 from artstore.spi import INTERNAL
 from artstore.testing import make_context
@@ -20,6 +23,7 @@ from artstore_s3.settings import S3Settings
 from support import s3, servers
 from support.proxies import HttpProxy
 from support.stores import opening
+from support.uploads import content, upload
 
 KEY = Key("2025/01/11/15/report_ivanov_20250111T153045_a1b2c3d4.pdf")
 Open = Callable[..., S3Backend]
@@ -185,6 +189,31 @@ def test_a_file_that_s3_does_not_take_is_413_and_a_full_bucket_507(
             proxy.answer = lambda line: None
         assert element.post(b"x").status == 201
         assert not element.pending()
+
+
+def test_a_server_whose_answers_to_a_put_are_404_is_refused_at_start(opened: Open, proxy: HttpProxy) -> None:
+    proxy.answer = lambda line: refusal(404, "") if line.startswith("PUT") else None
+    with pytest.raises(ConfigError, match="does not speak S3"):
+        opened()
+
+
+def test_an_element_on_a_full_bucket_starts_and_serves_reading(
+    tmp_path: Path, opened: Open, proxy: HttpProxy, s3_server: s3.Seaweed, bucket: str
+) -> None:
+    values = s3.settings(s3_server, bucket, endpoint_url=f"http://127.0.0.1:{proxy.port}")
+    environ = {f"ARTSTORE_{name}": value for name, value in s3.environment(values).items()}
+    servers.prepare(tmp_path / "home")
+    configuration = load(home=tmp_path / "home", environ=environ)
+    with closing(open_node(configuration)) as node:
+        kept = upload(node.kernel, b"kept").file_id
+    full = refusal(403, "QuotaExceeded")
+    proxy.answer = lambda line: full if line.startswith("PUT") else None
+    with closing(open_node(configuration)) as node:
+        assert content(node.kernel, kept) == b"kept"
+        with pytest.raises(StorageFull):
+            upload(node.kernel, b"more")
+    with pytest.raises(StorageFull):
+        opened(prefix="other")  # whether the server checks conditions was never seen
 
 
 # --- uploads in parts that others began ---

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from artstore.errors import NotFound
-from artstore.host.boot import Node, open_node
+from artstore.host.boot import open_node
 from artstore.host.settings import load
-from artstore.ids import FileId
-from artstore.spi import SCOPES, Principal
 from support import s3, servers
 from support.proxies import HttpProxy
+from support.uploads import BY, upload
 
-BY = Principal(id="u-1", name="ivanov", scopes=SCOPES)
 DELETIONS = 40
 
 
@@ -35,12 +33,6 @@ def environ(tmp_path: Path, s3_server: s3.Seaweed, proxy: HttpProxy) -> dict[str
     return {f"ARTSTORE_{name}": value for name, value in s3.environment(values).items()}
 
 
-def upload(node: Node) -> FileId:
-    session = node.kernel.begin(BY, filename="report.bin")
-    session.write(b"data")
-    return session.commit()[0].file_id
-
-
 def requests(proxy: HttpProxy) -> list[str]:
     """Return the requests for files and lists that were seen; the records of the element are read from time to time."""
     names = ("element.json", "checkpoint.json", "probe", "conditions")
@@ -52,9 +44,9 @@ def test_deleted_files_do_not_make_look_ups_and_starts_dearer(
 ) -> None:
     configuration = load(home=tmp_path / "home", environ=environ)
     node = open_node(configuration)
-    kept = upload(node)
+    kept = upload(node.kernel).file_id
     with ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(lambda _: upload(node), range(DELETIONS)))
+        ids = list(pool.map(lambda _: upload(node.kernel).file_id, range(DELETIONS)))
         list(pool.map(lambda file_id: node.kernel.delete(BY, file_id, lambda _: None), ids))
     node.kernel.background.drain()
     proxy.seen.clear()
