@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import threading
 import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from granian.server import MPServer
@@ -16,6 +19,33 @@ RESTART_INTERVAL = 5.0
 """Seconds between two starts of one worker. A start that fails costs a third of a second of processor time."""
 
 
+class Wakeup(threading.Event):
+    """An event that a signal handler may set whatever the main thread is just doing with it.
+
+    `threading.Event` has a lock. When the signal arrives while the main thread holds that lock, the handler, which runs
+    in the same thread, would wait for it without end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        self._calls.put(None)
+
+    def clear(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._calls.get_nowait()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return whether it was set. One call of `set` ends one call of `wait`."""
+        with suppress(Empty):
+            self._calls.get(timeout=timeout)
+            return True
+        return False
+
+
 class Supervisor(MPServer):
     """Replaces each worker that dies, and ends only by a signal, or when the first start of all workers failed.
 
@@ -26,6 +56,7 @@ class Supervisor(MPServer):
 
     def __init__(self, *args: Any, opened: mmap.mmap, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self.main_loop_interrupt = Wakeup()
         self._opened = opened
         """Its byte is 1 once a worker has opened the element. The workers share it."""
         self._starts: dict[int, float] = {}
