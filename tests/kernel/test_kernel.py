@@ -24,7 +24,7 @@ import pytest
 from artstore import background, checkpoint, recovery, stamps
 from artstore.attr import Attr
 from artstore.backlog import Backlog
-from artstore.element import Element
+from artstore.element import RECORD, Element
 from artstore.errors import (
     ArtstoreError,
     ConfigError,
@@ -910,6 +910,33 @@ def test_another_elements_store_is_refused(ground: Ground) -> None:
                 fallback_id="x",
                 at=now(),
             )
+
+
+def test_a_store_that_is_replaced_while_it_is_served_proves_nothing(ground: Ground) -> None:
+    kernel = ground.open()
+    attr, _ = put(kernel)
+    backend = kernel.parts.backend
+    document = backend.read_document(RECORD)
+    assert document is not None
+    other = document.replace(b'"reason": "', b'"store_id": "another", "reason": "')
+    for present in (other, b"torn"):
+        backend.write_document(RECORD, present)
+        for step in (
+            kernel.parts.element.record,
+            lambda: kernel.search(Query()),
+            kernel.usage,
+            lambda: kernel.attr(attr.file_id[:-1] + "f"),
+            lambda: kernel.download(attr.file_id),
+            lambda: put(kernel, file_id=attr.file_id[:-1] + "f"),
+            lambda: kernel.delete(BY, attr.file_id, anyway),
+            kernel.background.recover,
+            kernel.background.drain,
+            kernel.background.resolve_in_doubt,
+        ):
+            with pytest.raises(Unavailable):
+                step()
+    backend.write_document(RECORD, document)
+    assert everything(kernel) == {attr.file_id: attr}
 
 
 def test_a_clock_before_the_checkpoint_is_refused(ground: Ground) -> None:
