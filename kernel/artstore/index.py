@@ -17,7 +17,7 @@ from artstore.errors import ArtstoreError, Damaged, NotFound, Unavailable
 from artstore.ids import FileId, Key, now
 from artstore.locks import LOCK_TIMEOUT
 from artstore.parts import Parts
-from artstore.spi import Intent, Page, Query, RecoverableBackend, Totals
+from artstore.spi import Entry, Intent, Page, Query, RecoverableBackend, Totals
 from artstore.stamps import Stamp
 
 log = logging.getLogger("artstore.index")
@@ -181,9 +181,22 @@ class Index:
         """Yield the keys under which a file may lie that was uploaded a short time ago."""
         parts = self._parts
         for directory in parts.backend.list_directories(parts.naming.directory_at(now() - RECENT)):
-            for entry in parts.backend.list(directory):
+            for entry in list_entries(parts, directory):
                 if entry.sidecar and parts.naming.carries(entry.key.rpartition("/")[2], file_id):
                     yield entry.key
+
+
+def list_entries(parts: Parts, directory: str) -> Iterator[Entry]:
+    """Yield what lies in one directory; nothing in a foreign one that cannot be read. Raises `Unavailable`.
+
+    A directory of ours that cannot be read is never taken for an empty one: its files would count as lost.
+    """
+    try:
+        yield from parts.backend.list(directory)
+    except Unavailable as e:
+        if parts.naming.is_directory(directory):
+            raise
+        log.info("a foreign directory is left alone: %s", e.detail)
 
 
 def read_attr(backend: RecoverableBackend, key: Key) -> Attr | None:

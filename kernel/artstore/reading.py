@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from artstore.attr import Attr, decode
 from artstore.errors import Damaged, NotFound
 from artstore.ids import FileId, Key
-from artstore.index import Index
+from artstore.index import Index, list_entries
 from artstore.modes import Operation
 from artstore.parts import Parts
 from artstore.spi import Reader, RecoverableBackend, Span, SupportsRedirect
@@ -87,7 +87,7 @@ def _find(parts: Parts, index: Index, file_id: FileId) -> tuple[Attr, bytes]:
     if not complete:
         directories = [*directories, *(d for d in backend.list_directories() if d != directory)]
     for place in directories:
-        for entry in backend.list(place):
+        for entry in list_entries(parts, place):
             if entry.sidecar and naming.carries(entry.key.rpartition("/")[2], file_id):
                 try:
                     return _load(backend, file_id, entry.key)

@@ -17,7 +17,7 @@ from artstore import checkpoint, reservation
 from artstore.attr import Attr, decode, with_changed_bytes
 from artstore.errors import ConfigError, Damaged, NotFound, PreconditionFailed, StorageFull, Unavailable
 from artstore.ids import FileId, Key, now
-from artstore.index import BATCH, Index, read_attr
+from artstore.index import BATCH, Index, list_entries, read_attr
 from artstore.observers import Observers
 from artstore.parts import Parts
 from artstore.spi import AbandonedLog, Transaction
@@ -179,7 +179,7 @@ class Recovery:
         entries = self._parts.cache.ids_in(directory)
         missing: list[Attr] = []
         orphans: set[Key] = set()
-        for entry in backend.list(directory):
+        for entry in list_entries(self._parts, directory):
             filename = entry.key.rpartition("/")[2]
             if entry.data and entry.sidecar:
                 if filename not in entries:

@@ -101,17 +101,20 @@ class Tree:
             return
         try:
             fd = os.open(directory or ".", disk.DIRECTORY, dir_fd=self.root)
+            try:
+                with os.scandir(fd) as found:
+                    entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found)
+            finally:
+                os.close(fd)
         except OSError as e:
-            # One that was removed meanwhile, and a link, hold no files of ours. One that cannot be read may hold some:
-            # without an error here its files would count as lost.
+            # One that was removed meanwhile, and a link, hold no files of ours. One that cannot be read may hold some,
+            # and whoever lists it learns that: if it were passed over, its files would count as lost.
             if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) or directory == _FSCK:
                 return
-            raise disk.translate(e, directory) from e
-        try:
-            with os.scandir(fd) as found:
-                entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found)
-        finally:
-            os.close(fd)
+            if not directory:
+                raise
+            yield directory
+            return
         if directory >= since and directory and not all(is_dir for _, is_dir in entries):
             yield directory
         for name, is_dir in entries:

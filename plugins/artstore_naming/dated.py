@@ -42,6 +42,7 @@ _OURS = re.compile(
     r"(?P<stem>.+)_(?P<user>[^_]+)_(?P<timestamp>[0-9]{8}T[0-9]{6})_(?P<uuid>[0-9a-f]{8})"
     r"(?:\.(?P<ext>[^.]{1,20}))?"
 )
+_DIRECTORY = re.compile(r"[0-9]{4}(/(0[1-9]|1[0-2])(/(0[1-9]|[12][0-9]|3[01])(/([01][0-9]|2[0-3]))?)?)?")
 _V7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZWJ = "\u200d"
@@ -109,6 +110,9 @@ class DatedNaming(Naming):
     def directory_at(self, at: datetime) -> str:
         at = at.astimezone(UTC)
         return f"{at.year:04d}/{at.month:02d}/{at.day:02d}/{at.hour:02d}"
+
+    def is_directory(self, path: str) -> bool:
+        return _DIRECTORY.fullmatch(path) is not None
 
 
 def _uuid_suffix(file_id: FileId) -> str:

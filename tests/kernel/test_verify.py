@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -345,6 +346,56 @@ def test_foreign_names_are_listed_and_left_alone(house: House, verify: Verify, t
     assert {k: now[k] for k in before if ".artstore" not in k} == {
         k: v for k, v in before.items() if ".artstore" not in k
     }
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No directory of that name can be opened any more, also not by root."""
+    real = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).rpartition("/")[2] == name:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_a_foreign_directory_that_cannot_be_read_stops_searches(
+    house: House, verify: Verify, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    attr = house.upload()
+    house.close()
+    parent = Path(*Path(attr.storage_path).parts[:depth])
+    (house.files / parent / "@eaDir").mkdir()
+    deny(monkeypatch, "@eaDir")
+    for cache in (house.home / "state").glob("cache.db*"):
+        cache.unlink()
+    assert every(house.open()) == [attr]
+    for serving in (True, False):
+        if not serving:
+            house.close()
+        code, report = verify()
+        assert (code, found(report)) == (0, {str(parent / "@eaDir"): "foreign"})
+
+
+@pytest.mark.parametrize("depth", range(1, 5))
+def test_a_directory_of_ours_that_cannot_be_read_is_taken_for_empty(
+    house: House, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    attr = house.upload()
+    house.close()
+    with monkeypatch.context() as patch:
+        deny(patch, Path(attr.storage_path).parts[depth - 1])
+        assert cli.main(["--home", str(house.home), "verify"]) == 7
+        for cache in (house.home / "state").glob("cache.db*"):
+            cache.unlink()
+        with pytest.raises(Unavailable):
+            every(house.open())
+        with pytest.raises(Unavailable):
+            house.node.kernel.attr(attr.file_id)  # type: ignore[union-attr]
+        house.close()
+    assert every(house.open()) == [attr]
 
 
 def test_the_text_is_for_people(house: House, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,7 @@ RETURNS: dict[str, Classes | Each] = {
     "carries": (bool,),
     "directory_of": (str, NoneType),
     "directory_at": (str,),
+    "is_directory": (bool,),
     # backend, with its writers and readers
     "create": (spi.Writer,),
     "read": (spi.Reader,),

@@ -225,6 +225,10 @@ class Survey:
                     yield finding
         except Damaged:  # a link stands where the directory was: its files are out of reach
             pass
+        except Unavailable:
+            if self._naming.is_directory(directory):
+                raise
+            yield Finding(kind=Kind.FOREIGN, key=Key(directory), detail="It cannot be read.")
         for key, entries in indexed.items():
             if only is None or key in only:
                 ids, detail = _ids(entries), "There is an index entry and no file."

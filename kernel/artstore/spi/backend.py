@@ -185,7 +185,11 @@ class Backend(Configurable, Protocol):
 
     @abstractmethod
     def list_directories(self, since: str = "") -> Iterator[str]:
-        """Yield the directories that hold files, sorted, from `since` on (inclusive)."""
+        """Yield the directories that hold files, sorted, from `since` on (inclusive).
+
+        One that cannot be read may hold some: it is yielded, and `list` raises `Unavailable`. The same holds for what
+        is below it.
+        """
 
     @abstractmethod
     def read_document(self, name: str) -> bytes | None:

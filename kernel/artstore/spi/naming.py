@@ -63,3 +63,11 @@ class Naming(Configurable, Protocol):
     @abstractmethod
     def directory_at(self, at: datetime) -> str:
         """Return the directory of names made at `at`. Directories sort as their times do."""
+
+    def is_directory(self, path: str) -> bool:
+        """Return whether `path` is such a directory or holds some. Never raises.
+
+        False means that what lies there belongs to others: it is left alone when it cannot be read. By default each
+        may be.
+        """
+        return True

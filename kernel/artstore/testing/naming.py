@@ -163,6 +163,13 @@ class NamingSuite:
         for part in naming.directory_at(one).split("/"):
             assert part.strip(".")
 
+    @pure
+    @given(at=times)
+    def test_directories_and_what_holds_them_are_its_own(self, naming: Naming, at: datetime) -> None:
+        parts = naming.directory_at(at).split("/")
+        for count in range(1, len(parts) + 1):
+            assert naming.is_directory("/".join(parts[:count]))
+
     def test_the_time_zone_makes_no_difference(self, naming: Naming) -> None:
         there = AT.astimezone(timezone(timedelta(hours=-11, minutes=-30)))
         assert naming.directory_at(there) == naming.directory_at(AT)
