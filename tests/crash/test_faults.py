@@ -51,7 +51,7 @@ def check_change(script: str, fault: dict[str, Any]) -> None:
     allowed = {DONE[script], 507 if error in ("ENOSPC", "EDQUOT", "short") else 503}
     allowed |= {503} if script == "background" else set()
     assert status in allowed, shown
-    assert status == DONE[script] or fault["retry_after"], shown
+    assert status == DONE[script] or bool(fault["retry_after"]) == (status == 503), shown
     assert fault["resynced"] == [], shown
     closed = error == "EROFS" and fault["call"] == "fsync"
     # What a closed store refused may have happened, for all the kernel knows: its entry stays in the backlog.

@@ -103,7 +103,7 @@ def request(client: Client, script: str, n: int, old: str) -> tuple[int, Any, di
             step()
         except ArtstoreError as e:
             status = 507 if e.code == "storage-full" else 503
-    return status, None, {"retry-after": "5"}
+    return status, None, {"retry-after": "5"} if status == 503 else {}
 
 
 def requested_mode(n: int) -> str:
