@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import logging
 import multiprocessing.util
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import popen_fork
@@ -20,6 +22,11 @@ from typing import Any, TypeVar
 from artstore.errors import ArtstoreError, ConfigError, Unavailable
 
 T = TypeVar("T")
+
+log = logging.getLogger("artstore.server")
+
+REPORT_INTERVAL = 10.0
+"""Seconds between two lines of the log while a child keeps this process waiting."""
 
 _PR_SET_PDEATHSIG = 1
 """The option of prctl(2) that asks for a signal when the parent dies."""
@@ -46,14 +53,20 @@ def run_exit_handlers_of_a_fork() -> None:
 def run_in_child(function: Callable[[], T]) -> T:
     """Run `function` in a child process that ends with it, and return what it returns.
 
-    Raises the `ArtstoreError` or `OSError` that it raises, and `Unavailable` when the child was killed. Any other
-    exception is printed by the child and ends this process with code 1.
+    While the child keeps this process waiting, the log says so. Raises the `ArtstoreError` or `OSError` that `function`
+    raises, and `Unavailable` when the child was killed. Any other exception is printed by the child and ends this
+    process with code 1.
     """
     receiving, sending = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.Process(target=_run, args=(function, sending))
     child.start()
     sending.close()
+    started = time.monotonic()
     try:
+        while not receiving.poll(REPORT_INTERVAL):
+            log.info(
+                "recovering for %.0f s; the element listens once that is done", time.monotonic() - started
+            )
         returned, raised = receiving.recv()
     except EOFError:
         child.join()
@@ -87,10 +100,12 @@ def _make_picklable(error: ArtstoreError | OSError) -> ArtstoreError | OSError:
         return ConfigError(error.detail, place=error.place, cure=error.cure)
     if isinstance(error, OSError):
         return OSError(error.errno, error.strerror, error.filename)
-    ours = (c for c in type(error).__mro__ if c.__module__ == ArtstoreError.__module__)
-    plain = next(c for c in ours if c is ArtstoreError or "__init__" not in vars(c))
-    made: ArtstoreError = plain(error.detail)
-    return made
+    for kind in type(error).__mro__:
+        if kind.__module__ == ArtstoreError.__module__:
+            with suppress(TypeError):  # its constructor needs more than the sentence
+                made: ArtstoreError = kind(error.detail)
+                return made
+    return ArtstoreError(error.detail)
 
 
 class SharedPopen(popen_fork.Popen):

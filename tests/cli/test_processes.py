@@ -12,7 +12,7 @@ import pytest
 CODE = """
 import atexit, json, multiprocessing, os, signal, sys
 from artstore_granian.processes import run_in_child
-from artstore.errors import ArtstoreError, ConfigError, InvalidField, NotFound, StorageFull
+from artstore.errors import ArtstoreError, ConfigError, InvalidField, NotFound, StorageFull, Unavailable
 
 class OddConfig(ConfigError):
     def __init__(self, one, two):
@@ -35,6 +35,7 @@ WHAT = {
     "returns": ends,
     "config": fails(OddConfig("wrong", "cure")),
     "full": fails(OddFull("no ", "space")),
+    "unavailable": fails(Unavailable("later")),
     "field": fails(InvalidField("name", "too long")),
     "system": fails(PermissionError(13, "Permission denied", "/there")),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -61,6 +62,7 @@ def run(what: str, place: Path) -> subprocess.CompletedProcess[str]:
     ("returns", 7),
     ("config", ["ConfigError", "here: wrong\n  cure"]),
     ("full", ["StorageFull", "no space"]),
+    ("unavailable", ["Unavailable", "later"]),
     ("field", ["Refused", "too long"]),
     ("system", ["PermissionError", "[Errno 13] Permission denied: '/there'"]),
     ("killed", ["Unavailable", "The process that recovers was killed (exit code -9)."]),
@@ -83,3 +85,31 @@ def test_a_bug_in_a_child_is_printed_once(tmp_path: Path) -> None:
     done = run("fault", tmp_path)
     assert (done.returncode, done.stdout) == (1, "the parent's end\n")
     assert done.stderr.count("ZeroDivisionError: division by zero") == 1
+
+
+WAITING = """
+import logging, multiprocessing, os, sys
+from artstore_granian import processes
+
+class Release(logging.Handler):
+    def emit(self, record):
+        if not lines:
+            open(fifo, "w").close()  # the child goes on
+        lines.append(record.getMessage())
+
+fifo, lines = sys.argv[1], []
+os.mkfifo(fifo)
+processes.REPORT_INTERVAL = 0.05
+processes.log.addHandler(Release())
+processes.log.setLevel("INFO")
+multiprocessing.set_start_method("fork")
+print(processes.run_in_child(lambda: open(fifo).read() or "done"), lines[0])
+"""
+
+
+def test_a_recovery_that_takes_long_is_not_silent(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING, str(tmp_path / "fifo")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "done recovering for 0 s; the element listens once that is done\n", done
