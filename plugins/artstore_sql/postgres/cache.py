@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import ColumnElement, Connection, Executable, TextClause, delete, func, select, text
+from sqlalchemy import ColumnElement, Connection, Executable, TextClause, func, select, text
 
 from artstore.attr import Attr
 from artstore.errors import Unavailable
@@ -22,6 +23,7 @@ from artstore_sql.postgres.tables import Tables, tables_of
 from artstore_sql.settings import SqlSettings
 from artstore_sql.tables import consistent_attr, is_text, row
 from artstore_sql.trigrams import all_codes
+from artstore_sql.writes import BORN, Count, Writes
 
 CONNECTIONS = 8
 """Connections of one process at most."""
@@ -49,7 +51,9 @@ class PostgresCache(Cache):
         self._tables = tables_of(settings.table_prefix)
         self._database = Postgres(settings.url, settings.timeout, place="cache.sql.url", size=CONNECTIONS)
         self._schema = Schema(self._database, settings.table_prefix, reading=context.read_only)
-        self._upsert = _upsert(self._tables)
+        self._writes = Writes()
+        self._upsert = _counted(_upsert(self._tables.files.name, self._tables), self._tables.meta.name)
+        self._removal = _counted(_removal(self._tables.files.name), self._tables.meta.name)
         self._closed = False
         self._schema.open_or_defer()
 
@@ -61,16 +65,12 @@ class PostgresCache(Cache):
         for start in range(0, len(rows), BATCH):
             # In order, so that two writers of the same rows do not deadlock.
             some = sorted(_newest(rows[start : start + BATCH]), key=lambda one: str(one["file_id"]))
-            change = self._upsert.bindparams(rows=json.dumps(some, ensure_ascii=False))
-            self._write(change)
+            self._write_counted(self._upsert, rows=json.dumps(some, ensure_ascii=False))
 
     def remove(self, file_ids: Sequence[FileId]) -> None:
-        files = self._tables.files
         gone = sorted({file_id for file_id in file_ids if _is_text(file_id)})
         for start in range(0, len(gone), BATCH):
-            some = select(files.c.id).where(files.c.file_id == func.any(gone[start : start + BATCH]))
-            held = some.order_by(files.c.file_id).with_for_update().cte()
-            self._write(delete(files).where(files.c.id.in_(select(held.c.id))))
+            self._write_counted(self._removal, gone=gone[start : start + BATCH])
 
     def key(self, file_id: FileId) -> Key | None:
         files = self._tables.files.c
@@ -126,7 +126,13 @@ class PostgresCache(Cache):
         self._write(_SOMETHING)  # every commit was durable: what counts is whether the server answers
 
     def generation(self) -> str | None:
-        return self._use(lambda: self._database.read(self._stamp))
+        meta, before = self._tables.meta.c, self._writes.committed()
+        names = ["stamp", BORN, *before.least]
+        rows = {
+            one.name: one.value
+            for one in self._all(select(meta.name, meta.value).where(meta.name.in_(names)))
+        }
+        return None if self._writes.is_set_back(before, rows) else rows.get("stamp")
 
     def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
         def change(connection: Connection) -> None:
@@ -145,7 +151,14 @@ class PostgresCache(Cache):
 
         def change(connection: Connection) -> None:
             connection.exec_driver_sql(f"TRUNCATE {tables.files.name}, {tables.totals.name}")
-            connection.exec_driver_sql(f"DELETE FROM {tables.meta.name} WHERE name = 'stamp'")
+            # The counts of all processes go: none is compared with the cache that begins here.
+            gone = f"DELETE FROM {tables.meta.name} WHERE name = 'stamp' OR name LIKE 'writes %'"
+            connection.execute(text(gone))
+            born = text(
+                f"INSERT INTO {tables.meta.name} VALUES ('{BORN}', :born) "
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+            )
+            connection.execute(born, {"born": secrets.token_hex(8)})
 
         self._use(lambda: self._database.write(change))
 
@@ -164,6 +177,12 @@ class PostgresCache(Cache):
 
     def _write(self, change: Executable) -> None:
         self._use(lambda: self._database.write(lambda c: c.execute(change)))
+
+    def _write_counted(self, change: TextClause, **values: Any) -> None:
+        with self._writes.name() as name:
+            counted = change.bindparams(count=name, **values)
+            ((born, value),) = self._use(lambda: self._database.write(lambda c: c.execute(counted).all()))
+        self._writes.confirm(Count(name, born, int(value)))
 
     def _use(self, call: Callable[[], T]) -> T:
         if self._closed:
@@ -215,15 +234,36 @@ def _attr(found: str) -> Attr:
         raise Unavailable("The cache holds a row that is no attr; it will be rebuilt.") from e
 
 
-def _upsert(tables: Tables) -> TextClause:
+def _counted(change: str, meta: str) -> TextClause:
+    """Return the statement that does `change`, a list of CTEs, and counts it: in one round trip.
+
+    Its row is the birth of the cache and the count.
+    """
+    return text(
+        f"WITH {change}, counted AS ("
+        f"INSERT INTO {meta} AS m VALUES (:count, '1') "
+        "ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(m.value AS bigint) + 1 AS text) RETURNING value) "
+        f"SELECT (SELECT value FROM {meta} WHERE name = '{BORN}'), value FROM counted"
+    )
+
+
+def _removal(files: str) -> str:
+    """Return the removal of entries, which it locks in order, so that two removals do not deadlock."""
+    return (
+        f"held AS (SELECT id FROM {files} WHERE file_id = ANY(:gone) ORDER BY file_id FOR UPDATE), "
+        f"changed AS (DELETE FROM {files} WHERE id IN (SELECT id FROM held))"
+    )
+
+
+def _upsert(files: str, tables: Tables) -> str:
     """Return the rows as one JSON text: one statement and one round trip for a thousand rows."""
     names = [column.name for column in tables.files.columns if column.name != "id"]
     types = {"size": "bigint", "revision": "bigint", "tags": "text[]", "parts": "int[]"}
     columns = ", ".join(names)
     typed = ", ".join(f"{name} {types.get(name, 'text')}" for name in names)
     changed = ", ".join(f"{name} = excluded.{name}" for name in names if name != "file_id")
-    return text(
-        f"INSERT INTO {tables.files.name} AS f ({columns}) "
+    return (
+        f"changed AS (INSERT INTO {files} AS f ({columns}) "
         f"SELECT {columns} FROM json_to_recordset(CAST(:rows AS json)) AS r ({typed}) "
-        f"ON CONFLICT (file_id) DO UPDATE SET {changed} WHERE excluded.revision >= f.revision"
+        f"ON CONFLICT (file_id) DO UPDATE SET {changed} WHERE excluded.revision >= f.revision)"
     )

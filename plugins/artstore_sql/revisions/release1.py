@@ -46,6 +46,7 @@ POSTGRESQL = (
     """CREATE TABLE {p}totals (stripe int PRIMARY KEY, files bigint NOT NULL, size bigint NOT NULL)
         WITH (fillfactor = 20)""",
     "CREATE TABLE {p}meta (name text PRIMARY KEY, value text NOT NULL)",
+    "INSERT INTO {p}meta VALUES ('born', CAST(gen_random_uuid() AS text))",
     """CREATE OR REPLACE FUNCTION {p}artstore_counted() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
         files bigint := 0;
@@ -138,7 +139,7 @@ SQLITE = (
         UPDATE {p}totals SET size = size - old.size + new.size;
     END""",
     "INSERT INTO {p}totals VALUES (0, 0)",
-    "INSERT INTO {p}meta VALUES ('schema', '1'), ('words', 'none')",
+    "INSERT INTO {p}meta VALUES ('schema', '1'), ('words', 'none'), ('born', hex(randomblob(8)))",
 )
 # U+FDD1 (64977) is in no text. With two of it at the end every letter of a text begins a trigram. The index has no
 # content of its own: the text stays in `files`. detail=none: trigrams without their places are a third of the size.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, Text, bindparam, cast, delete, func, select
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -30,6 +30,7 @@ from artstore_sql.sqlite.schema import recreate
 from artstore_sql.sqlite.search import execute
 from artstore_sql.sqlite.writer import BATCH, Row, Step, Writer
 from artstore_sql.tables import Tables, consistent_attr, is_text, row, tables_of
+from artstore_sql.writes import BORN, Count, Writes
 
 
 class SqlCache(Cache):
@@ -55,7 +56,9 @@ class SqlCache(Cache):
             self._availability = Availability(
                 self._database, self._tables, trigram=trigram, timeout=settings.timeout
             )
-        self._writer = Writer(self._database, settings.timeout)
+        self._writes = Writes()
+        self._is_counted = False
+        self._writer = Writer(self._database, settings.timeout, count=self._count, writes=self._writes)
         self._upsert_statement = _upsert_statement(self._tables)
         self._closed = False
 
@@ -131,9 +134,11 @@ class SqlCache(Cache):
         self._write(None, durable=True)
 
     def generation(self) -> str | None:
-        meta = self._tables.meta.c
+        meta, before = self._tables.meta.c, self._writes.committed()
+        wanted = select(meta.name, meta.value).where(meta.name.in_(["stamp", BORN, *before.least]))
         with self._reading() as connection:
-            return connection.execute(select(meta.value).where(meta.name == "stamp")).scalar_one_or_none()
+            rows = {one.name: one.value for one in connection.execute(wanted)}
+        return None if self._writes.is_set_back(before, rows) else rows.get("stamp")
 
     def set_generation(self, stamp: str, *, if_match: str | None = None) -> None:
         self._write(self._change_generation, [{"value": stamp, "if_match": if_match}], durable=True)
@@ -212,6 +217,19 @@ class SqlCache(Cache):
     def _recreate(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Dropping costs much less than a trigger for each of a million rows.
         recreate(connection, self._tables, trigram=self._indexed)
+
+    def _count(self, connection: Connection) -> Count:
+        meta = self._tables.meta
+        if not self._is_counted and self._availability is not None and not self._availability.is_shared():
+            connection.execute(delete(meta).where(meta.c.name.like("writes %")))  # of processes that ended
+        self._is_counted = True
+        with self._writes.name() as name:
+            new = insert(meta).values(name=name, value="1")
+            counted = cast(cast(meta.c.value, Integer) + 1, Text)
+            connection.execute(new.on_conflict_do_update(index_elements=["name"], set_={"value": counted}))
+            wanted = select(meta.c.name, meta.c.value).where(meta.c.name.in_([name, BORN]))
+            rows = {one.name: one.value for one in connection.execute(wanted)}
+        return Count(name, rows.get(BORN), int(rows[name]))
 
     def _touch(self, connection: Connection, _rows: Sequence[Row]) -> None:
         # Another value each time: SQLite does not write a value that is there already.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, inspect, select
@@ -12,6 +13,7 @@ from artstore_sql import migration
 from artstore_sql.fts5 import PARTS
 from artstore_sql.sqlite.first_page import APPLICATION_ID
 from artstore_sql.tables import SCHEMA, Tables
+from artstore_sql.writes import BORN
 
 log = logging.getLogger("artstore.sql")
 
@@ -115,7 +117,7 @@ def recreate(connection: Connection, tables: Tables, *, trigram: bool) -> None:
     for statement in (*_TRIGGERS, *((PARTS, _TRIGRAMS, *_PARTS_TRIGGERS) if trigram else ())):
         connection.exec_driver_sql(statement.format(p=tables.prefix))
     connection.execute(insert(tables.totals).values(files=0, size=0))
-    facts = {"schema": str(SCHEMA), "words": "trigram" if trigram else "none"}
+    facts = {"schema": str(SCHEMA), "words": "trigram" if trigram else "none", BORN: secrets.token_hex(8)}
     facts |= {} if owner is None else {_OWNER: owner}
     connection.execute(insert(tables.meta), [{"name": name, "value": value} for name, value in facts.items()])
     migration.record_head(connection, tables.prefix)

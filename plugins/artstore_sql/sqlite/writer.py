@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from artstore.errors import ArtstoreError, Unavailable
 from artstore_sql.sqlite.database import BadData, Sqlite
+from artstore_sql.writes import Count, Writes
 
 log = logging.getLogger("artstore.sql")
 
@@ -44,8 +45,13 @@ class Job:
 class Writer:
     """Gathers the changes of many callers into one transaction each time the lock is free."""
 
-    def __init__(self, database: Sqlite, timeout: float) -> None:
+    def __init__(
+        self, database: Sqlite, timeout: float, *, count: Callable[[Connection], Count], writes: Writes
+    ) -> None:
+        """`count` counts a transaction within it; what is committed is confirmed to `writes`."""
         self._database = database
+        self._count = count
+        self._writes = writes
         self._timeout = timeout
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -146,11 +152,16 @@ class Writer:
 
     def _commit(self, jobs: list[Job]) -> list[Job]:
         """Commit the jobs together, or one by one when a row is refused. Return those that were committed."""
+        count: Count | None = None
         try:
             with self._database.transaction(time.monotonic() + self._timeout) as connection:
                 for step, group in groupby(jobs, key=lambda job: job.step):
                     if step is not None:
                         step(connection, [row for job in group for row in job.rows])
+                if any(job.step is not None for job in jobs):
+                    count = self._count(connection)
+            if count is not None:
+                self._writes.confirm(count)
         except BadData as e:
             if len(jobs) == 1:
                 jobs[0].finish(e)

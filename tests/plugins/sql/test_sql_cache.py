@@ -750,7 +750,11 @@ def test_the_revisions_together_make_what_a_new_cache_is_made_of(
         assert migration.move(connection, "", "head") == migration.HEAD
     engine.dispose()
     assert made(tmp_path / "steps.db") == made(path)
-    facts = ("SELECT * FROM meta ORDER BY name", "SELECT * FROM totals", "SELECT * FROM artstore_version")
+    facts = (
+        "SELECT * FROM meta WHERE name <> 'born' ORDER BY name",
+        "SELECT * FROM totals",
+        "SELECT * FROM artstore_version",
+    )
     assert raw(path, *facts) == raw(tmp_path / "steps.db", *facts)
 
 
