@@ -21,6 +21,7 @@ from artstore.host.boot import open_node
 from artstore.host.settings import Configuration
 from artstore_granian.adapters import choose_adapter
 from artstore_granian.processes import die_with_parent, run_exit_handlers_of_a_fork
+from artstore_granian.write_timeout import with_write_timeout
 
 ROUNDS = 20
 """Rounds of the event loop between the end of the app's start and the moment at which signals are unblocked. granian
@@ -62,6 +63,8 @@ def _open_app(configuration: Configuration) -> Any:
         log.error("a worker waits: %s", e)
         raise SystemExit(exit_codes.UNREACHABLE) from None
     app = importlib.import_module(adapter.module).create_app(node)
+    settings = configuration.settings
+    app = with_write_timeout(app, adapter.interface, settings.server.port, settings.limits.body_timeout)
     return unblock_signals_once_uvloop_runs(app, blocked) if blocked else app
 
 

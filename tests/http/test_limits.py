@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import select
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.servers import FORM, Element, chunked, file, form, prepare, sha256_header, text
+from support.servers import (
+    FORM,
+    Connection,
+    Element,
+    chunked,
+    file,
+    form,
+    prepare,
+    sha256_header,
+    text,
+    until,
+)
 
 Start = Callable[..., Element]
 LIMIT, CAPACITY = 100_000, 350_000
@@ -163,3 +175,40 @@ def test_a_body_that_drips(start: Start) -> None:
                 if select.select([connection.socket], [], [], 0.01)[0]:
                     break
             connection.answer("POST").problem(408, "timeout")
+
+
+UNREAD = 16 << 20
+"""Bytes of a file that no buffers between server and client hold."""
+
+
+def is_open(connection: Connection, port: int) -> bool:
+    """Whether the server's end of a connection is open. Its client would learn that only by reading."""
+    ends = f":{port:04X}", f":{connection.socket.getsockname()[1]:04X}"
+    rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(local.endswith(ends[0]) and remote.endswith(ends[1]) for _, local, remote, *_ in rows)
+
+
+@pytest.mark.parametrize("headers", [[], [("Range", "bytes=1-")]], ids=["whole", "range"])
+def test_a_download_that_its_client_never_reads_is_closed(
+    adapter: str, start: Start, headers: list[tuple[str, str]]
+) -> None:
+    element = start(adapter, settings={"LIMITS__BODY_TIMEOUT": "0.5"})
+    path = f"/api/v1/files/{element.upload(bytes(UNREAD))['file_id']}/download"
+    with element.connect() as connection:
+        connection.send(element.head("GET", path, headers))
+        assert connection.line().startswith(b"HTTP/1.1 20")
+        assert is_open(connection, element.port)
+        until(lambda: not is_open(connection, element.port), "the end of an unread download")
+    assert element.get(path, *headers).status in (200, 206)
+
+
+def test_a_download_that_its_client_reads_slowly_is_not_cut(adapter: str, start: Start) -> None:
+    element = start(adapter, settings={"LIMITS__BODY_TIMEOUT": "1"})
+    path = f"/api/v1/files/{element.upload(bytes(UNREAD))['file_id']}/download"
+    with element.connect() as connection:
+        connection.send(element.head("GET", path, [("Connection", "close")]))
+        taken = 0
+        while taken < UNREAD // 2:  # 2 MiB at a time, over several times the deadline
+            taken += len(connection.socket.recv(2 << 20, socket.MSG_WAITALL))
+            select.select([], [], [], 0.4)
+        assert taken + len(connection.rest()) > UNREAD
