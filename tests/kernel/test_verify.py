@@ -379,6 +379,17 @@ def test_a_foreign_directory_that_cannot_be_read_stops_searches(
         assert (code, found(report)) == (0, {str(parent / "@eaDir"): "foreign"})
 
 
+def test_a_foreign_directory_that_cannot_be_read_stops_the_first_start(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (house.files / "@eaDir").mkdir(parents=True)
+    deny(monkeypatch, "@eaDir")
+    house.open()
+    attr = house.upload()
+    assert house.node is not None
+    assert every(house.node) == [attr]
+
+
 @pytest.mark.parametrize("depth", range(1, 5))
 def test_a_directory_of_ours_that_cannot_be_read_is_taken_for_empty(
     house: House, monkeypatch: pytest.MonkeyPatch, depth: int

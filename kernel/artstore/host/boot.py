@@ -106,6 +106,7 @@ def open_node(configuration: Configuration, *, joining: bool = False, new_store:
                 fallback_id=(expected and expected.element_id) or f"se-{secrets.token_hex(4)}",
                 at=now(),
                 expected=None if new_store else expected,
+                is_directory=naming.is_directory,
             )
             present = StoreRecord(store_id=record.store_id, element_id=record.element_id)
             if new_store or present != expected:

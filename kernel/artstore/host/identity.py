@@ -4,6 +4,7 @@ with what the home remembers."""
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -27,16 +28,17 @@ def establish(
     fallback_id: str,
     at: datetime,
     expected: StoreRecord | None = None,
+    is_directory: Callable[[str], bool] = lambda path: True,
 ) -> ElementRecord:
     """Record the element at its first start; later, check that the store is its own. Durable on return.
 
-    `expected`: the store that this home has served. Raises `ConfigError` when another one is there, or none, and for
-    the store of another element; `StorageFull`, `Unavailable`.
+    `expected`: the store that this home has served. `is_directory`: that of the naming. Raises `ConfigError` when another
+    store is there, or none, and for the store of another element; `StorageFull`, `Unavailable`.
     """
     with locks.exclusive("mode"):
         document = backend.read_document(RECORD)
         if document is None and expected is None:
-            if element_id is None and _has_files(backend):
+            if element_id is None and _has_files(backend, is_directory):
                 # A new id would be wrong, and a new mode might allow what the old one forbade.
                 raise ConfigError(
                     f"This store holds files, but {RECORD}, with the id and mode of their element, is missing.",
@@ -76,8 +78,15 @@ def forget_store(backend: RecoverableBackend, state: Path, expected: StoreRecord
     store_record.remove(state)
 
 
-def _has_files(backend: RecoverableBackend) -> bool:
-    return any(entry.sidecar for d in backend.list_directories() for entry in backend.list(d))
+def _has_files(backend: RecoverableBackend, is_directory: Callable[[str], bool]) -> bool:
+    for directory in backend.list_directories():
+        try:
+            if any(entry.sidecar for entry in backend.list(directory)):
+                return True
+        except Unavailable:
+            if is_directory(directory):
+                raise
+    return False
 
 
 def _name_store(backend: RecoverableBackend, record: ElementRecord, document: bytes) -> ElementRecord:
