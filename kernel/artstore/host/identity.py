@@ -32,8 +32,8 @@ def establish(
 ) -> ElementRecord:
     """Record the element at its first start; later, check that the store is its own. Durable on return.
 
-    `expected`: the store that this home has served. `is_directory`: that of the naming. Raises `ConfigError` when another
-    store is there, or none, and for the store of another element; `StorageFull`, `Unavailable`.
+    `expected`: the store that this home has served. `is_directory`: that of the naming. Raises `ConfigError` when
+    another store is there, or none, and for the store of another element; `StorageFull`, `Unavailable`.
     """
     with locks.exclusive("mode"):
         document = backend.read_document(RECORD)
