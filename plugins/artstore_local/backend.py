@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,7 +57,7 @@ class LocalBackend(Backend, Recoverable):
     """A directory on a local disk. `disk.py` tells what each step is worth after a power cut."""
 
     API: ClassVar[int] = API
-    capabilities: Capabilities
+    capabilities = Capabilities(durable=True, atomic_sidecar=True, shared=False)
 
     class Settings(BaseModel, extra="forbid"):
         """`[backend.local]`"""
@@ -66,9 +67,7 @@ class LocalBackend(Backend, Recoverable):
 
     def __init__(self, settings: Settings, context: Context) -> None:
         root = (settings.root or context.files).absolute()
-        self.capabilities = Capabilities(
-            durable=True, atomic_sidecar=True, shared=False, max_file_size=disk.max_file_size()
-        )
+        self.capabilities = replace(LocalBackend.capabilities, max_file_size=disk.max_file_size())
         self._root = root
         self._path = os.fspath(root)
         self._syncer = Syncer()
