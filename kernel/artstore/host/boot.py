@@ -111,7 +111,8 @@ def open_node(configuration: Configuration, *, joining: bool = False, new_store:
             present = StoreRecord(store_id=record.store_id, element_id=record.element_id)
             if new_store or present != expected:
                 store_record.write(context.state, present)
-        context = replace(context, element_id=record.element_id)
+        # Read here: from now on another store in its place is noticed.
+        context = replace(context, element_id=element.record().element_id)
         for part in (cache, wal):
             if isinstance(part, SupportsClaim):
                 part.claim(context.element_id)
