@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,19 +17,26 @@ from artstore.spi import PIECE
 from artstore_http.app import App
 from artstore_http.message import Request, Stream
 
+LINGER = 1 << 20
+"""Bytes of a body up to which its rest is read after the request was refused."""
+LINGER_TIME = 2.0
+"""Seconds for which the thread of the request waits for that."""
+
 
 class Endpoint:
     """Translates between the WSGI environment and exchanges."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, *, lingering: int) -> None:
         self._app = app
+        self._lingering = threading.BoundedSemaphore(lingering)
 
     def __call__(self, req: falcon.Request, resp: falcon.Response, **_: object) -> None:
         request = _request(req.env)
         exchange = self._app.begin(request)
+        pieces = _body(req.env, request)
         try:
             if exchange.response is None:
-                for piece in _body(req.env, request):
+                for piece in pieces:
                     if exchange.feed(piece) is not None:
                         break
             response = exchange.finish()
@@ -37,10 +45,34 @@ class Endpoint:
         resp.status = response.status
         for name, value in response.headers:
             resp.set_header(name, value)
-        if isinstance(response.body, bytes):
-            resp.data = response.body
-        else:
+        if not isinstance(response.body, bytes):
             resp.stream = _Pieces(response.body)
+        elif response.status >= 400 and 0 < (request.length or 0) <= LINGER and not request.header("expect"):
+            resp.stream = self._linger(response.body, pieces)
+        else:
+            resp.data = response.body
+
+    def _linger(self, answer: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the answer to a request that was refused, then read the rest of its body.
+
+        The server closes a connection whose body is not read. A client that still sends would lose the answer. Each
+        such read has a thread, so there are only some at a time.
+        """
+        yield answer
+        if self._lingering.acquire(blocking=False):
+            # A read cannot be interrupted: it may last until the client goes away, and this thread has other work.
+            reading = threading.Thread(target=self._discard, args=(rest,), name="linger", daemon=True)
+            reading.start()
+            reading.join(LINGER_TIME)
+
+    def _discard(self, rest: Iterable[bytes]) -> None:
+        try:
+            for _ in rest:
+                continue
+        except MalformedRequest:  # the client went away
+            pass
+        finally:
+            self._lingering.release()
 
 
 class _Pieces:
@@ -109,6 +141,7 @@ def create_app(node: Node | None = None) -> falcon.App:  # type: ignore[type-arg
     """Return the app of `node`, or of the element that ARTSTORE_CONFIG, ARTSTORE_HOME and the like describe."""
     served = App(node or open_default(), "falcon")
     app = falcon.App(media_type="application/json")
-    app.add_sink(Endpoint(served), prefix=re.compile(""))  # also OPTIONS *
+    lingering = max(1, served.node.settings.server.threads // 2)
+    app.add_sink(Endpoint(served, lingering=lingering), prefix=re.compile(""))  # also OPTIONS *
     atexit.register(served.close)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import uuid
 from collections.abc import Callable
@@ -93,6 +94,20 @@ def test_room_that_an_upload_in_progress_has_reserved(adapter: str, start: Start
         refused = element.post(bytes(200 << 10))
         refused.problem(507, "storage-full")
         assert refused.header("retry-after") is None
+
+
+@pytest.mark.parametrize("kind", ["post", "put", "form"])
+def test_a_client_that_still_sends_loses_the_answer(adapter: str, start: Start, kind: str) -> None:
+    element = start(adapter, settings={"LIMITS__CAPACITY": "1 KiB"})
+    head, body = _request(element, kind, bytes(SIZE))
+    head = head.replace(b"Expect: 100-continue\r\n", b"")
+    with element.connect() as connection:
+        connection.send(head + body[: SIZE // 2])
+        select.select([connection.socket], [], [], 1)  # some refuse by the head, some by what arrived
+        connection.send(body[SIZE // 2 :])
+        connection.answer("POST").problem(507, "storage-full")
+        # The connection is as good as before.
+        assert connection.send(element.head("GET", "/health/live")).answer().status == 200
 
 
 def test_a_worker_that_dies_keeps_the_room(adapter: str, start: Start) -> None:
