@@ -17,8 +17,6 @@ from artstore.spi import PIECE
 from artstore_http.app import App
 from artstore_http.message import Request, Stream
 
-LINGER = 1 << 20
-"""Bytes of a body up to which its rest is read after the request was refused."""
 LINGER_TIME = 2.0
 """Seconds for which the thread of the request waits for that."""
 
@@ -47,7 +45,7 @@ class Endpoint:
             resp.set_header(name, value)
         if not isinstance(response.body, bytes):
             resp.stream = _Pieces(response.body)
-        elif response.status >= 400 and 0 < (request.length or 0) <= LINGER and not request.header("expect"):
+        elif response.status >= 400 and request.small:
             resp.stream = self._linger(response.body, pieces)
         else:
             resp.data = response.body

@@ -127,7 +127,10 @@ def test_a_store_that_lost_the_record_of_its_element_is_refused(tmp_path: Path) 
     assert "element.json" in run.stderr
     assert "Traceback" not in run.stderr
     assert not record.exists()
-    # The files were restored by a tool that leaves dotted names behind, so the operator gives the id of the element.
-    run = servers.artstore(element.home, "recover", settings={"ELEMENT_ID": "se-again"})
+    again = {"ELEMENT_ID": "se-again"}
+    assert servers.artstore(element.home, "recover", settings=again).returncode == 78
+    # The files were restored into a new home by a tool that leaves dotted names behind: the operator gives the id.
+    shutil.rmtree(element.home / "state")
+    run = servers.artstore(element.home, "recover", settings=again)
     assert run.returncode == 0, run
     assert b"se-again" in record.read_bytes() != known

@@ -109,7 +109,8 @@ def open_node(configuration: Configuration, *, joining: bool = False, new_store:
                 is_directory=naming.is_directory,
             )
             present = StoreRecord(store_id=record.store_id, element_id=record.element_id)
-            if new_store or present != expected:
+            # A store that each process has for itself is no store to remember.
+            if backend.capabilities.multi_process and (new_store or present != expected):
                 store_record.write(context.state, present)
         # Read here: from now on another store in its place is noticed.
         context = replace(context, element_id=element.record().element_id)
