@@ -35,7 +35,7 @@ def test_an_upload_and_a_refusal_are_logged_with_their_bytes(element: Element) -
 
 
 def test_a_download_is_logged_when_its_last_byte_went(element: Element) -> None:
-    size = 32 << 20
+    size = 16 << 20
     made = element.upload(b"x" * size)
     target = file_path(made["file_id"]) + "/download"
     # A range: where a whole file lies on a local disk, granian sends it by itself, and does not tell when it is done.
