@@ -13,7 +13,7 @@ def decode_percent(text: str) -> str | None:
     """Return the name that percent-encoding stands for, or None when `text` is to be read as it is.
 
     A browser leaves `%` alone, so that `a%20b.txt` may be a name. Only what is encoded as a whole, and is UTF-8 beyond
-    ASCII, is read as encoded: nobody calls a file that by chance.
+    ASCII, is read as encoded: such a name does not occur by chance.
     """
     if "%" not in text or not _ENCODED.fullmatch(text):
         return None

@@ -35,7 +35,7 @@ class ArtstoreError(Exception):
 
     code: ClassVar[str] = "internal"
     retry_after: int | None = None
-    """Seconds after which the same call may succeed. None: not before somebody changes something."""
+    """Seconds after which the same call may succeed. None: it fails until an operator changes something."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

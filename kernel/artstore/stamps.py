@@ -1,7 +1,7 @@
 """Stamps: the times of commits, by which clients poll for changes.
 
-A change gets its stamp where it is committed, and stamps of one process never decrease. So whoever polls by time, and
-looks back a little further than the last time they saw, misses nothing: docs/http-api.md says how far.
+A change gets its stamp where it is committed, and stamps of one process never decrease. So a client that polls by
+time, and looks back a little further than the last time it saw, misses nothing: docs/http-api.md says how far.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Tree:
                 os.close(fd)
         except OSError as e:
             # One that was removed meanwhile, and a link, hold no files of ours. One that cannot be read may hold some,
-            # and whoever lists it learns that: if it were passed over, its files would count as lost.
+            # so `list` raises for it: if it were skipped here, its files would count as lost.
             if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) or directory == _FSCK:
                 return
             if not directory:
